@@ -1,0 +1,61 @@
+"""`dermgen <command>`: each command parses its settings and calls one function."""
+
+import argparse
+import sys
+
+from dermgen import __version__
+from dermgen.config import parse, user_errors
+
+
+def phantom(argv):
+    """draw phantom lesions of 7 classes, in the HAM10000 layout"""
+    from dermgen.data.phantom import PhantomConfig, write_phantoms
+
+    write_phantoms(parse(PhantomConfig, argv))
+
+
+def prepare(argv):
+    """read HAM10000, ISIC, a folder or a Hub data set; clean, split, write a manifest"""
+    from dermgen.data.prepare import PrepareConfig, prepare
+
+    if argv and not argv[0].startswith("-"):
+        argv = ["--source", *argv]
+    prepare(parse(PrepareConfig, argv))
+
+
+def tiny(argv):
+    """train a small Stable Diffusion from scratch on a manifest"""
+    from dermgen.tiny import TinyConfig, train_tiny
+
+    train_tiny(parse(TinyConfig, argv))
+
+
+def generate(argv):
+    """draw images from a run or a Hub model, with full provenance"""
+    from dermgen.generate import GenerateConfig, generate
+
+    generate(parse(GenerateConfig, argv))
+
+
+COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate)}
+
+
+def main() -> None:
+    """The console command."""
+    lines = [f"  {name:<10} {function.__doc__}" for name, function in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="dermgen",
+        description="Generative models of skin-lesion images: data, training, generation.",
+        epilog="\n".join(["commands:", *lines, "", "`dermgen <command> --help` lists the options of a command."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dermgen {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
+    args = parser.parse_args(sys.argv[1:2])
+    sys.argv = [f"dermgen {args.command}", *sys.argv[2:]]
+    with user_errors():
+        COMMANDS[args.command](sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From files on disk to tensors: readers, the manifest, splits, preprocessing, captions, drawn lesions."""

@@ -1,0 +1,133 @@
+"""Captions from metadata columns by a template, and a lint that tells which attributes a tokenizer cuts off."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dermgen.config import InputError
+from dermgen.labels import LesionClass, Taxonomy, from_codes
+
+DEFAULT_TEMPLATE = "dermoscopic image of {dx}, {localization}, {age}-year-old {sex}"
+FIELDS = ("dx", "malignancy", "localization", "age", "sex")
+
+
+def compile_captions(table: pd.DataFrame, template: str, taxonomy: Taxonomy, synonyms: bool, seed: int) -> list[str]:
+    """One caption per row of a manifest.
+
+    Args:
+        table: manifest rows.
+        template: text with fields in braces, of `FIELDS`. A field that a row leaves blank takes its word along, and a
+            comma-separated part whose fields are all blank is left out.
+        taxonomy: gives the names of the codes in `dx`.
+        synonyms: call the class by its name, a synonym or its malignancy ("malignant skin lesion"), drawn per image.
+        seed: of that draw.
+
+    Raises:
+        InputError: if the template names an unknown field; `dx_type` above all, since how a lesion was confirmed
+            tells the label (follow-up means nevus).
+    """
+    check_template(template)
+    rng = np.random.default_rng(seed)
+    captions = []
+    for row in table.to_dict("records"):
+        lesion = taxonomy[row["dx"]] if row["dx"] else None
+        names = class_names(lesion) if lesion else [""]
+        name = names[rng.integers(len(names))] if synonyms else names[0]
+        malignancy = None if lesion is None or lesion.malignant is None else ("benign", "malignant")[lesion.malignant]
+        captions.append(fill(template, {**row, "dx": name, "malignancy": malignancy}))
+    return captions
+
+
+def class_names(lesion: LesionClass) -> list[str]:
+    """What a caption may call the class: its name, its synonyms, and its malignancy where that is known."""
+    malignancy = {True: ["malignant skin lesion"], False: ["benign skin lesion"], None: []}[lesion.malignant]
+    return [lesion.name, *lesion.synonyms, *malignancy]
+
+
+def check_template(template: str, fields: Sequence[str] = FIELDS) -> None:
+    """Raise `InputError` if the template has a field that is not one of `fields`."""
+    unknown = set(re.findall(r"{(\w*)}", template)) - set(fields)
+    if unknown:
+        why = " (how a lesion was confirmed tells its label)" if "dx_type" in unknown else ""
+        raise InputError(
+            f"caption template: unknown field {sorted(unknown)[0]!r}{why}; the fields are {', '.join(fields)}"
+        )
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """Fill one template; blanks take their word along (see `compile_captions`)."""
+    parts = []
+    for part in template.split(", "):
+        words, has_field, has_value = [], False, False
+        for word in part.split():
+            names = re.findall(r"{(\w+)}", word)
+            texts = {name: _text(values.get(name)) for name in names}
+            has_field, has_value = has_field or bool(names), has_value or any(texts.values())
+            if all(texts.values()):
+                words.append(re.sub(r"{(\w+)}", lambda m, texts=texts: texts[m[1]], word))
+        if has_value or not has_field:
+            parts.append(" ".join(words))
+    return ", ".join(parts)
+
+
+def lint(captions: Sequence[str], attributes: Mapping[str, Sequence[str]], tokenizer) -> dict[str, int]:
+    """In how many captions each attribute falls past the tokenizer's limit.
+
+    Args:
+        captions: one text per image.
+        attributes: for each attribute, its text in each caption ("" where it has none).
+        tokenizer: a Hugging Face tokenizer; its `model_max_length` is the limit.
+
+    Returns:
+        Counts above 0 only, by attribute, and "caption" for captions that are cut at all.
+    """
+    room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+    counts: dict[str, int] = {}
+    tokens_of: dict[str, int] = {}
+
+    def num_tokens(text: str) -> int:
+        if text not in tokens_of:
+            tokens_of[text] = len(tokenizer(text, add_special_tokens=False, truncation=False).input_ids)
+        return tokens_of[text]
+
+    for i, caption in enumerate(captions):
+        if num_tokens(caption) <= room:
+            continue
+        counts["caption"] = counts.get("caption", 0) + 1
+        for name, texts in attributes.items():
+            end = caption.find(texts[i]) + len(texts[i])
+            if texts[i] and texts[i] in caption and num_tokens(caption[:end]) > room:
+                counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def lint_table(table: pd.DataFrame, tokenizer) -> dict[str, int]:
+    """`lint` of a manifest's captions for the attributes of its columns."""
+    taxonomy = from_codes(set(table["dx"]) - {""})
+    attributes = {name: [_text(v) for v in table[name]] for name in ("localization", "age", "sex")}
+    attributes["dx"] = [
+        _class_text(c, taxonomy[dx]) if dx else "" for c, dx in zip(table["caption"], table["dx"], strict=True)
+    ]
+    return lint(list(table["caption"]), attributes, tokenizer)
+
+
+def lint_message(counts: Mapping[str, int], num_captions: int, limit: int) -> str:
+    """`lint`'s counts as one line for a person."""
+    if not counts:
+        return f"captions: all {num_captions} fit into {limit} tokens"
+    cut = ", ".join(f"{name} in {n}" for name, n in counts.items() if name != "caption") or "no attribute"
+    return f"captions: {counts['caption']} of {num_captions} are cut at {limit} tokens; past the limit: {cut}"
+
+
+def _class_text(caption: str, lesion: LesionClass) -> str:
+    return next((name for name in class_names(lesion) if name in caption), "")
+
+
+def _text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.0f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,228 @@
+"""Images for training: lists of examples from a folder or a manifest, torch data sets over them, batch augmentation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from dermgen.config import InputError
+from dermgen.data import manifest, preprocess
+from dermgen.data.sources import IMAGE_SUFFIXES
+from dermgen.training.draws import Draws
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training image: its file, its prompt, and its lesion mask ("" where it has none)."""
+
+    path: str
+    prompt: str
+    image_id: str
+    mask_path: str = ""
+
+
+def folder_examples(folder: str | Path, prompt: str, what: str) -> list[Example]:
+    """All images of a folder with one prompt, by name; hidden files and `Thumbs.db` are no images.
+
+    Raises:
+        InputError: if the folder is missing or has no images.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{what}: no such folder: {folder}")
+    paths = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    if not paths:
+        raise InputError(f"{what}: {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return [Example(str(p), prompt, p.stem) for p in paths]
+
+
+def manifest_examples(
+    folder: str | Path,
+    split: str,
+    dx: str | None = None,
+    exclude: Sequence[str] = (),
+    prompt: str | None = None,
+    limit: int | None = None,
+    limit_per_class: int | None = None,
+) -> list[Example]:
+    """Images of one split of a manifest, each with its caption or with one `prompt` for all.
+
+    Args:
+        folder: a manifest folder.
+        split: train, val or test.
+        dx: only this class.
+        exclude: without these classes.
+        prompt: in place of the captions.
+        limit: this many, one image per lesion before second images of any, so that few show much.
+        limit_per_class: at most this many of each class, chosen likewise.
+
+    Raises:
+        InputError: if a class is unknown, nothing is left, or fewer than `limit` are there.
+    """
+    folder = Path(folder)
+    table = manifest.read(folder)
+    for code in exclude:
+        manifest.select(table, dx=code, where=str(folder))
+    table = manifest.select(table[~table["dx"].isin(list(exclude))], dx=dx, split=split, where=str(folder))
+    if limit is not None:
+        if len(table) < limit:
+            raise InputError(
+                f"{limit} images asked for, {folder} has {len(table)} of {dx or 'all classes'} in {split!r}"
+            )
+        table = table.iloc[np.argsort(_nth_of_lesion(table), kind="stable")].head(limit)
+    if limit_per_class is not None:
+        first_views_first = table.iloc[np.argsort(_nth_of_lesion(table), kind="stable")]
+        table = first_views_first.groupby("dx").head(limit_per_class)
+    if prompt is None and (table["caption"] == "").any():
+        raise InputError(f"{folder} has images without a caption: give --instance_prompt, or captions")
+    return [
+        Example(
+            str(folder / row["file_name"]),
+            prompt if prompt is not None else row["caption"],
+            row["image_id"],
+            str(folder / row["mask_file_name"]) if row["mask_file_name"] else "",
+        )
+        for row in table.to_dict("records")
+    ]
+
+
+def _nth_of_lesion(table: pd.DataFrame) -> np.ndarray:
+    """0 for the first image of each lesion, 1 for its second, …; an image of unknown lesion is its own."""
+    return table.groupby(table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])).cumcount().to_numpy()
+
+
+def check_readable(examples: Sequence[Example]) -> None:
+    """Raise `InputError` with all files that are missing or are no images, from their first bytes."""
+    bad = []
+    for example in examples:
+        for path in filter(None, (example.path, example.mask_path)):
+            try:
+                with Image.open(path) as image:
+                    image.verify()
+            except (OSError, SyntaxError, ValueError):
+                bad.append(path)
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(examples)} images cannot be read: {', '.join(bad[:3])}; mend or remove them"
+        )
+
+
+class PixelSet(Dataset):
+    """Decoded, resized images as `{pixels, image_id, prompt_id}`, with `mask` where the lesion's is asked for.
+
+    `pixels` is uint8 (3, H, W): exactly `resolution` squared if the crop is fixed, else resized by the shorter side and
+    left for `random_crop` on the batch. `mask` is uint8 (1, resolution, resolution), zero where there is none.
+
+    Args:
+        examples: the images.
+        prompt_ids: one integer per example.
+        resolution: of the shorter side, in pixels.
+        crop: cut the middle square; otherwise the image is returned whole.
+        interpolation: a name of torchvision's `InterpolationMode`; PIL resizes with antialiasing.
+        masks: load lesion masks as well; needs `crop`.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        prompt_ids: Sequence[int],
+        resolution: int,
+        crop: bool = True,
+        interpolation: str = "lanczos",
+        masks: bool = False,
+    ):
+        self.examples, self.prompt_ids, self.masks = examples, prompt_ids, masks
+        resize = transforms.Resize(resolution, InterpolationMode[interpolation.upper()])
+        self.transform = transforms.Compose([resize, transforms.CenterCrop(resolution)]) if crop else resize
+        self.resolution = resolution
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        example = self.examples[i]
+        try:
+            image = Image.fromarray(preprocess.read_image(Path(example.path)))
+            item = {"pixels": TF.pil_to_tensor(self.transform(image)), "image_id": example.image_id}
+            if self.masks:
+                mask = torch.zeros(1, self.resolution, self.resolution, dtype=torch.uint8)
+                if example.mask_path:
+                    whole = Image.fromarray(preprocess.read_image(Path(example.mask_path))[..., 0])
+                    mask = TF.pil_to_tensor(self.transform(whole))
+                item["mask"] = mask
+        except (preprocess.BadImage, OSError) as error:
+            raise InputError(f"{example.path}: {error}") from error
+        return {**item, "prompt_id": self.prompt_ids[i]}
+
+
+def always_square(examples: Sequence[Example]) -> bool:
+    """Whether every image is a square, so that no crop of it depends on chance; only headers are read."""
+    for example in examples:
+        with Image.open(example.path) as image:
+            if image.width != image.height:
+                return False
+    return True
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack tensors and numbers; image ids, and images of unequal size, stay lists."""
+    batch: dict[str, Any] = {}
+    for name in items[0]:
+        values = [item[name] for item in items]
+        if isinstance(values[0], int):
+            batch[name] = torch.tensor(values)
+        elif isinstance(values[0], torch.Tensor) and len({v.shape for v in values}) == 1:
+            batch[name] = torch.stack(values)
+        else:
+            batch[name] = values
+    return batch
+
+
+def join(batches: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put several collated batches behind one another."""
+    joined: dict[str, Any] = {}
+    for name in batches[0]:
+        values = [batch[name] for batch in batches]
+        if all(isinstance(v, torch.Tensor) for v in values) and len({v.shape[1:] for v in values}) == 1:
+            joined[name] = torch.cat(values)
+        else:
+            joined[name] = [row for value in values for row in value]
+    return joined
+
+
+def random_crop(images: Sequence[torch.Tensor], size: int, draws: Draws) -> torch.Tensor:
+    """Cut a square from each image at the place its stream says.
+
+    Args:
+        images: N tensors (C, H, W), H and W at least `size`.
+        size: of the square, in pixels.
+        draws: one stream per image.
+
+    Returns:
+        (N, C, size, size).
+    """
+    places = draws.uniform(2).tolist()
+    cut = []
+    for image, (u, v) in zip(images, places, strict=True):
+        top, left = int(u * (image.shape[1] - size + 1)), int(v * (image.shape[2] - size + 1))
+        cut.append(image[:, top : top + size, left : left + size])
+    return torch.stack(cut)
+
+
+def to_unit_range(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 [0, 255] to float32 [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Float [-1, 1] to uint8 [0, 255], rounded to the nearest level; what a decoder overshoots is cut off."""
+    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)

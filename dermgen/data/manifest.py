@@ -1,0 +1,95 @@
+"""The manifest: one table for a folder of images, its columns and checks, reading and writing.
+
+A manifest folder is a Hugging Face `imagefolder`: images under `images/`, masks under `masks/`, and `metadata.csv` with
+`file_name` first. An empty cell means unknown.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from dermgen.config import InputError
+
+COLUMNS = (
+    "file_name image_id dx lesion_id patient_id split age sex localization caption mask_file_name source license "
+    "synthetic"
+).split()
+SYNTHETIC_COLUMNS = (
+    "prompt negative_prompt seed index model model_sha256 guidance_scale num_inference_steps scheduler strength "
+    "source_image_id"
+).split()
+SPLITS = ("train", "val", "test")
+
+
+def read(folder: str | Path) -> pd.DataFrame:
+    """Read and check `folder/metadata.csv`. Text columns hold "" where a cell is empty; age is a float or NaN.
+
+    Raises:
+        InputError: if the folder or the table is missing, a column is, or the table is empty.
+    """
+    folder = Path(folder)
+    path = folder / "metadata.csv"
+    if not folder.is_dir():
+        raise InputError(f"no such folder: {folder}")
+    if not path.exists():
+        raise InputError(f"{folder} has no metadata.csv: make a manifest folder with `dermgen prepare`")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = [c for c in COLUMNS if c not in table.columns]
+    if missing:
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}: is it a manifest of `dermgen prepare`?")
+    if table.empty:
+        raise InputError(f"{path} has no rows")
+    table["age"] = pd.to_numeric(table["age"], errors="coerce")
+    return table
+
+
+def write(table: pd.DataFrame, folder: Path) -> None:
+    """Write `table` as `folder/metadata.csv`, whole or not at all, the known columns first in their order.
+
+    Raises:
+        ValueError: if an image id or file name occurs twice.
+    """
+    for column in ("image_id", "file_name"):
+        twice = table[column][table[column].duplicated()]
+        if len(twice):
+            raise ValueError(f"{column} must be unique, {twice.iloc[0]!r} occurs twice")
+    for column in COLUMNS:
+        if column not in table.columns:
+            table = table.assign(**{column: ""})
+    rest = [c for c in table.columns if c not in COLUMNS]
+    write_csv(table[[*COLUMNS, *rest]], Path(folder, "metadata.csv"))
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table to `path`, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    table.to_csv(partial, index=False)
+    os.replace(partial, path)
+
+
+def is_leaky(folder: str | Path) -> bool:
+    """Whether the folder was split by image on demand, so that scores on it are not to be trusted."""
+    path = Path(folder, "prepare.json")
+    return path.exists() and bool(json.loads(path.read_text()).get("leaky"))
+
+
+def select(
+    table: pd.DataFrame, dx: str | None = None, split: str | None = None, where: str = "manifest"
+) -> pd.DataFrame:
+    """Rows of one class and/or one split.
+
+    Raises:
+        InputError: if the class is unknown to the table, or nothing is left.
+    """
+    if dx is not None:
+        known = sorted(set(table["dx"]) - {""})
+        if dx not in known:
+            raise InputError(f"unknown class {dx!r}: {where} has {', '.join(known)}")
+        table = table[table["dx"] == dx]
+    if split is not None:
+        table = table[table["split"] == split]
+    if table.empty:
+        raise InputError(f"{where} has no images of class {dx or 'any'} in the split {split or 'any'!r}")
+    return table

@@ -1,0 +1,36 @@
+"""Pictures of pictures: plain grids, and contact sheets with a caption under each image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+
+def save_grid(images: torch.Tensor, path: Path, columns: int) -> None:
+    """Write uint8 (N, 3, H, W) images as one PNG, `columns` to a row."""
+    rows = [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images]
+    contact_sheet(rows, path, columns)
+
+
+def contact_sheet(
+    images: Sequence[Image.Image], path: Path, columns: int, captions: Sequence[str] | None = None, margin: int = 4
+) -> None:
+    """Write images of any sizes, each in a cell of the largest one's size, with an optional line under each."""
+    width, height = max(i.width for i in images), max(i.height for i in images)
+    font = ImageFont.load_default(size=11)
+    line = 15 if captions is not None else 0
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + margin) + margin, rows * (height + line + margin) + margin), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, image in enumerate(images):
+        x = margin + i % columns * (width + margin)
+        y = margin + i // columns * (height + line + margin)
+        sheet.paste(image.convert("RGB"), (x, y))
+        if captions is not None:
+            text = captions[i]
+            while text and pen.textlength(text, font=font) > width:
+                text = text[:-1]
+            pen.text((x, y + height + 1), text, fill="black", font=font)
+    sheet.save(path)

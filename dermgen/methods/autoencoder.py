@@ -1,0 +1,121 @@
+"""The autoencoder of a small Stable Diffusion, trained from scratch: images to latents and back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import nn
+
+from dermgen.config import InputError, TrainConfig, option
+from dermgen.data.loading import PixelSet, check_readable, collate, manifest_examples, to_uint8, to_unit_range
+from dermgen.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig(TrainConfig):
+    """Train an AutoencoderKL from scratch on a manifest."""
+
+    data_dir: str = option(None, "manifest folder")
+    exclude_classes: list[str] | None = option(None, "leave these classes out")
+    resolution: int = option(64, "height and width in pixels")
+    channels: list[int] | None = option(None, "of the levels; each but the first halves the size; default 32 64 96")
+    latent_channels: int = option(4, "of a latent pixel")
+    kl_weight: float = option(1e-6, "of the Kullback-Leibler term; Rombach et al. 2022 use 1e-6")
+    edge_weight: float = option(1.0, "of the error of neighbour differences, which keeps lines sharp")
+    validation_steps: int = option(500, "optimizer steps between two sheets of reconstructions")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.data_dir is None:
+            raise InputError("--data_dir is needed: a manifest folder")
+        if self.resolution % 8:
+            raise InputError(f"resolution must be a multiple of 8, got {self.resolution}")
+
+
+def build(config: AutoencoderConfig) -> AutoencoderKL:
+    """A small AutoencoderKL with random weights; it shrinks by 2 at each level but the first."""
+    channels = config.channels or [32, 64, 96]
+    return AutoencoderKL(
+        sample_size=config.resolution,
+        block_out_channels=channels,
+        down_block_types=["DownEncoderBlock2D"] * len(channels),
+        up_block_types=["UpDecoderBlock2D"] * len(channels),
+        layers_per_block=1,
+        latent_channels=config.latent_channels,
+        norm_num_groups=min(16, channels[0]),
+        scaling_factor=1.0,
+    )
+
+
+def train(config: AutoencoderConfig) -> AutoencoderKL:
+    """Train, and save the weights as `output_dir/vae` with the scaling factor measured on the training images."""
+    examples = manifest_examples(config.data_dir, "train", exclude=config.exclude_classes or ())
+    check_readable(examples)
+    dataset = PixelSet(examples, [0] * len(examples), config.resolution)
+    run = Run(config)
+    vae = build(config)
+    side = config.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
+    latent_shape = (config.latent_channels, side, side)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay)
+    model, optimizer = run.prepare(Autoencoding(vae), optimizer, average=vae)
+    for batch in run.batches(dataset, collate_fn=collate):
+        images = to_unit_range(_turn(batch["pixels"], run.draws.integers(8)))
+        reconstruction, kl = model(images, run.draws.normal(*latent_shape))
+        l1, edges = F.l1_loss(reconstruction, images), edge_loss(reconstruction, images)
+        run.update(l1 + config.edge_weight * edges + config.kl_weight * kl.mean(), optimizer)
+        run.log(l1=l1, edges=edges, kl=kl.mean())
+        if run.due(config.validation_steps) and run.is_main:
+            pairs = torch.stack([images[:16], reconstruction[:16].detach()], dim=1).flatten(0, 1)
+            run.sample_grid(to_uint8(pairs), columns=8)
+    with run.averaged_weights():
+        vae.register_to_config(scaling_factor=_scaling_factor(vae, dataset))
+        if run.is_main:
+            vae.save_pretrained(Path(config.output_dir, "vae"))
+    run.accelerator.wait_for_everyone()
+    return vae
+
+
+class Autoencoding(nn.Module):
+    """Encode, sample and decode in one forward pass, where several processes average their gradients."""
+
+    def __init__(self, vae: AutoencoderKL):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstructions of (N, 3, H, W) images and the KL term of each, (N,); `noise` is shaped like the latents."""
+        latents = self.vae.encode(images).latent_dist
+        decoded = self.vae.decode(latents.mean + latents.std * noise).sample
+        return decoded.float(), kl_to_normal(latents.mean.float(), latents.logvar.float())
+
+
+def edge_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of the horizontal and vertical neighbour differences of (N, C, H, W) images."""
+    return F.l1_loss(a.diff(dim=-1), b.diff(dim=-1)) + F.l1_loss(a.diff(dim=-2), b.diff(dim=-2))
+
+
+def kl_to_normal(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence of N(mean, exp(logvar)) from N(0, 1), summed over each image, (N,)."""
+    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+
+
+def _turn(pixels: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
+    """Each square image in one of its 8 orientations."""
+    return torch.stack(
+        [
+            torch.rot90(image, k % 4, (1, 2)).flip(-1) if k >= 4 else torch.rot90(image, k % 4, (1, 2))
+            for image, k in zip(pixels, orientation.tolist(), strict=True)
+        ]
+    )
+
+
+@torch.no_grad()
+def _scaling_factor(vae: AutoencoderKL, dataset: PixelSet, num_images: int = 256) -> float:
+    """1 / standard deviation of the latents, which gives the diffusion model unit variance (Rombach et al. 2022)."""
+    vae.eval()
+    step = max(1, len(dataset) // num_images)
+    pixels = torch.stack([dataset[i]["pixels"] for i in range(0, len(dataset), step)])
+    latents = [vae.encode(to_unit_range(part).to(vae.device)).latent_dist.mean for part in pixels.split(32)]
+    return 1 / float(torch.cat(latents).std())

@@ -1,0 +1,545 @@
+"""DreamBooth (Ruiz et al. 2023, arXiv:2208.12242): a Stable Diffusion taught new pictures, all its weights or LoRA.
+
+The options of diffusers' `train_dreambooth.py` and `train_dreambooth_lora.py` for Stable Diffusion mean the same here.
+"""
+
+import importlib.util
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from accelerate.utils import set_seed
+from diffusers import DDPMScheduler, StableDiffusionPipeline
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch.utils.data import Dataset
+
+from dermgen.config import InputError, TrainConfig, option, require_at_least
+from dermgen.data import captions
+from dermgen.data.cache import default_cache_dir, hash_weights, key_of
+from dermgen.data.loading import (
+    Example,
+    PixelSet,
+    always_square,
+    check_readable,
+    collate,
+    folder_examples,
+    join,
+    manifest_examples,
+)
+from dermgen.sampling import Request, draw
+from dermgen.stable_diffusion.generator import StableDiffusionGenerator
+from dermgen.stable_diffusion.inputs import LatentSource, PromptSource, cache_latents, check_prompts
+from dermgen.stable_diffusion.pipeline import check_model, load_pipeline
+from dermgen.stable_diffusion.weights import UNET_TARGETS, FullWeights, LoraWeights
+from dermgen.training.diffusion import (
+    denoising_target,
+    min_snr_weights,
+    per_image_mse,
+    prior_preservation,
+    snr,
+)
+from dermgen.training.draws import Draws, derive_seed
+from dermgen.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamboothConfig(TrainConfig):
+    """Fine-tune all weights of a Stable Diffusion on a few images, or on a whole manifest with captions."""
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = TrainConfig.MAY_CHANGE | frozenset(
+        "cache_dir cache_latents pre_compute_text_embeddings sample_batch_size gradient_checkpointing "
+        "set_grads_to_none validation_prompt num_validation_images validation_steps validation_epochs validation_scheduler "
+        "held_out_steps held_out_images push_to_hub hub_model_id hub_token skip_save_text_encoder "
+        "prior_generation_precision".split()
+    )
+
+    pretrained_model_name_or_path: str = option(None, "Stable Diffusion to start from: a Hub id or a folder")
+    revision: str | None = option(None, "revision of a Hub model")
+    variant: str | None = option(None, "variant of the weight files, e.g. fp16")
+    tokenizer_name: str | None = option(None, "another tokenizer than the model's")
+
+    instance_data_dir: str | None = option(None, "folder of instance images, all with --instance_prompt")
+    instance_prompt: str | None = option(None, "prompt of the instance images; default the captions of the manifest")
+    data_dir: str | None = option(None, "manifest folder to take instance images from, in place of instance_data_dir")
+    instance_class: str | None = option(None, "class of the manifest to teach, e.g. mel; default all classes")
+    exclude_classes: list[str] | None = option(None, "classes of the manifest to leave out")
+    num_instance_images: int | None = option(None, "use this many images of the manifest; default all")
+    max_images_per_class: int | None = option(None, "use at most this many images of each class of the manifest")
+    class_data_dir: str | None = option(None, "folder of class images; missing ones are made there")
+    class_prompt: str | None = option(None, "prompt of the class images")
+    with_prior_preservation: bool = option(False, "train on class images beside the instance images")
+    prior_loss_weight: float = option(1.0, "of the class images' loss")
+    num_class_images: int = option(100, "class images wanted; what class_data_dir lacks is drawn from the model")
+    sample_batch_size: int = option(4, "class images and validation images drawn at a time")
+    prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = option(
+        None, "of drawing class images; default fp16 on a GPU, else fp32"
+    )
+
+    resolution: int = option(512, "height and width in pixels")
+    center_crop: bool = option(False, "crop the middle; otherwise at random")
+    random_flip: bool = option(False, "mirror images at random")
+    image_interpolation_mode: str = option("bilinear", "torchvision's name of the resizing filter")
+    cache_latents: bool = option(True, "encode images once and keep the latents on disk, where no crop is random")
+    pre_compute_text_embeddings: bool | None = option(
+        None, "encode prompts once; default yes, unless the text encoder is trained"
+    )
+    cache_dir: str | None = option(None, "of latents and embeddings; default $DERMGEN_CACHE or ~/.cache/dermgen")
+    tokenizer_max_length: int | None = option(None, "tokens of a prompt; default the tokenizer's")
+    text_encoder_use_attention_mask: bool = option(False, "keep the text encoder from padding tokens")
+    caption_dropout: float = option(0.0, "share of images that are shown with an empty prompt")
+
+    train_text_encoder: bool = option(False, "train the text encoder as well")
+    learning_rate: float = option(5e-6, "peak learning rate")
+    output_dir: str = option("dreambooth-model", "run folder")
+    snr_gamma: float | None = option(None, "min-SNR gamma; 5 is the paper's value")
+    offset_noise: bool = option(False, "add noise that is constant over the image, times offset_noise_strength")
+    offset_noise_strength: float = option(0.1, "of offset noise")
+    prediction_type: Literal["epsilon", "v_prediction"] | None = option(None, "default what the model was made for")
+    mask_loss_weight: float = option(0.0, "extra weight of the lesion's pixels in the loss; 0 is off")
+    class_labels_conditioning: Literal["timesteps"] | None = option(None, "class labels handed to the UNet")
+    gradient_checkpointing: bool = option(False, "less memory for a slower backward pass")
+    enable_xformers_memory_efficient_attention: bool = option(False, "xformers in place of PyTorch's own attention")
+    set_grads_to_none: bool = option(True, "accepted; gradients are always freed")
+    skip_save_text_encoder: bool = option(False, "leave the text encoder out of the saved pipeline")
+
+    validation_prompt: list[str] | None = option(None, "prompts of the sample grids")
+    num_validation_images: int = option(4, "images per prompt in a sample grid")
+    validation_steps: int | None = option(100, "optimizer steps between sample grids")
+    validation_epochs: int | None = option(None, "epochs between sample grids, in place of steps")
+    validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = option(
+        "DPMSolverMultistepScheduler", "of the sample grids"
+    )
+    validation_images: list[str] | None = option(None, "of DeepFloyd IF's scripts; not for Stable Diffusion")
+    held_out_steps: int | None = option(None, "optimizer steps between held-out losses on the manifest's val split")
+    held_out_images: int = option(64, "at most this many for the held-out loss")
+
+    push_to_hub: bool = option(False, "upload the result when training is done")
+    hub_model_id: str | None = option(None, "repository to upload to; default the name of output_dir")
+    hub_token: str | None = option(None, "token to upload with; default the one of `hf auth login`")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.pretrained_model_name_or_path:
+            raise InputError("--pretrained_model_name_or_path is needed: a Hub id or folder of a Stable Diffusion")
+        if (self.instance_data_dir is None) == (self.data_dir is None):
+            raise InputError("give either --instance_data_dir (a folder) or --data_dir (a manifest)")
+        if self.instance_data_dir and not self.instance_prompt:
+            raise InputError("--instance_prompt is needed with --instance_data_dir")
+        if self.with_prior_preservation and not (self.class_data_dir and self.class_prompt):
+            raise InputError("--with_prior_preservation needs --class_data_dir and --class_prompt")
+        if self.resolution % 8 or self.resolution < 8:
+            raise InputError(f"resolution must be a positive multiple of 8, got {self.resolution}")
+        if self.train_text_encoder and self.pre_compute_text_embeddings:
+            raise InputError("--train_text_encoder cannot be used with --pre_compute_text_embeddings")
+        if self.mask_loss_weight < 0 or not 0 <= self.caption_dropout < 1:
+            raise InputError("mask_loss_weight must be at least 0, and caption_dropout in [0, 1)")
+        if self.mask_loss_weight and (self.data_dir is None or self.with_prior_preservation):
+            raise InputError(
+                "--mask_loss_weight needs the masks of a manifest (--data_dir), without prior preservation"
+            )
+        if self.held_out_steps and self.data_dir is None:
+            raise InputError("--held_out_steps needs a manifest (--data_dir), whose val split is held out")
+        if self.validation_images:
+            raise InputError("--validation_images is for DeepFloyd IF; a Stable Diffusion is validated from prompts")
+        if self.report_to == "wandb" and self.hub_token:
+            raise InputError("--hub_token would be sent to wandb with the settings: use `hf auth login` instead")
+        require_at_least(1, num_class_images=self.num_class_images, sample_batch_size=self.sample_batch_size)
+        require_at_least(1, num_validation_images=self.num_validation_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamboothLoraConfig(DreamboothConfig):
+    """Fine-tune LoRA adapters of a Stable Diffusion on a few images, or on a whole manifest with captions."""
+
+    output_dir: str = option("lora-dreambooth-model", "run folder")
+    learning_rate: float = option(5e-4, "peak learning rate")
+    image_interpolation_mode: str = option("lanczos", "torchvision's name of the resizing filter")
+    validation_steps: int | None = option(None, "optimizer steps between sample grids, in place of epochs")
+    validation_epochs: int | None = option(50, "epochs between sample grids")
+    rank: int = option(4, "of the LoRA matrices")
+    lora_alpha: float | None = option(None, "scale of the update, alpha / rank; default the rank")
+    lora_dropout: float = option(0.0, "on the adapters' input")
+    use_dora: bool = option(False, "weight-decomposed adapters (DoRA)")
+    lora_target_modules: list[str] | None = option(None, f"ends of UNet layer names; default {' '.join(UNET_TARGETS)}")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_at_least(1, rank=self.rank)
+
+
+def train(config: DreamboothConfig) -> StableDiffusionPipeline:
+    """Fine-tune and save; returns the pipeline with the trained weights in place.
+
+    Raises:
+        InputError: for anything wrong with the settings or the data, before the model is loaded where that is possible.
+    """
+    examples = _instance_examples(config)
+    held_out = _held_out_examples(config)
+    check_model(config.pretrained_model_name_or_path)
+    check_readable(examples + held_out)
+    if config.with_prior_preservation and Path(config.class_data_dir).is_dir():
+        check_readable([Example(str(p), "", p.stem) for p in _user_class_images(Path(config.class_data_dir))])
+
+    weights = None
+    run = Run(
+        config, save_weights=lambda d: weights.save_checkpoint(d), load_weights=lambda d: weights.load_checkpoint(d)
+    )
+    pipeline = load_pipeline(
+        config.pretrained_model_name_or_path, config.revision, config.variant, config.tokenizer_name
+    )
+    check_prompts(
+        {e.prompt for e in examples} | ({config.class_prompt} if config.with_prior_preservation else set()),
+        pipeline.tokenizer,
+    )
+    _tell_cut_captions(examples, pipeline.tokenizer, run)
+    prior = _class_examples(config, pipeline, run)
+
+    # Class images came first, from a model that is still untouched; the adapters' weights are drawn from here on.
+    set_seed(config.seed)
+    noise_scheduler = _noise_scheduler(config, pipeline)
+    _place(config, pipeline, run)
+    prompts = _PromptNumbers(examples + prior + held_out)
+    flip = config.random_flip
+    prompt_source = PromptSource(
+        prompts.texts,
+        pipeline.tokenizer,
+        pipeline.text_encoder,
+        config.tokenizer_max_length,
+        config.text_encoder_use_attention_mask,
+    )
+    if config.pre_compute_text_embeddings or (
+        config.pre_compute_text_embeddings is None and not config.train_text_encoder
+    ):
+        prompt_source.cache(_cache_dir(config), run.accelerator)
+    sets = [_dataset(part, prompts, config, pipeline, run) for part in (examples, prior) if part]
+    latent_source = LatentSource(pipeline.vae, config.resolution, flip)
+
+    weights = _trained_weights(config, pipeline)
+    if config.gradient_checkpointing:
+        pipeline.unet.enable_gradient_checkpointing()
+        if config.train_text_encoder:
+            pipeline.text_encoder.gradient_checkpointing_enable()
+    parameters = [p for model in weights.models for p in model.parameters() if p.requires_grad]
+    unet, *text_encoder, optimizer = run.prepare(*weights.models, _optimizer(config, parameters), average=pipeline.unet)
+    run.record(
+        base_model=config.pretrained_model_name_or_path,
+        revision=config.revision,
+        trained_parameters=sum(p.numel() for p in parameters),
+        data_fingerprint=key_of(*(f"{e.image_id} {e.prompt}" for e in examples)),
+        instance_images=len(examples),
+        class_images=len(prior),
+    )
+
+    def losses(batch: dict, draws: Draws) -> torch.Tensor:
+        """Denoising loss of each image, (N,)."""
+        latents, mask = latent_source(batch, draws)
+        prompt_ids = batch["prompt_id"]
+        if config.caption_dropout:
+            prompt_ids = torch.where(draws.uniform() < config.caption_dropout, prompts.empty, prompt_ids)
+        hidden = prompt_source(prompt_ids, *text_encoder)
+        noise = draws.normal(*latents.shape[1:])
+        if config.offset_noise:
+            noise = noise + config.offset_noise_strength * draws.normal(latents.shape[1], 1, 1)
+        timesteps = draws.integers(noise_scheduler.config.num_train_timesteps)
+        labels = timesteps if config.class_labels_conditioning else None
+        noisy = noise_scheduler.add_noise(latents, noise, timesteps)
+        prediction = unet(
+            noisy.to(pipeline.unet.dtype), timesteps, hidden.to(pipeline.unet.dtype), class_labels=labels
+        ).sample
+        prediction_type = noise_scheduler.config.prediction_type
+        target = denoising_target(noise_scheduler, latents, noise, timesteps, prediction_type)
+        pixel_weights = None if mask is None else 1 + config.mask_loss_weight * mask
+        loss = per_image_mse(prediction, target, pixel_weights)
+        if config.snr_gamma is not None:
+            loss = loss * min_snr_weights(snr(noise_scheduler, timesteps), config.snr_gamma, prediction_type)
+        return loss
+
+    validate_every = _validation_steps(config, run, sets)
+    base_images = _validation_images(config, pipeline, run) if validate_every else None
+    held_out_set = _dataset(held_out, prompts, config, pipeline, run) if held_out else None
+
+    for model in weights.models:
+        model.train()
+    for batch in run.batches(*sets, collate_fn=collate):
+        loss = losses(join(batch), run.draws) if prior else losses(batch, run.draws)
+        loss = prior_preservation(loss, config.prior_loss_weight) if prior else loss.mean()
+        run.update(loss, optimizer)
+        run.log(loss=loss)
+        if held_out_set is not None and run.due(config.held_out_steps):
+            run.write_metrics(held_out_loss=_held_out_loss(held_out_set, losses, run, weights, config))
+        if base_images is not None and run.due(validate_every):
+            _sample_grid(config, pipeline, run, weights, base_images)
+
+    with run.averaged_weights():
+        if run.is_main:
+            weights.save(run.output_dir)
+            difference = weights.verify(
+                run.output_dir, config.pretrained_model_name_or_path, config.revision, config.variant
+            )
+            run.record(reloaded_output_difference=difference)
+        if base_images is not None and not (run.output_dir / "samples" / f"step-{run.step}.png").exists():
+            _sample_grid(config, pipeline, run, weights, base_images)
+    run.accelerator.wait_for_everyone()
+    return pipeline
+
+
+def _instance_examples(config: DreamboothConfig) -> list[Example]:
+    if config.instance_data_dir is not None:
+        return folder_examples(config.instance_data_dir, config.instance_prompt, "instance_data_dir")
+    return manifest_examples(
+        config.data_dir,
+        "train",
+        config.instance_class,
+        config.exclude_classes or (),
+        config.instance_prompt,
+        config.num_instance_images,
+        config.max_images_per_class,
+    )
+
+
+def _held_out_examples(config: DreamboothConfig) -> list[Example]:
+    if not config.held_out_steps:
+        return []
+    found = manifest_examples(
+        config.data_dir, "val", config.instance_class, config.exclude_classes or (), config.instance_prompt
+    )
+    return found[:: max(1, len(found) // config.held_out_images)][: config.held_out_images]
+
+
+def _tell_cut_captions(examples: Sequence[Example], tokenizer, run: Run) -> None:
+    texts = sorted({e.prompt for e in examples})
+    counts = captions.lint(texts, {}, tokenizer)
+    if counts and run.is_main:
+        print(
+            f"warning: {counts['caption']} of {len(texts)} prompts are longer than {tokenizer.model_max_length} tokens "
+            "and are cut; `dermgen prepare --tokenizer MODEL` tells which attributes are lost"
+        )
+
+
+# --- class images ---
+
+
+def _user_class_images(folder: Path) -> list[Path]:
+    """Images in the class folder that were put there, not drawn here under any settings."""
+    if not any(folder.iterdir()):
+        return []
+    found = [Path(e.path) for e in folder_examples(folder, "", "class_data_dir")]
+    return [p for p in found if not _is_drawn(p)]
+
+
+def _is_drawn(path: Path) -> bool:
+    number, _, key = path.stem.partition("-")
+    return path.suffix == ".png" and number.isdigit() and len(key) == 24
+
+
+def _class_examples(config: DreamboothConfig, pipeline: StableDiffusionPipeline, run: Run) -> list[Example]:
+    """`num_class_images` images of the class: the user's own, then ones drawn from the base model with this prompt."""
+    if not config.with_prior_preservation:
+        return []
+    folder = Path(config.class_data_dir)
+    if run.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+    run.accelerator.wait_for_everyone()
+    own = _user_class_images(folder)[: config.num_class_images]
+    generator = StableDiffusionGenerator(pipeline, resolution=config.resolution)
+    settings = (generator.num_inference_steps, generator.guidance_scale, config.resolution, config.seed)
+    precision = _prior_precision(config, run)
+    parts = (hash_weights(pipeline.unet), hash_weights(pipeline.text_encoder), hash_weights(pipeline.vae))
+    key = key_of("class images 1", *parts, config.class_prompt, precision, settings)
+    requests = [
+        Request(config.class_prompt, derive_seed(config.seed, 2**31, i) % 2**63, folder / f"{i}-{key}.png")
+        for i in range(config.num_class_images - len(own))
+    ]
+    if not all(r.path.exists() for r in requests):
+        pipeline.to(run.accelerator.device, precision)
+        draw(
+            generator,
+            requests,
+            _save_class_image,
+            config.sample_batch_size,
+            run.accelerator.process_index,
+            run.accelerator.num_processes,
+            "class images",
+        )
+        run.accelerator.wait_for_everyone()
+        if precision != torch.float32:
+            # Rounding cannot be undone: the weights to be trained are loaded again.
+            fresh = load_pipeline(config.pretrained_model_name_or_path, config.revision, config.variant)
+            pipeline.register_modules(unet=fresh.unet, vae=fresh.vae, text_encoder=fresh.text_encoder)
+    return [Example(str(path), config.class_prompt, path.stem) for path in [*own, *(r.path for r in requests)]]
+
+
+def _prior_precision(config: DreamboothConfig, run: Run) -> torch.dtype:
+    default = "fp16" if run.accelerator.device.type in ("cuda", "xpu") else "fp32"
+    names = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    return names[config.prior_generation_precision or default]
+
+
+def _save_class_image(request: Request, image: torch.Tensor) -> None:
+    text = PngInfo()
+    text.add_text("Comment", "synthetic image drawn by dermgen as a DreamBooth class image")
+    partial = request.path.with_name(f".{request.path.name}.partial")
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(partial, format="PNG", pnginfo=text)
+    os.replace(partial, request.path)
+
+
+# --- model and data ---
+
+
+class _PromptNumbers:
+    """The distinct prompts of all examples, with the empty one for caption dropout last."""
+
+    def __init__(self, examples: Sequence[Example]):
+        self.texts = [*dict.fromkeys(e.prompt for e in examples), ""]
+        self.empty = len(self.texts) - 1
+        self._number = {text: i for i, text in enumerate(self.texts)}
+
+    def of(self, examples: Sequence[Example]) -> list[int]:
+        return [self._number[e.prompt] for e in examples]
+
+
+def _cache_dir(config: DreamboothConfig) -> Path:
+    return Path(config.cache_dir) if config.cache_dir else default_cache_dir()
+
+
+def _dataset(examples, prompts: _PromptNumbers, config: DreamboothConfig, pipeline, run: Run) -> Dataset:
+    fixed_crop = config.center_crop or always_square(examples)
+    masks = config.mask_loss_weight > 0
+    if masks and not fixed_crop:
+        raise InputError("--mask_loss_weight needs --center_crop where images are not square")
+    pixels = PixelSet(
+        examples, prompts.of(examples), config.resolution, fixed_crop, config.image_interpolation_mode, masks
+    )
+    if config.cache_latents and fixed_crop:
+        return cache_latents(pixels, pipeline.vae, config.random_flip, _cache_dir(config), run.accelerator)
+    if config.cache_latents and run.is_main:
+        print("latents are not cached: images are not square and are cropped at random (--center_crop would allow it)")
+    return pixels
+
+
+def _noise_scheduler(config: DreamboothConfig, pipeline: StableDiffusionPipeline) -> DDPMScheduler:
+    changes = {"prediction_type": config.prediction_type} if config.prediction_type else {}
+    noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, **changes)
+    if config.prediction_type:
+        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **changes)
+    return noise_scheduler
+
+
+def _place(config: DreamboothConfig, pipeline: StableDiffusionPipeline, run: Run) -> None:
+    """Put the models on the device; frozen ones in the precision of the run, trained ones in float32.
+
+    The autoencoder stays in float32 under fp16, where Stable Diffusion's overflows.
+    """
+    device = run.accelerator.device
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(run.accelerator.mixed_precision, torch.float32)
+    is_lora = isinstance(config, DreamboothLoraConfig)
+    pipeline.vae.to(device, torch.float32 if half == torch.float16 else half)
+    pipeline.text_encoder.to(device, torch.float32 if config.train_text_encoder and not is_lora else half)
+    pipeline.unet.to(device, half if is_lora else torch.float32)
+    for part in (pipeline.vae, pipeline.text_encoder):
+        part.eval()
+    if config.enable_xformers_memory_efficient_attention:
+        if importlib.util.find_spec("xformers") is None:
+            raise InputError("xformers is not installed: pip install 'dermgen[xformers]', or leave the option out")
+        pipeline.unet.enable_xformers_memory_efficient_attention()
+
+
+def _trained_weights(config: DreamboothConfig, pipeline: StableDiffusionPipeline) -> FullWeights | LoraWeights:
+    if not isinstance(config, DreamboothLoraConfig):
+        return FullWeights(pipeline, config.train_text_encoder, not config.skip_save_text_encoder)
+    return LoraWeights(
+        pipeline,
+        config.train_text_encoder,
+        config.rank,
+        config.rank if config.lora_alpha is None else config.lora_alpha,
+        config.lora_dropout,
+        config.use_dora,
+        config.lora_target_modules or UNET_TARGETS,
+    )
+
+
+def _optimizer(config: DreamboothConfig, parameters: list) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW
+    if config.use_8bit_adam:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError(
+                "bitsandbytes is not installed: pip install 'dermgen[bitsandbytes]', or leave out --use_8bit_adam"
+            )
+        import bitsandbytes
+
+        kind = bitsandbytes.optim.AdamW8bit
+    return kind(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+    )
+
+
+# --- looking at a run ---
+
+
+def _validation_steps(config: DreamboothConfig, run: Run, sets: Sequence[Dataset]) -> int | None:
+    if not config.validation_prompt:
+        return None
+    if config.validation_steps:
+        return config.validation_steps
+    return config.validation_epochs * run.steps_per_epoch(*sets) if config.validation_epochs else None
+
+
+def _validation_images(config: DreamboothConfig, pipeline, run: Run) -> torch.Tensor | None:
+    """Images of the validation prompts, always from the same noise, (prompts x images, 3, H, W) uint8."""
+    if not run.is_main:
+        return torch.empty(0)
+    scheduler = {"DPMSolverMultistepScheduler": "dpmsolver++", "DDPMScheduler": "ddpm"}[config.validation_scheduler]
+    generator = StableDiffusionGenerator(pipeline, scheduler=scheduler, resolution=config.resolution)
+    wanted = list(itertools.product(config.validation_prompt, range(config.num_validation_images)))
+    images = []
+    for start in range(0, len(wanted), config.sample_batch_size):
+        prompts, seeds = zip(*wanted[start : start + config.sample_batch_size], strict=True)
+        with run.accelerator.autocast():
+            images.append(generator.sample(prompts, [config.seed + s for s in seeds]).cpu())
+    return torch.cat(images)
+
+
+def _sample_grid(config: DreamboothConfig, pipeline, run: Run, weights, base_images: torch.Tensor) -> None:
+    """For each prompt a row of the base model's images, and under it the tuned model's from the same noise."""
+    if run.is_main:
+        for model in weights.models:
+            model.eval()
+        with run.averaged_weights():
+            tuned = _validation_images(config, pipeline, run)
+        for model in weights.models:
+            model.train()
+        columns = config.num_validation_images
+        rows = torch.stack([base_images.unflatten(0, (-1, columns)), tuned.unflatten(0, (-1, columns))], dim=1)
+        run.sample_grid(rows.flatten(0, 2), columns)
+    run.accelerator.wait_for_everyone()
+
+
+@torch.no_grad()
+def _held_out_loss(dataset: Dataset, losses, run: Run, weights, config: DreamboothConfig) -> float:
+    """Mean loss of held-out images at noise and timesteps that never change."""
+    for model in weights.models:
+        model.eval()
+    total = torch.zeros((), device=run.accelerator.device)
+    mine = range(run.accelerator.process_index, len(dataset), run.accelerator.num_processes)
+    with run.averaged_weights():
+        for start in range(0, len(mine), config.train_batch_size):
+            part = mine[start : start + config.train_batch_size]
+            batch = {
+                k: v.to(run.accelerator.device) if isinstance(v, torch.Tensor) else v
+                for k, v in collate([dataset[i] for i in part]).items()
+            }
+            total += losses(
+                batch, Draws([derive_seed(config.seed, 2**30, i) for i in part], run.accelerator.device)
+            ).sum()
+    for model in weights.models:
+        model.train()
+    return float(run.accelerator.reduce(total)) / len(dataset)

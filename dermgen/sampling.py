@@ -1,0 +1,87 @@
+"""One interface to every generator, and the loop that draws from it: batches, processes, memory, going on."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from tqdm.auto import tqdm
+
+from dermgen.config import InputError
+
+
+class ImageGenerator(Protocol):
+    """What every trained method can do."""
+
+    def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """Draw one image per label (a class code, or a prompt) as uint8 (N, 3, H, W).
+
+        Image `i` depends on `labels[i]` and `seeds[i]` alone.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to be drawn: what of, from which seed, and to which file."""
+
+    label: str
+    seed: int
+    path: Path
+
+
+def draw(
+    generator: ImageGenerator,
+    requests: Sequence[Request],
+    save: Callable[[Request, torch.Tensor], None],
+    batch_size: int,
+    process_index: int = 0,
+    num_processes: int = 1,
+    desc: str = "images",
+) -> None:
+    """Draw this process's share of the requests whose files are missing; a batch is halved when memory runs out.
+
+    Args:
+        generator: draws the images.
+        requests: the whole list, the same on all processes.
+        save: writes one uint8 (3, H, W) image, whole or not at all.
+        batch_size: images at a time to begin with.
+        process_index: of this process.
+        num_processes: that share the work.
+        desc: of the progress bar.
+
+    Raises:
+        InputError: if not even one image fits into memory.
+    """
+    mine = [r for r in requests[process_index::num_processes] if not r.path.exists()]
+    start = time.monotonic()
+    with tqdm(total=len(mine), desc=desc, unit="image", disable=process_index > 0, dynamic_ncols=True) as progress:
+        done = 0
+        while done < len(mine):
+            batch = mine[done : done + batch_size]
+            try:
+                images = generator.sample([r.label for r in batch], [r.seed for r in batch])
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise InputError(
+                        "not even one image fits into memory: use a smaller model or a larger device"
+                    ) from error
+                batch_size = len(batch) // 2
+                progress.write(f"out of memory with {len(batch)} images at a time; going on with {batch_size}")
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            for request, image in zip(batch, images, strict=True):
+                save(request, image.cpu())
+            done += len(batch)
+            progress.update(len(batch))
+            progress.set_postfix_str(f"{done / (time.monotonic() - start):.2f} images/s")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On the CPU PyTorch has no exception type of its own for it.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,95 @@
+"""Drawing images from a Stable Diffusion pipeline, each from its own prompt and seed."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
+from PIL import Image
+
+from dermgen.config import InputError
+from dermgen.data.loading import to_uint8
+
+SCHEDULERS = {
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "ddim": DDIMScheduler,
+    "ddpm": DDPMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "pndm": PNDMScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+
+
+class StableDiffusionGenerator:
+    """An `ImageGenerator` whose labels are prompts.
+
+    Args:
+        pipeline: on its device; the autoencoder may have another precision than the UNet.
+        num_inference_steps: denoising steps.
+        guidance_scale: weight of the prompt (Ho and Salimans 2022, arXiv:2207.12598); 1 is none.
+        negative_prompt: what to steer away from.
+        scheduler: one of `SCHEDULERS`; DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) by default.
+        resolution: height and width in pixels; default what the UNet was made for.
+        init_images: start from these instead of noise; image i starts from `init_images[seed % len]`.
+        strength: how much of an initial image is redrawn, in (0, 1].
+    """
+
+    def __init__(
+        self,
+        pipeline: StableDiffusionPipeline,
+        num_inference_steps: int = 25,
+        guidance_scale: float = 7.5,
+        negative_prompt: str = "",
+        scheduler: str = "dpmsolver++",
+        resolution: int | None = None,
+        init_images: Sequence[Image.Image] = (),
+        strength: float = 0.6,
+    ):
+        config = {**pipeline.scheduler.config}
+        if config.get("variance_type") in ("learned", "learned_range"):
+            config["variance_type"] = "fixed_small"  # the networks here predict no variance
+        parts = {**pipeline.components, "scheduler": SCHEDULERS[scheduler].from_config(config)}
+        kind = StableDiffusionImg2ImgPipeline if init_images else StableDiffusionPipeline
+        self.pipeline = kind(**parts, requires_safety_checker=False)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
+        self.negative_prompt = negative_prompt
+        self.resolution = resolution or pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        self.init_images, self.strength = list(init_images), strength
+
+    @torch.no_grad()
+    def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """Draw one image per prompt as uint8 (N, 3, H, W); image i depends on its prompt and seed alone.
+
+        Raises:
+            InputError: if an image comes out as NaN.
+        """
+        pipeline, vae = self.pipeline, self.pipeline.vae
+        if self.init_images:
+            start = [self.init_images[seed % len(self.init_images)] for seed in seeds]
+            place = {"image": start, "strength": self.strength}
+        else:
+            place = {"height": self.resolution, "width": self.resolution}
+        latents = pipeline(
+            prompt=list(labels),
+            negative_prompt=[self.negative_prompt] * len(labels),
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="latent",
+            **place,
+        ).images
+        images = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        bad = ~torch.isfinite(images).flatten(1).all(dim=1)
+        if bad.any():
+            at = int(bad.nonzero()[0])
+            raise InputError(f"the image of seed {seeds[at]} is NaN in {pipeline.unet.dtype}: try a higher precision")
+        return to_uint8(images)

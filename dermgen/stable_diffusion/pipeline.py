@@ -1,0 +1,197 @@
+"""Loading a Stable Diffusion with clear errors, and building a small one from nothing."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from dermgen.config import InputError
+
+NEEDED_PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+
+
+def check_model(name_or_path: str) -> None:
+    """Tell early, without loading weights, what can be told of a local model folder.
+
+    Raises:
+        InputError: if it is not a folder of a Stable Diffusion pipeline, or has its weights in pickle form.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        raise InputError(
+            f"{path} is a single file: convert it to a diffusers folder first "
+            "(StableDiffusionPipeline.from_single_file(…).save_pretrained(…)); pickled .ckpt files are not read"
+        )
+    if not path.is_dir():
+        if path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1:
+            raise InputError(f"no such model folder: {path}")
+        return  # a Hub id
+    index = path / "model_index.json"
+    if not index.exists():
+        raise InputError(f"{path} has no model_index.json: it is not the folder of a diffusers pipeline")
+    kind = json.loads(index.read_text()).get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise InputError(f"{path} is a {kind}, not a Stable Diffusion (StableDiffusionPipeline)")
+    for part in ("unet", "vae", "text_encoder"):
+        files = [p.name for p in (path / part).glob("*")]
+        if not any(name.endswith(".safetensors") for name in files):
+            why = (
+                "in pickle form, which can run code" if any(n.endswith((".bin", ".ckpt")) for n in files) else "missing"
+            )
+            raise InputError(f"the weights of {path / part} are {why}: they must be .safetensors")
+
+
+def load_pipeline(
+    name_or_path: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    tokenizer_name: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> StableDiffusionPipeline:
+    """Load a Stable Diffusion 1.x or 2.x pipeline by folder or Hub id.
+
+    The safety checker is left out: it takes skin lesions for something else and blanks them to black.
+
+    Raises:
+        InputError: if it cannot be had, is another kind of model, or has no safetensors weights.
+    """
+    check_model(name_or_path)
+    quiet_libraries()
+    parts = {} if tokenizer_name is None else {"tokenizer": load_tokenizer(tokenizer_name, None)}
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            name_or_path,
+            revision=revision,
+            variant=variant,
+            dtype=dtype,
+            use_safetensors=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+            **parts,
+        )
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"cannot load {name_or_path!r}: {first_line} (a folder of a Stable Diffusion pipeline with safetensors "
+            "weights, or a Hub id that can be reached, is needed)"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def quiet_libraries() -> None:
+    """Only errors of the model libraries: their bars and hints for loading and saving parts drown ours."""
+    for logging in (transformers.logging, diffusers.utils.logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+
+
+def load_tokenizer(name_or_path: str, subfolder: str | None = "tokenizer") -> CLIPTokenizer:
+    """The tokenizer of a pipeline, or a tokenizer folder or id by itself (`subfolder=None`)."""
+    if os.path.isdir(name_or_path) and not os.path.isdir(os.path.join(name_or_path, "tokenizer")):
+        subfolder = None
+    try:
+        return CLIPTokenizer.from_pretrained(name_or_path, **({"subfolder": subfolder} if subfolder else {}))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load a tokenizer from {name_or_path!r}: {str(error).splitlines()[0]}") from error
+
+
+def build_pipeline(
+    vae: AutoencoderKL,
+    captions: Iterable[str],
+    sample_size: int,
+    channels: tuple[int, ...] = (64, 128, 192),
+    text_width: int = 128,
+    text_layers: int = 2,
+    max_length: int = 32,
+    seed: int = 0,
+) -> StableDiffusionPipeline:
+    """A whole Stable Diffusion with random weights around a given autoencoder.
+
+    Args:
+        vae: encodes images to latents.
+        captions: the texts that its tokenizer should know well; other words fall apart into letters.
+        sample_size: height and width of the latents.
+        channels: of the UNet's levels, the first without cross-attention.
+        text_width: hidden size of the text encoder.
+        text_layers: of the text encoder.
+        max_length: tokens of a prompt, with start and end.
+        seed: of the weights.
+    """
+    tokenizer = build_tokenizer(captions, max_length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=text_width,
+                intermediate_size=4 * text_width,
+                num_hidden_layers=text_layers,
+                num_attention_heads=4,
+                max_position_embeddings=max_length,
+                projection_dim=text_width,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        levels = len(channels) - 1
+        unet = UNet2DConditionModel(
+            sample_size=sample_size,
+            in_channels=vae.config.latent_channels,
+            out_channels=vae.config.latent_channels,
+            block_out_channels=channels,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * levels),
+            up_block_types=(*["CrossAttnUpBlock2D"] * levels, "UpBlock2D"),
+            cross_attention_dim=text_width,
+            attention_head_dim=4,
+            norm_num_groups=min(32, channels[0]),
+        )
+    scheduler = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def build_tokenizer(captions: Iterable[str], max_length: int, vocab_size: int = 2000) -> CLIPTokenizer:
+    """A CLIP tokenizer whose byte-pair merges are learnt from `captions`."""
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    learner = Tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>"))
+    learner.normalizer = normalizers.Lowercase()
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    alphabet = ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        special_tokens=[start, end],
+        show_progress=False,
+    )
+    learner.train_from_iterator(captions, trainer)
+    learnt = json.loads(learner.to_str())["model"]
+    # CLIP wants every byte twice, inside a word and at its end, before the merges.
+    pieces = [*sorted(alphabet), *(f"{byte}</w>" for byte in sorted(alphabet))]
+    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in learnt["merges"]]
+    words = dict.fromkeys([*pieces, *("".join(m) for m in merges), start, end])
+    vocab = {piece: i for i, piece in enumerate(words)}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length, pad_token=end, unk_token=end)

@@ -1,0 +1,189 @@
+"""Which weights of a Stable Diffusion are trained, how they are stored under diffusers' names, proof that they load.
+
+`FullWeights` and `LoraWeights` have the same methods: `models` are the modules to be trained, `save_checkpoint` and
+`load_checkpoint` keep them in a checkpoint, `save` writes the final files, `verify` reloads those into an untouched
+pipeline and compares.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import cast_training_params
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import CLIPTextModel
+
+from dermgen.config import InputError
+from dermgen.stable_diffusion.pipeline import load_pipeline
+from dermgen.training.run import load_trained_state
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+UNET_TARGETS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+class FullWeights:
+    """All weights of the UNet, and of the text encoder if it is trained too; stored as a whole pipeline."""
+
+    def __init__(self, pipeline: StableDiffusionPipeline, train_text_encoder: bool, save_text_encoder: bool = True):
+        self.pipeline, self.train_text_encoder = pipeline, train_text_encoder
+        self.save_text_encoder = save_text_encoder
+        pipeline.vae.requires_grad_(False)
+        pipeline.text_encoder.requires_grad_(train_text_encoder)
+        pipeline.unet.requires_grad_(True)
+
+    @property
+    def models(self) -> list[nn.Module]:
+        return [self.pipeline.unet, *([self.pipeline.text_encoder] if self.train_text_encoder else [])]
+
+    def save_checkpoint(self, folder: Path) -> None:
+        self.pipeline.unet.save_pretrained(folder / "unet")
+        if self.train_text_encoder:
+            self.pipeline.text_encoder.save_pretrained(folder / "text_encoder")
+
+    def load_checkpoint(self, folder: Path) -> None:
+        load_trained_state(self.pipeline.unet, UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
+        if self.train_text_encoder:
+            saved = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+            load_trained_state(self.pipeline.text_encoder, saved.state_dict())
+
+    def save(self, folder: Path) -> None:
+        if self.save_text_encoder:
+            self.pipeline.save_pretrained(folder)
+            return
+        encoder, self.pipeline.text_encoder = self.pipeline.text_encoder, None
+        try:
+            self.pipeline.save_pretrained(folder)
+        finally:
+            self.pipeline.text_encoder = encoder
+
+    def verify(self, folder: Path, base: str, revision: str | None, variant: str | None) -> float:
+        saved = UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32)
+        return _compare(self.pipeline.unet, saved.to(self.pipeline.unet.device), folder)
+
+
+class LoraWeights:
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on attention layers; stored as one small file.
+
+    Args:
+        pipeline: gets the adapters added; its own weights are frozen.
+        train_text_encoder: add adapters to the text encoder too.
+        rank: of the update matrices.
+        alpha: scale; the update is multiplied by alpha / rank.
+        dropout: on the adapters' input.
+        use_dora: weight-decomposed adapters (Liu et al. 2024, arXiv:2402.09353).
+        target_modules: ends of the names of UNet layers.
+
+    Raises:
+        InputError: if no layer of the UNet matches.
+    """
+
+    def __init__(
+        self,
+        pipeline: StableDiffusionPipeline,
+        train_text_encoder: bool,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        use_dora: bool = False,
+        target_modules: Sequence[str] = UNET_TARGETS,
+    ):
+        self.pipeline, self.train_text_encoder = pipeline, train_text_encoder
+        for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+            part.requires_grad_(False)
+        layers = [name for name, module in pipeline.unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        if not any(name == t or name.endswith(f".{t}") for name in layers for t in target_modules):
+            kinds = sorted(
+                {n.split(".")[-1] if not n.split(".")[-1].isdigit() else ".".join(n.split(".")[-2:]) for n in layers}
+            )
+            raise InputError(
+                f"no layer of the UNet matches the LoRA targets {', '.join(target_modules)}; it has {', '.join(kinds)}"
+            )
+        shared = {
+            "r": rank,
+            "lora_alpha": alpha,
+            "lora_dropout": dropout,
+            "use_dora": use_dora,
+            "init_lora_weights": "gaussian",
+        }
+        pipeline.unet.add_adapter(LoraConfig(target_modules=list(target_modules), **shared))
+        if train_text_encoder:
+            pipeline.text_encoder.add_adapter(LoraConfig(target_modules=list(TEXT_TARGETS), **shared))
+        # Gradients of half-precision weights cannot be unscaled.
+        cast_training_params(self.models, dtype=torch.float32)
+
+    @property
+    def models(self) -> list[nn.Module]:
+        return [self.pipeline.unet, *([self.pipeline.text_encoder] if self.train_text_encoder else [])]
+
+    @property
+    def _parts(self) -> dict[str, nn.Module]:
+        return dict(zip(("unet", "text_encoder"), self.models, strict=False))
+
+    def save_checkpoint(self, folder: Path) -> None:
+        self.save(folder)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        state = load_file(folder / LORA_FILE)
+        for part, model in self._parts.items():
+            trained = get_peft_model_state_dict(model)
+            stored_names = [f"{part}.{name}" for name in convert_state_dict_to_diffusers(trained)]
+            saved = {name for name in state if name.startswith(f"{part}.")}
+            if saved != set(stored_names):
+                raise InputError(
+                    f"{folder / LORA_FILE} does not fit the {part}: {len(set(stored_names) - saved)} trained weights "
+                    f"are missing, {len(saved - set(stored_names))} are unknown"
+                )
+            set_peft_model_state_dict(model, {k: state[name] for k, name in zip(trained, stored_names, strict=True)})
+
+    def save(self, folder: Path) -> None:
+        layers = {k: convert_state_dict_to_diffusers(get_peft_model_state_dict(m)) for k, m in self._parts.items()}
+        # The metadata holds rank and alpha: without it other programs would guess the scale.
+        metadata = {k: m.peft_config["default"].to_dict() for k, m in self._parts.items()}
+        StableDiffusionPipeline.save_lora_weights(
+            folder,
+            unet_lora_layers=layers["unet"],
+            text_encoder_lora_layers=layers.get("text_encoder"),
+            unet_lora_adapter_metadata=metadata["unet"],
+            text_encoder_lora_adapter_metadata=metadata.get("text_encoder"),
+        )
+
+    def verify(self, folder: Path, base: str, revision: str | None, variant: str | None) -> float:
+        fresh = load_pipeline(base, revision, variant, dtype=self.pipeline.unet.dtype).to(self.pipeline.unet.device)
+        fresh.load_lora_weights(folder, weight_name=LORA_FILE)
+        if self.train_text_encoder:
+            ids = torch.arange(8, device=fresh.text_encoder.device)[None]
+            pair = [e(ids).last_hidden_state.float() for e in (self.pipeline.text_encoder.eval(), fresh.text_encoder)]
+            _require_close(*pair, folder)
+        return _compare(self.pipeline.unet, fresh.unet, folder)
+
+
+@torch.no_grad()
+def _compare(trained: UNet2DConditionModel, saved: UNet2DConditionModel, folder: Path) -> float:
+    """Largest difference of two UNets on one random input, relative to the output; an error if it is not rounding."""
+    config = trained.config
+    rng = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, config.in_channels, 16, 16, generator=rng)
+    text = torch.randn(1, 8, config.cross_attention_dim, generator=rng)
+    was_training = trained.training
+    outputs = []
+    for unet in (trained.eval(), saved.eval()):
+        parts = [x.to(unet.device, unet.dtype) for x in (latents, text)]
+        outputs.append(unet(parts[0], torch.tensor([500], device=unet.device), parts[1]).sample.float())
+    trained.train(was_training)
+    return _require_close(*outputs, folder)
+
+
+def _require_close(trained: torch.Tensor, saved: torch.Tensor, folder: Path) -> float:
+    difference = float((trained - saved).abs().max() / trained.abs().max())
+    tolerance = 1e-4 if trained.dtype == torch.float32 else 2e-2
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"the weights saved in {folder} do not give what the model in memory gives: outputs differ by "
+            f"{difference:.2%}"
+        )
+    return difference

@@ -1,0 +1,124 @@
+"""A whole small Stable Diffusion from nothing: an autoencoder, then DreamBooth's own training on all captions.
+
+What a GPU and a download give elsewhere, minutes on a CPU give here at 64 pixels: a base model for demos and tests, and
+for researchers who may not start from pictures of the internet.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers import AutoencoderKL
+
+from dermgen.config import InputError, claim_folder, option, require_at_least
+from dermgen.data import captions, manifest
+from dermgen.labels import TAXONOMIES
+from dermgen.methods import autoencoder, dreambooth
+from dermgen.stable_diffusion.pipeline import build_pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    """Build a small Stable Diffusion and train it from scratch on the captions of a manifest."""
+
+    data_dir: str = option(None, "manifest folder")
+    output_dir: str = option(None, "folder of the pipeline; the stages' run folders are in it, under stages/")
+    exclude_classes: list[str] | None = option(None, "train without these classes")
+    max_images_per_class: int | None = option(None, "show the UNet at most this many images of each class")
+    resolution: int = option(64, "height and width in pixels")
+    seed: int = option(0, "of weights, data order and noise")
+    autoencoder_channels: list[int] | None = option(None, "of the autoencoder's levels; default 32 64 96")
+    latent_channels: int = option(8, "of a latent pixel; more keep more detail")
+    autoencoder_steps: int = option(600, "optimizer steps of the autoencoder")
+    autoencoder_batch_size: int = option(16, "images per step of the autoencoder")
+    unet_channels: list[int] | None = option(None, "of the UNet's levels; default 64 128 192")
+    text_width: int = option(128, "hidden size of the text encoder")
+    unet_steps: int = option(1200, "optimizer steps of the UNet and the text encoder")
+    unet_batch_size: int = option(16, "images per step of the UNet")
+    unet_learning_rate: float = option(4e-4, "peak learning rate of the UNet and the text encoder")
+    mixed_precision: str | None = option(None, "no, fp16 or bf16; default that of the accelerate config")
+    report_to: str = option("tensorboard", "tensorboard, wandb or none")
+
+    def __post_init__(self):
+        if not self.data_dir or not self.output_dir:
+            raise InputError("--data_dir (a manifest folder) and --output_dir are needed")
+        require_at_least(1, autoencoder_steps=self.autoencoder_steps, unet_steps=self.unet_steps)
+
+
+def train_tiny(config: TinyConfig) -> Path:
+    """Train both stages, or go on with them, and save the pipeline in `output_dir`.
+
+    Raises:
+        InputError: for an unknown class, a missing manifest, or the folder of another job.
+    """
+    folder = Path(config.output_dir)
+    may_change = ("output_dir", "autoencoder_steps", "unet_steps", "mixed_precision", "report_to")
+    claim_folder(folder, config, may_change)
+    stages = folder / "stages"
+    exclude = config.exclude_classes
+    shared = {
+        "data_dir": config.data_dir,
+        "resolution": config.resolution,
+        "seed": config.seed,
+        "exclude_classes": exclude,
+        "mixed_precision": config.mixed_precision,
+        "report_to": config.report_to,
+        "checkpoints_total_limit": 1,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 20,
+    }
+    if not (stages / "initial" / "model_index.json").exists():
+        vae = autoencoder.train(
+            autoencoder.AutoencoderConfig(
+                output_dir=str(stages / "autoencoder"),
+                channels=config.autoencoder_channels,
+                latent_channels=config.latent_channels,
+                train_batch_size=config.autoencoder_batch_size,
+                max_train_steps=config.autoencoder_steps,
+                learning_rate=1e-3,
+                **shared,
+            )
+        )
+        vae = AutoencoderKL.from_pretrained(stages / "autoencoder" / "vae")
+        pipeline = build_pipeline(
+            vae,
+            _vocabulary(config),
+            sample_size=config.resolution // 2 ** (len(vae.config.block_out_channels) - 1),
+            channels=tuple(config.unet_channels or (64, 128, 192)),
+            text_width=config.text_width,
+            seed=config.seed,
+        )
+        pipeline.save_pretrained(stages / "initial")
+    table = manifest.read(config.data_dir)
+    shown = [c for c in dict.fromkeys(sorted(table["dx"])) if c and c not in (exclude or ())]
+    pipeline = dreambooth.train(
+        dreambooth.DreamboothConfig(
+            output_dir=str(stages / "text_to_image"),
+            pretrained_model_name_or_path=str(stages / "initial"),
+            train_text_encoder=True,
+            max_images_per_class=config.max_images_per_class,
+            train_batch_size=config.unet_batch_size,
+            max_train_steps=config.unet_steps,
+            learning_rate=config.unet_learning_rate,
+            ema_decay=0.995,
+            caption_dropout=0.1,
+            random_flip=True,
+            snr_gamma=5.0,
+            validation_prompt=[_short_caption(table, c) for c in shown],
+            validation_steps=max(1, config.unet_steps // 4),
+            **shared,
+        )
+    )
+    pipeline.save_pretrained(folder)
+    print(f"The pipeline is in {folder}, its samples in {stages / 'text_to_image' / 'samples'}")
+    return folder
+
+
+def _vocabulary(config: TinyConfig) -> list[str]:
+    """Texts whose words the tokenizer should know whole: the captions, and all class names, seen in training or not."""
+    names = [name for t in TAXONOMIES.values() for lesion in t.classes for name in captions.class_names(lesion)]
+    return [*manifest.read(config.data_dir)["caption"], *names * 5]
+
+
+def _short_caption(table, code: str) -> str:
+    """The class's commonest caption up to its first comma."""
+    return table.loc[table["dx"] == code, "caption"].str.split(", ").str[0].mode()[0]

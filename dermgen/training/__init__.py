@@ -1,0 +1,1 @@
+"""What every training method shares: the run, its random draws, the losses."""

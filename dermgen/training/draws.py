@@ -1,0 +1,84 @@
+"""Everything random about the k-th image that a run draws: which image it is, and its own random numbers.
+
+Both are functions of `(seed, k)` alone. Resuming is a start index, and neither gradient accumulation nor the number
+of processes changes what happens to an image.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+
+class Order:
+    """Shuffled indices of a data set without end: `order[k]`; each stretch of `size` draws holds every index once."""
+
+    def __init__(self, size: int, *key: int):
+        self.size, self.key = size, key
+        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
+
+    def __getitem__(self, k: int) -> int:
+        epoch, position = divmod(k, self.size)
+        if epoch != self._epoch:
+            self._epoch, self._permutation = epoch, np.random.default_rng((*self.key, epoch)).permutation(self.size)
+        return int(self._permutation[position])
+
+
+class DrawnItems(Dataset):
+    """Item k is `(k, the k-th drawn item of each data set)`; data sets of different sizes are shuffled apart."""
+
+    def __init__(self, datasets: Sequence[Dataset], seed: int):
+        self.datasets = datasets
+        self.orders = [Order(len(dataset), seed, i) for i, dataset in enumerate(datasets)]
+
+    def __getitem__(self, k: int) -> tuple:
+        return k, *(dataset[order[k]] for dataset, order in zip(self.datasets, self.orders, strict=True))
+
+
+class Positions(Sampler):
+    """k = start, start + 1, … without end, dealt out in blocks: this rank gets every `world_size`-th k."""
+
+    def __init__(self, start: int, rank: int, world_size: int):
+        self.start, self.rank, self.world_size = start, rank, world_size
+
+    def __iter__(self) -> Iterator[int]:
+        k = self.start + self.rank
+        while True:
+            yield k
+            k += self.world_size
+
+
+class Draws:
+    """One random stream per image of a batch, in the batch's order.
+
+    Numbers are drawn on the CPU and moved, so that a seed means the same on every device.
+
+    Args:
+        seeds: one integer per image.
+        device: where the drawn tensors go.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+        self.rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.device = device
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Standard normal numbers, (N, *shape) float32."""
+        return self._stack([torch.randn(shape, generator=rng) for rng in self.rngs])
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Uniform numbers in [0, 1), (N, *shape) float32."""
+        return self._stack([torch.rand(shape, generator=rng) for rng in self.rngs])
+
+    def integers(self, high: int) -> torch.Tensor:
+        """Uniform integers in [0, high), (N,) int64."""
+        return self._stack([torch.randint(high, (), generator=rng) for rng in self.rngs])
+
+    def _stack(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(rows).to(self.device, non_blocking=True)
+
+
+def derive_seed(*key: int) -> int:
+    """A 64-bit seed that depends on every integer of `key`."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

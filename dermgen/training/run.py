@@ -1,0 +1,540 @@
+"""One training run: devices, endless data, updates, EMA, checkpoints, resuming, logs and sample grids.
+
+A method owns its loop body; `Run` owns everything around it. The learning rate is a function of the step, and all that
+is random about the k-th image drawn is a function of `(seed, k)` (see `draws`), so a checkpoint holds weights,
+optimizer, EMA and the step, and a resumed run ends with the same bits as an uninterrupted one.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, ProjectConfiguration, send_to_device, set_seed
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset, default_collate
+from tqdm.auto import tqdm
+
+from dermgen import config as configs
+from dermgen.config import InputError, TrainConfig
+from dermgen.data.sheets import save_grid
+from dermgen.training.draws import DrawnItems, Draws, Positions, derive_seed
+
+STATE_FILE = "dermgen_state.json"
+PACKAGES = "dermgen torch torchvision diffusers transformers accelerate peft safetensors".split()
+
+
+class Run:
+    """One training run on any number of processes.
+
+    >>> run = Run(config)
+    >>> unet, optimizer = run.prepare(unet, optimizer, average=unet)
+    >>> for batch in run.batches(dataset):
+    ...     loss = loss_fn(unet, batch, run.draws)
+    ...     run.update(loss.mean(), optimizer)
+    ...     run.log(loss=loss.mean())
+
+    Within the loop `run.step` is the number of the optimizer step in progress, from 1, and `run.draws` holds one random
+    stream for each image of the batch.
+
+    Args:
+        config: the settings; `output_dir` must be new, empty, or a folder of this same run.
+        save_weights: writes the trained weights into a checkpoint folder; by default each model's trained
+            parameters and buffers go to `model.safetensors`, `model_1.safetensors`, …
+        load_weights: reads them back; given with `save_weights` or not at all.
+
+    Raises:
+        InputError: if the folder holds another run, or settings that a resumed run may not change have changed.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        save_weights: Callable[[Path], None] | None = None,
+        load_weights: Callable[[Path], None] | None = None,
+    ):
+        self.config = config
+        self.output_dir = Path(config.output_dir)
+        self.step = 0
+        self.max_train_steps = config.max_train_steps
+        self.draws: Draws
+        self._save_weights = save_weights or self._save_trained
+        self._load_weights = load_weights or self._load_trained
+        self._models: list[nn.Module] = []
+        self._optimizers: list[Optimizer] = []
+        self._averaged: nn.Module | None = None
+        self._ema: EMAModel | None = None
+        self._first_gradient_checked = False
+        self._stop_signal: int | None = None
+        self._scalars: dict[str, list[torch.Tensor]] = {}
+        self._pending: dict[str, float] = {}
+        self._pending_steps = 0
+
+        self.accelerator = _accelerator(config)
+        self.accelerator.register_save_state_pre_hook(self._on_save)
+        self.accelerator.register_load_state_pre_hook(self._on_load)
+        self.id = _claim_folder(self.output_dir, config, self.accelerator)
+        if config.allow_tf32:
+            torch.backends.cuda.matmul.allow_tf32 = True
+        set_seed(config.seed)
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def images_per_step(self) -> int:
+        config = self.config
+        return config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+
+    def prepare(self, *objects, average: nn.Module | None = None) -> list:
+        """Place models and optimizers on their devices; keep an EMA of `average` if the config asks for one."""
+        if self.config.torch_compile:
+            for model in objects:
+                if isinstance(model, nn.Module):
+                    model.compile()
+        prepared = [self.accelerator.prepare(x) for x in objects]
+        self._models += [x for x in prepared if isinstance(x, nn.Module)]
+        self._optimizers += [x for x in prepared if isinstance(x, Optimizer)]
+        if average is not None and self.config.ema_decay:
+            if self.accelerator.distributed_type == DistributedType.FSDP:
+                raise InputError("ema_decay does not work with FSDP, which shards the weights: set it to 0")
+            self._averaged = average
+            self._ema = EMAModel(_trained(average).values(), decay=self.config.ema_decay, foreach=True)
+        return prepared
+
+    def batches(self, *datasets: Dataset, collate_fn: Callable = default_collate) -> Iterator:
+        """Yield batches until the last optimizer step is done, from the last checkpoint on.
+
+        With one data set a batch is what `collate_fn` makes of its items; with several, a tuple of such batches, one
+        for each data set. Batches are on the run's device, and `run.draws` follows their images, set after set.
+        """
+        config = self.config
+        if self.max_train_steps is None:
+            self.max_train_steps = config.num_train_epochs * self.steps_per_epoch(*datasets)
+        self._resume()
+        lr_at = self._learning_rates()
+        loader = self._loader(datasets, collate_fn)
+        progress = tqdm(
+            total=self.max_train_steps, initial=self.step, desc="steps", disable=not self.is_main, dynamic_ncols=True
+        )
+        with self._trackers(), self._catch_signals(), progress:
+            while self.step < self.max_train_steps:
+                self.step += 1
+                for group, lr in lr_at(self.step - 1):
+                    group["lr"] = lr
+                image_ids = []
+                for micro_step in range(config.gradient_accumulation_steps):
+                    ks, *batch = send_to_device(next(loader), self.accelerator.device, non_blocking=True)
+                    ks = ks.tolist()
+                    self.draws = Draws(
+                        [derive_seed(config.seed, i, k) for i in range(len(datasets)) for k in ks],
+                        self.accelerator.device,
+                    )
+                    # Layers such as dropout draw from the global stream, which belongs to a process, not to an image.
+                    set_seed(derive_seed(config.seed, self.step, micro_step, self.accelerator.process_index) % 2**32)
+                    image_ids += _image_ids(batch)
+                    with self.accelerator.accumulate(*self._models):
+                        yield batch[0] if len(datasets) == 1 else tuple(batch)
+                self._finish_step(image_ids, progress)
+        self.accelerator.wait_for_everyone()
+
+    def steps_per_epoch(self, *datasets: Dataset) -> int:
+        """Optimizer steps in which every item of the longest data set is drawn once."""
+        batches = math.ceil(max(len(d) for d in datasets) / self.config.train_batch_size)
+        return math.ceil(math.ceil(batches / self.accelerator.num_processes) / self.config.gradient_accumulation_steps)
+
+    def update(self, loss: torch.Tensor, optimizer: Optimizer) -> None:
+        """Back-propagate the scalar `loss`; once enough gradients are accumulated, clip them and step."""
+        self.accelerator.backward(loss)
+        self._scalars.setdefault("_checked", []).append(loss.detach().float())
+        if self.accelerator.sync_gradients:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
+            if not self._first_gradient_checked:
+                self._first_gradient_checked = True
+                if norm == 0:
+                    raise RuntimeError(
+                        "no gradient reached the trained weights in the first step; an attention back end without a "
+                        "backward pass does this (try without --enable_xformers_memory_efficient_attention)"
+                    )
+        optimizer.step()
+        optimizer.zero_grad()
+        if self._ema is not None and self.accelerator.sync_gradients and self._owns_averaged(optimizer):
+            self._ema.step(_trained(self._averaged).values())
+
+    def log(self, **scalars: torch.Tensor | float) -> None:
+        """Note scalars of this batch; their mean over batches, processes and `logging_steps` steps is written."""
+        for name, value in scalars.items():
+            value = torch.as_tensor(value, dtype=torch.float32, device=self.accelerator.device).detach()
+            self._scalars.setdefault(name, []).append(value)
+
+    def due(self, every: int | None) -> bool:
+        """True at the end of each `every`-th optimizer step; never for None."""
+        return bool(every) and self.accelerator.sync_gradients and self.step % every == 0
+
+    def write_metrics(self, **scalars: float) -> None:
+        """Append one line to metrics.jsonl and to the trackers, at the current step (on the main process)."""
+        if self.is_main:
+            with open(self.output_dir / "metrics.jsonl", "a") as file:
+                file.write(json.dumps({"step": self.step, **scalars}) + "\n")
+        self.accelerator.log(scalars, step=self.step)
+
+    def sample_grid(self, images: torch.Tensor, columns: int) -> Path:
+        """Write uint8 (N, 3, H, W) images as one grid, `samples/step-N.png`, and to the trackers."""
+        path = self.output_dir / "samples" / f"step-{self.step}.png"
+        path.parent.mkdir(exist_ok=True)
+        save_grid(images, path, columns)
+        pictures = {"samples": images.permute(0, 2, 3, 1).cpu().numpy()}
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.log_images(pictures, step=self.step, dataformats="NHWC")
+            elif tracker.name == "wandb":
+                tracker.log_images(pictures, step=self.step)
+        return path
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Within the block the averaged model holds its EMA weights; without EMA it does nothing."""
+        if self._ema is None:
+            yield
+            return
+        parameters = list(_trained(self._averaged).values())
+        self._ema.store(parameters)
+        self._ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self._ema.restore(parameters)
+
+    def record(self, **facts) -> None:
+        """Add facts to provenance.json, beside package versions and the command line."""
+        if self.is_main:
+            path = self.output_dir / "provenance.json"
+            known = json.loads(path.read_text())
+            _replace_text(path, json.dumps({**known, **facts}, indent=2) + "\n")
+
+    def _loader(self, datasets, collate_fn) -> Iterator:
+        items = DrawnItems(datasets, self.config.seed)
+        drawn = self.step * self.images_per_step
+        positions = Positions(drawn, self.accelerator.process_index, self.accelerator.num_processes)
+        return iter(
+            DataLoader(
+                items,
+                batch_size=self.config.train_batch_size,
+                sampler=positions,
+                collate_fn=_CollateEach(collate_fn),
+                num_workers=self.config.dataloader_num_workers,
+                pin_memory=self.accelerator.device.type == "cuda",
+                worker_init_fn=_ignore_ctrl_c,
+            )
+        )
+
+    def _finish_step(self, image_ids: list[str], progress: tqdm) -> None:
+        """Agree with the other processes on this step's scalars, its health and whether to stop; log; checkpoint."""
+        config = self.config
+        checked = self._scalars.pop("_checked", [])
+        means = {name: torch.stack(values).mean() for name, values in self._scalars.items()}
+        self._scalars = {}
+        device = self.accelerator.device
+        bad = (~torch.isfinite(torch.stack(checked))).any().float()
+        stop = torch.tensor(float(self._stop_signal or 0), device=device)
+        rows = self.accelerator.gather(torch.stack([bad, stop, *means.values()])[None])
+        # The one point of a step where the CPU waits for the device.
+        any_bad, stop, *values = [*rows[:, :2].amax(0).tolist(), *rows[:, 2:].mean(0).tolist()]
+        if any_bad:
+            found = checkpoints(self.output_dir)
+            raise InputError(
+                f"the loss became NaN or infinite in step {self.step}"
+                + (f", on images {', '.join(image_ids[:16])}" if image_ids else "")
+                + f"; the last good checkpoint is {found[-1] if found else 'none yet'}: lower the learning rate, or "
+                "train without fp16"
+            )
+        for name, value in zip(means, values, strict=True):
+            self._pending[name] = self._pending.get(name, 0.0) + value
+        self._pending_steps += 1
+        progress.update()
+        if self.step % config.logging_steps == 0 or self.step == self.max_train_steps:
+            averages = {name: total / self._pending_steps for name, total in self._pending.items()}
+            self._pending, self._pending_steps = {}, 0
+            self.write_metrics(**averages, learning_rate=self._optimizers[0].param_groups[0]["lr"])
+            progress.set_postfix({name: f"{value:.4f}" for name, value in averages.items()})
+        if self.step % config.checkpointing_steps == 0 or self.step == self.max_train_steps or stop:
+            self.checkpoint()
+        if stop and self.step < self.max_train_steps:
+            self.accelerator.end_training()
+            if self.is_main:
+                progress.close()
+                print(
+                    f"Stopped by {signal.Signals(int(stop)).name} after step {self.step} of {self.max_train_steps}; "
+                    f"saved {self.output_dir / f'checkpoint-{self.step}'}.\nThe same command goes on from there.",
+                    file=sys.stderr,
+                )
+            sys.exit(128 + int(stop))
+
+    def checkpoint(self) -> None:
+        """Write `checkpoint-<step>`; only once it is whole, drop this run's oldest beyond `checkpoints_total_limit`."""
+        final = self.output_dir / f"checkpoint-{self.step}"
+        partial = final.with_name(final.name + ".partial")
+        try:
+            if self.is_main and partial.exists():
+                shutil.rmtree(partial)  # a killed run left it unfinished
+            self.accelerator.wait_for_everyone()
+            self.accelerator.save_state(str(partial))
+            self.accelerator.wait_for_everyone()
+            if self.is_main:
+                state = {
+                    "run": self.id,
+                    "step": self.step,
+                    "images_per_step": self.images_per_step,
+                    "pending": self._pending,
+                    "pending_steps": self._pending_steps,
+                }
+                (partial / STATE_FILE).write_text(json.dumps(state))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            free = shutil.disk_usage(self.output_dir).free / 2**20
+            found = checkpoints(self.output_dir)
+            raise InputError(
+                f"{final} could not be written ({error}; {free:,.0f} MiB free); the last whole checkpoint is "
+                f"{found[-1] if found else 'none yet'}: make room and give the same command again"
+            ) from error
+        if self.is_main:
+            if final.exists():
+                shutil.rmtree(final)
+            partial.rename(final)
+            mine = [path for path in checkpoints(self.output_dir) if _state(path)["run"] == self.id]
+            limit = self.config.checkpoints_total_limit
+            for old in mine[:-limit] if limit else []:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        asked = self.config.resume_from_checkpoint
+        found = checkpoints(self.output_dir)
+        if asked not in (None, "latest"):
+            # As in diffusers' scripts, only the name counts: the checkpoint is one of this run's folder.
+            path = self.output_dir / Path(asked).name
+            if path not in found:
+                names = ", ".join(p.name for p in found) or "none"
+                raise InputError(f"resume_from_checkpoint: {path} is not a whole checkpoint; there are: {names}")
+        elif found:
+            path = found[-1]
+        else:
+            return
+        state = _state(path)
+        if state["images_per_step"] != self.images_per_step:
+            raise InputError(
+                f"{path} was written with {state['images_per_step']} images per step, this run has "
+                f"{self.images_per_step}: keep train_batch_size x gradient_accumulation_steps x processes the same"
+            )
+        self.accelerator.load_state(str(path))
+        self.step = state["step"]
+        self._pending, self._pending_steps = state["pending"], state["pending_steps"]
+        self._first_gradient_checked = True
+        if self._ema is not None:
+            self._ema.optimization_step = self.step
+        if self.is_main:
+            _cut_metrics(self.output_dir / "metrics.jsonl", self.step)
+            print(f"Going on from {path}", file=sys.stderr)
+        self.accelerator.wait_for_everyone()
+
+    def _on_save(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            return  # accelerate has written the shards
+        weights.clear()
+        if self.is_main:
+            self._save_weights(Path(folder))
+            if self._ema is not None:
+                shadow = dict(zip(_trained(self._averaged), self._ema.shadow_params, strict=True))
+                save_file({k: v.contiguous() for k, v in shadow.items()}, Path(folder, "ema.safetensors"))
+
+    def _on_load(self, models: list[nn.Module], folder: str) -> None:
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            return
+        models.clear()
+        self._load_weights(Path(folder))
+        if self._ema is not None:
+            shadow = load_file(Path(folder, "ema.safetensors"))
+            for name, target in zip(_trained(self._averaged), self._ema.shadow_params, strict=True):
+                target.copy_(shadow[name])
+
+    def _save_trained(self, folder: Path) -> None:
+        for i, model in enumerate(self._models):
+            save_file(_trained_state(self.accelerator.unwrap_model(model)), folder / _weights_name(i))
+
+    def _load_trained(self, folder: Path) -> None:
+        for i, model in enumerate(self._models):
+            load_trained_state(self.accelerator.unwrap_model(model), load_file(folder / _weights_name(i)))
+
+    def _owns_averaged(self, optimizer: Optimizer) -> bool:
+        first = next(iter(_trained(self._averaged).values()))
+        return any(p is first for group in optimizer.param_groups for p in group["params"])
+
+    def _learning_rates(self) -> Callable[[int], list]:
+        """`lr_at(step)`: every parameter group with its learning rate after `step` finished steps."""
+        config = self.config
+        factor = get_scheduler(
+            config.lr_scheduler,
+            torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.learning_rate),
+            num_warmup_steps=config.lr_warmup_steps,
+            num_training_steps=self.max_train_steps,
+            num_cycles=config.lr_num_cycles,
+            power=config.lr_power,
+        ).lr_lambdas[0]
+        scale = self.images_per_step if config.scale_lr else 1
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        peaks = [group.setdefault("initial_lr", group["lr"]) * scale for group in groups]
+        return lambda step: [(group, peak * factor(step)) for group, peak in zip(groups, peaks, strict=True)]
+
+    @contextmanager
+    def _trackers(self) -> Iterator[None]:
+        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in vars(self.config).items()}
+        self.accelerator.init_trackers(type(self.config).__name__, config=flat)
+        try:
+            yield
+        finally:
+            self.accelerator.end_training()
+
+    @contextmanager
+    def _catch_signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM lets the step finish and is then acted on; a second one ends the program."""
+
+        def note(number, frame):
+            self._stop_signal = number
+            signal.signal(number, previous[number])
+
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Whole checkpoints, oldest first: those renamed into place with a state file."""
+    numbered = [p for p in Path(output_dir).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted((p for p in numbered if (p / STATE_FILE).exists()), key=lambda p: int(p.name.split("-")[1]))
+
+
+def load_trained_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load trained weights into `model`, whose frozen weights are in place already.
+
+    Raises:
+        InputError: if a trained weight is missing from `state`, or `state` has one that the model lacks.
+    """
+    wanted = _trained_state(model).keys()
+    if state.keys() != wanted:
+        missing, unknown = sorted(wanted - state.keys()), sorted(state.keys() - wanted)
+        raise InputError(
+            f"the checkpoint does not fit the model: {len(missing)} trained weights are missing ({missing[:2]}), "
+            f"{len(unknown)} are unknown ({unknown[:2]})"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    if config.report_to == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise InputError(
+            "report_to is 'wandb', but wandb is not installed: pip install wandb, or --report_to tensorboard"
+        )
+    project = ProjectConfiguration(
+        project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
+    )
+    try:
+        return Accelerator(
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            mixed_precision=config.mixed_precision,
+            log_with=None if config.report_to == "none" else config.report_to,
+            project_config=project,
+        )
+    except ValueError as error:
+        # accelerate refuses a precision that the device lacks.
+        raise InputError(
+            f"{error} (mixed_precision is {config.mixed_precision or 'set by the accelerate config'})"
+        ) from error
+
+
+def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerator) -> str:
+    """Make the run folder, or check that it is this run's own; return the run's id."""
+    provenance = output_dir / "provenance.json"
+    if accelerator.is_main_process:
+        configs.claim_folder(output_dir, config, config.MAY_CHANGE, leftovers=("config.yaml.partial",))
+        if not provenance.exists():
+            packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+            facts = {
+                "run": uuid.uuid4().hex,
+                "python": platform.python_version(),
+                "packages": packages,
+                "argv": sys.argv,
+            }
+            _replace_text(provenance, json.dumps(facts, indent=2) + "\n")
+    accelerator.wait_for_everyone()
+    return json.loads(provenance.read_text())["run"]
+
+
+def _state(checkpoint: Path) -> dict:
+    return json.loads((checkpoint / STATE_FILE).read_text())
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines after `step`: the steps they tell of will be done again."""
+    if path.exists():
+        whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        _replace_text(path, "".join(line + "\n" for line in kept))
+
+
+def _replace_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Trained parameters and buffers: without the frozen base a LoRA checkpoint is megabytes, not gigabytes."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: value.contiguous() for name, value in model.state_dict().items() if name not in frozen}
+
+
+def _weights_name(i: int) -> str:
+    return "model.safetensors" if i == 0 else f"model_{i}.safetensors"
+
+
+def _image_ids(batch: list) -> list[str]:
+    return [i for part in batch if isinstance(part, dict) for i in part.get("image_id", [])]
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process decides when to stop
+
+
+class _CollateEach:
+    """Collate `(k, item of set 0, item of set 1, …)` rows into `[ks, batch of set 0, batch of set 1, …]`."""
+
+    def __init__(self, collate_fn: Callable):
+        self.collate_fn = collate_fn
+
+    def __call__(self, rows: list[tuple]) -> list:
+        ks, *sets = zip(*rows, strict=True)
+        return [torch.tensor(ks), *(self.collate_fn(list(items)) for items in sets)]

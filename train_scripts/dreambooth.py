@@ -1,0 +1,21 @@
+"""Teach a Stable Diffusion new lesions by DreamBooth: all weights.
+
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+        train_scripts/dreambooth.py --config train_scripts/configs/dreambooth_sd15.yaml
+"""
+
+from dermgen.config import parse, user_errors
+from dermgen.methods import dreambooth
+from dermgen.publish import check_upload, upload
+
+
+def main():
+    with user_errors():
+        config = parse(dreambooth.DreamboothConfig)
+        check_upload(config)
+        dreambooth.train(config)
+        upload(config)
+
+
+if __name__ == "__main__":
+    main()
