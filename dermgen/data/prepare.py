@@ -265,7 +265,8 @@ def _report(facts: dict, folder: Path, lines: list[str]) -> str:
         f"{audit['images']} images of {audit['groups']} groups (lesions, patients and near-duplicates joined)",
         "  classes    " + ", ".join(f"{c} {n}" for c, n in audit["images_per_class"].items()),
         "  splits     " + ", ".join(f"{s} {n}" for s, n in audit["images_per_split"].items()),
-        f"  near-duplicates under different ids: {audit['near_duplicate_pairs']} pairs, {audit['groups_joined']} groups joined",
+        "  near-duplicates under different ids: "
+        f"{audit['near_duplicate_pairs']} pairs, {audit['groups_joined']} groups joined",
         f"  groups crossing splits: {audit['groups_crossing_splits']}" + ("   LEAKY" if facts["leaky"] else ""),
         "  rejected   " + (", ".join(f"{n} x {reason}" for reason, n in rejected.items()) or "none"),
         *(f"  {line}" for line in lines),

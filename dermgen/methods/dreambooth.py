@@ -53,7 +53,8 @@ class DreamboothConfig(TrainConfig):
 
     MAY_CHANGE: ClassVar[frozenset[str]] = TrainConfig.MAY_CHANGE | frozenset(
         "cache_dir cache_latents pre_compute_text_embeddings sample_batch_size gradient_checkpointing "
-        "set_grads_to_none validation_prompt num_validation_images validation_steps validation_epochs validation_scheduler "
+        "set_grads_to_none validation_prompt "
+        "num_validation_images validation_steps validation_epochs validation_scheduler "
         "held_out_steps held_out_images push_to_hub hub_model_id hub_token skip_save_text_encoder "
         "prior_generation_precision".split()
     )

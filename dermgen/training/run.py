@@ -278,7 +278,6 @@ class Run:
         if self.step % config.checkpointing_steps == 0 or self.step == self.max_train_steps or stop:
             self.checkpoint()
         if stop and self.step < self.max_train_steps:
-            self.accelerator.end_training()
             if self.is_main:
                 progress.close()
                 print(
@@ -409,7 +408,8 @@ class Run:
         try:
             yield
         finally:
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:  # end_training() would part the processes for good
+                tracker.finish()
 
     @contextmanager
     def _catch_signals(self) -> Iterator[None]:
@@ -458,7 +458,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
     )
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             mixed_precision=config.mixed_precision,
             log_with=None if config.report_to == "none" else config.report_to,
@@ -466,9 +466,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         )
     except ValueError as error:
         # accelerate refuses a precision that the device lacks.
-        raise InputError(
-            f"{error} (mixed_precision is {config.mixed_precision or 'set by the accelerate config'})"
-        ) from error
+        raise InputError(f"{error} (mixed_precision {config.mixed_precision or 'of the accelerate config'})") from error
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("fp16 needs a GPU, and accelerate would quietly train in float32: use bf16 or no")
+    return accelerator
 
 
 def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerator) -> str:

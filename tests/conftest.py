@@ -1,0 +1,76 @@
+"""Shared material: phantoms, a manifest made of them, and a whole Stable Diffusion a few thousand weights small."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from diffusers import AutoencoderKL
+
+from dermgen.data import manifest
+from dermgen.data.phantom import PhantomConfig, write_phantoms
+from dermgen.data.prepare import PrepareConfig, prepare
+from dermgen.stable_diffusion.pipeline import build_pipeline, quiet_libraries
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator(tmp_path, monkeypatch):
+    """Each test starts without the process-wide state of accelerate, and with a cache of its own."""
+    monkeypatch.setenv("DERMGEN_CACHE", str(tmp_path / "cache"))
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def pytest_configure():
+    quiet_libraries()
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """28 lesions in the HAM10000 layout, 96 pixels high."""
+    return write_phantoms(
+        PhantomConfig(output_dir=str(tmp_path_factory.mktemp("phantoms") / "raw"), num_lesions=28, height=96)
+    )
+
+
+@pytest.fixture(scope="session")
+def manifest_dir(phantoms, tmp_path_factory) -> Path:
+    """The phantoms, prepared at 32 pixels."""
+    return prepare(
+        PrepareConfig(
+            source="ham10000",
+            data_dir=str(phantoms),
+            output_dir=str(tmp_path_factory.mktemp("manifest") / "m"),
+            resolution=32,
+            num_workers=1,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def base_dir(manifest_dir, tmp_path_factory) -> Path:
+    """An untrained Stable Diffusion for 32 x 32 pixels, saved as a pipeline folder."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        sample_size=32,
+        block_out_channels=[8, 16],
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+    )
+    captions = list(manifest.read(manifest_dir)["caption"])
+    pipeline = build_pipeline(vae, captions, sample_size=16, channels=(16, 32), text_width=32)
+    folder = tmp_path_factory.mktemp("base") / "sd"
+    pipeline.save_pretrained(folder)
+    return folder
