@@ -65,10 +65,10 @@ BINARY = Taxonomy(
 TAXONOMIES = {"ham10000": HAM10000, "isic2019": ISIC2019, "binary": BINARY}
 
 
-def from_codes(codes: Iterable[str]) -> Taxonomy:
-    """The smallest known taxonomy that has all `codes`, else one made of the codes as they are."""
-    codes = sorted(set(codes))
+def from_labels(labels: Iterable[str]) -> Taxonomy:
+    """The first known taxonomy that finds all `labels`, else one made of the labels as they are."""
+    labels = sorted({label.strip().lower() for label in labels} - {""})
     for taxonomy in TAXONOMIES.values():
-        if set(codes) <= set(taxonomy.codes):
+        if all(taxonomy.find(label) for label in labels):
             return taxonomy
-    return Taxonomy("custom", tuple(LesionClass(code, code.replace("_", " "), None) for code in codes))
+    return Taxonomy("custom", tuple(LesionClass(label, label.replace("_", " "), None) for label in labels))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dermgen.config import InputError
-from dermgen.labels import LesionClass, Taxonomy, from_codes
+from dermgen.labels import LesionClass, Taxonomy, from_labels
 
 DEFAULT_TEMPLATE = "dermoscopic image of {dx}, {localization}, {age}-year-old {sex}"
 FIELDS = ("dx", "malignancy", "localization", "age", "sex")
@@ -107,7 +107,7 @@ def lint(captions: Sequence[str], attributes: Mapping[str, Sequence[str]], token
 
 def lint_table(table: pd.DataFrame, tokenizer) -> dict[str, int]:
     """`lint` of a manifest's captions for the attributes of its columns."""
-    taxonomy = from_codes(set(table["dx"]) - {""})
+    taxonomy = from_labels(table["dx"])
     attributes = {name: [_text(v) for v in table[name]] for name in ("localization", "age", "sex")}
     attributes["dx"] = [
         _class_text(c, taxonomy[dx]) if dx else "" for c, dx in zip(table["caption"], table["dx"], strict=True)

@@ -1,10 +1,14 @@
 """`dermgen prepare`: from what is on a user's disk to a manifest folder, with its audit and its rejects."""
 
 import json
+import multiprocessing
 import os
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -188,17 +192,28 @@ def _process_all(table: pd.DataFrame, config: PrepareConfig, folder: Path) -> li
     jobs = [(row, finished.get(row["image_id"]), config, folder) for row in table.to_dict("records")]
     results = []
     with (
-        ProcessPoolExecutor(config.num_workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool,
+        _workers(config.num_workers) as run_all,
         open(log, "a") as file,
         tqdm(total=len(jobs), desc="images", unit="image", dynamic_ncols=True) as progress,
     ):
-        for (row, *_), result in zip(jobs, pool.map(_process_file, jobs, chunksize=16), strict=True):
+        for (row, *_), result in zip(jobs, run_all(_process_file, jobs), strict=True):
             results.append(result)
             progress.update()
             if not result["reason"] and row["image_id"] not in finished:
                 note = {"image_id": row["image_id"], "crop": result["crop"], "has_mask": result["has_mask"]}
                 file.write(json.dumps(note) + "\n")
     return results
+
+
+@contextmanager
+def _workers(number: int) -> Iterator[Callable]:
+    """A `map` over fresh processes: forked ones would inherit locks that threads of this one hold. One works here."""
+    if number == 1:
+        yield map
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(number, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield partial(pool.map, chunksize=16)
 
 
 def _process_file(job: tuple[dict, dict | None, PrepareConfig, Path]) -> dict:
@@ -233,9 +248,9 @@ def _read_mask(path: Path, shape: tuple) -> np.ndarray:
 def _write_png(path: Path, image: np.ndarray) -> None:
     """Write whole or not at all; nothing of the source's metadata comes along."""
     data = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    unfinished = path.with_name(f".{path.name}.partial")
+    unfinished.write_bytes(data)
+    os.replace(unfinished, path)
 
 
 def _lint(table: pd.DataFrame, tokenizer_name: str) -> str:

@@ -20,7 +20,7 @@ _FORMATS = {
     ".tiff": "TIFF",
     ".webp": "WEBP",
 }
-_TIFF_BITS_PER_SAMPLE, _TIFF_MAX_SAMPLE_VALUE = 258, 281
+_TIFF_MAX_SAMPLE_VALUE = 281
 
 
 class BadImage(ValueError):
@@ -53,23 +53,29 @@ def read_image(path: Path) -> np.ndarray:
         if isinstance(error, BadImage):
             raise
         raise BadImage(f"truncated or damaged ({error})") from error
+    deep = image.mode.startswith("I;16") or image.mode in ("I", "F")
+    white = _declared_white(image) if deep else None  # a turned image has lost its tags
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return np.repeat(_to_8_bits(image)[..., None], 3, axis=2)
+    if deep:
+        return np.repeat(_to_8_bits(np.asarray(image), white)[..., None], 3, axis=2)
     return np.asarray(image.convert("RGB"))
 
 
-def _to_8_bits(image: Image.Image) -> np.ndarray:
-    """One deep channel as uint8: its declared white (TIFF MaxSampleValue, PNG sBIT, else 16 bits) becomes 255."""
-    values = np.asarray(image).astype(np.float64)
-    tags = getattr(image, "tag_v2", {})
-    white = tags.get(_TIFF_MAX_SAMPLE_VALUE)
-    white = white[0] if isinstance(white, tuple) else white
-    if white is None and (bits := _png_significant_bits(image)):
-        white = 2**bits - 1
-    if white is None and image.mode == "F":
+def _declared_white(image: Image.Image) -> float:
+    """The sample value that means white: TIFF's MaxSampleValue, PNG's sBIT, else the full 16 bits."""
+    white = getattr(image, "tag_v2", {}).get(_TIFF_MAX_SAMPLE_VALUE)
+    if white is not None:
+        return float(white[0] if isinstance(white, tuple) else white)
+    if bits := _png_significant_bits(image):
+        return 2**bits - 1
+    if image.mode == "F":
         raise BadImage("floating-point samples without a declared range")
-    white = white or 65535
+    return 65535
+
+
+def _to_8_bits(values: np.ndarray, white: float) -> np.ndarray:
+    """One deep channel as uint8, `white` as 255."""
+    values = values.astype(np.float64)
     if values.max() > white or values.min() < 0:
         raise BadImage(f"samples from {values.min():.0f} to {values.max():.0f} outside the declared 0 to {white:.0f}")
     return np.round(values * (255 / white)).astype(np.uint8)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from dermgen.config import InputError
-from dermgen.labels import BINARY, HAM10000, ISIC2019, LesionClass, Taxonomy, from_codes
+from dermgen.labels import BINARY, HAM10000, ISIC2019, LesionClass, Taxonomy, from_labels
 
 RAW_COLUMNS = "image_id path mask_path dx lesion_id patient_id age sex localization caption source license".split()
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -88,7 +88,7 @@ def imagefolder(data_dir: Path) -> Source:
         table["path"] = [str(data_dir / name) for name in table["file_name"]]
         if "mask_file_name" in table:
             table["mask_path"] = [str(data_dir / name) if name else "" for name in table["mask_file_name"]]
-        return _finish(table, from_codes(c.strip().lower() for c in table["dx"] if c.strip()), data_dir)
+        return _finish(table, from_labels(table["dx"]), data_dir)
     folders = sorted(p for p in data_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise InputError(f"{data_dir} has no folder per class and no metadata.csv")
@@ -107,7 +107,7 @@ def imagefolder(data_dir: Path) -> Source:
     empty = [f.name for f in folders if f.name not in {row["dx"] for row in rows}]
     if empty:
         raise InputError(f"class folder {empty[0]!r} of {data_dir} is empty: fill it or remove it")
-    return _finish(pd.DataFrame(rows), from_codes(f.name.lower() for f in folders), data_dir)
+    return _finish(pd.DataFrame(rows), from_labels(f.name for f in folders), data_dir)
 
 
 def hub_dataset(
@@ -146,7 +146,7 @@ def hub_dataset(
         group = str(item[group_column]) if group_column else ""
         rows.append({"image_id": f"{i:07d}", "path": str(path), "dx": label, "lesion_id": group, **extra})
     table = pd.DataFrame(rows).assign(source=dataset_id)
-    return _finish(table, from_codes(c.strip().lower() for c in table["dx"] if c.strip()), download_dir)
+    return _finish(table, from_labels(table["dx"]), download_dir)
 
 
 READERS: dict[str, Callable[[Path], Source]] = {

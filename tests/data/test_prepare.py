@@ -1,0 +1,217 @@
+"""`dermgen prepare` from folder to manifest: audit, rejects, resuming, copies, and datasets reading the result."""
+
+import io
+import json
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dermgen.config import InputError
+from dermgen.data import duplicates, manifest, splits
+from dermgen.data.phantom import draw_lesion
+from dermgen.data.prepare import PrepareConfig, prepare
+from dermgen.labels import HAM10000
+
+
+def run(data_dir, output_dir, **changes):
+    settings = {"source": "ham10000", "resolution": 32, "num_workers": 1, **changes}
+    return prepare(PrepareConfig(data_dir=str(data_dir), output_dir=str(output_dir), **settings))
+
+
+def facts(folder) -> dict:
+    return json.loads((Path(folder) / "prepare.json").read_text())
+
+
+def test_the_manifest_folder_is_a_hugging_face_imagefolder(manifest_dir):
+    data = datasets.load_dataset("imagefolder", data_dir=str(manifest_dir), split="train")
+    table = manifest.read(manifest_dir)
+    assert len(data) == len(table)
+    by_id = {row["image_id"]: row for row in data}
+    for row in table.head(3).to_dict("records"):
+        loaded = by_id[row["image_id"]]
+        assert loaded["dx"] == row["dx"]
+        assert np.array_equal(np.asarray(loaded["image"]), np.asarray(Image.open(manifest_dir / row["file_name"])))
+    assert list(pd.read_csv(manifest_dir / "metadata.csv").columns)[: len(manifest.COLUMNS)] == manifest.COLUMNS
+
+
+def test_images_and_masks_have_the_asked_size_and_no_metadata(manifest_dir):
+    for row in manifest.read(manifest_dir).to_dict("records"):
+        image, mask = (Image.open(manifest_dir / row[c]) for c in ("file_name", "mask_file_name"))
+        assert (image.size, image.mode, mask.size, mask.mode) == ((32, 32), "RGB", (32, 32), "L")
+        assert not image.info
+        assert not image.getexif()
+        assert set(np.unique(np.asarray(mask))) <= {0, 255}
+
+
+def test_lesions_stay_together_and_the_audit_says_so(manifest_dir):
+    table = manifest.read(manifest_dir)
+    assert splits.crossing_groups(table["split"], table["lesion_id"]) == 0
+    audit = facts(manifest_dir)["audit"]
+    assert (audit["images"], audit["groups"], audit["groups_crossing_splits"]) == (len(table), 28, 0)
+    assert set(table["split"]) == {"train", "val", "test"}
+
+
+def test_a_split_by_image_must_be_asked_for_and_is_marked(phantoms, tmp_path, capsys):
+    run(phantoms, tmp_path / "m", allow_leaky_split=True)
+    assert manifest.is_leaky(tmp_path / "m")
+    assert facts(tmp_path / "m")["audit"]["groups_crossing_splits"] > 0
+    assert "LEAKY" in capsys.readouterr().out
+
+
+def test_a_second_run_keeps_what_is_done_and_another_setting_is_refused(phantoms, tmp_path):
+    folder = run(phantoms, tmp_path / "m")
+    before = {p.name: p.stat().st_mtime_ns for p in (folder / "images").iterdir()}
+    table = (folder / "metadata.csv").read_text()
+    lost = next((folder / "images").iterdir())
+    lost.unlink()
+    run(phantoms, tmp_path / "m")
+    after = {p.name: p.stat().st_mtime_ns for p in (folder / "images").iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {lost.name}
+    assert (folder / "metadata.csv").read_text() == table
+    with pytest.raises(InputError, match="resolution was 32 and is 64"):
+        run(phantoms, tmp_path / "m", resolution=64)
+
+
+def test_a_source_image_that_changed_is_prepared_again(phantoms, tmp_path):
+    shutil.copytree(phantoms, tmp_path / "raw")
+    folder = run(tmp_path / "raw", tmp_path / "m")
+    source = sorted((tmp_path / "raw" / "HAM10000_images_part_1").iterdir())[0]
+    Image.new("RGB", Image.open(source).size, (1, 2, 3)).save(source, quality=100)
+    os.utime(source, (2**31, 2**31))
+    run(tmp_path / "raw", tmp_path / "m")
+    assert np.asarray(Image.open(folder / "images" / f"{source.stem}.png")).max() < 10
+
+
+def test_bad_files_are_listed_and_left_alone_and_too_many_stop_the_run(phantoms, tmp_path):
+    raw = tmp_path / "raw"
+    shutil.copytree(phantoms, raw)
+    images = sorted((raw / "HAM10000_images_part_1").iterdir())
+    images[0].write_bytes(images[0].read_bytes()[:500])
+    images[1].write_bytes(b"")
+    contents = {p: p.read_bytes() for p in images}
+    folder = run(raw, tmp_path / "m")
+    rejected = pd.read_csv(folder / "rejected.csv").set_index("image_id")["reason"]
+    assert rejected[images[0].stem].startswith("truncated")
+    assert rejected[images[1].stem] == "zero bytes"
+    assert len(rejected) == 2
+    assert {p: p.read_bytes() for p in images} == contents
+    assert not set(rejected.index) & set(manifest.read(folder)["image_id"])
+    for path in images[2:6]:
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"6 of \d+ files are bad .more than 5%., most often: zero bytes"):
+        run(raw, tmp_path / "m2")
+    assert not (tmp_path / "m2" / "metadata.csv").exists()
+
+
+def test_cropping_to_the_lesion_makes_it_larger(phantoms, tmp_path):
+    share = {}
+    for crop in ("center", "lesion"):
+        folder = run(phantoms, tmp_path / crop, crop=crop, crop_margin=0.1)
+        names = manifest.read(folder)["mask_file_name"]
+        share[crop] = np.mean([(np.asarray(Image.open(folder / n)) > 127).mean() for n in names])
+    assert share["lesion"] > 1.4 * share["center"]
+    assert facts(tmp_path / "lesion")["crops"] == {"mask": len(names)}
+
+
+def test_without_masks_the_lesion_is_found_by_segmentation(phantoms, tmp_path):
+    shutil.copytree(phantoms, tmp_path / "raw", ignore=shutil.ignore_patterns("*segmentation*"))
+    folder = run(tmp_path / "raw", tmp_path / "m", crop="lesion")
+    assert facts(folder)["crops"]["segmentation"] > 0.8 * len(manifest.read(folder))
+    assert set(manifest.read(folder)["mask_file_name"]) == {""}
+
+
+def copies(image: Image.Image, rng) -> dict[str, Image.Image]:
+    """What people do to a photograph before they file it again."""
+    width, height = image.size
+    small = io.BytesIO()
+    image.save(small, "JPEG", quality=50)
+    cut = [int(c) for c in rng.uniform(0, 0.05, 2) * (width, height)]
+    return {
+        "recompressed": Image.open(small).convert("RGB"),
+        "resized": image.resize((width * 2 // 3, height * 2 // 3), Image.Resampling.LANCZOS),
+        "brightened": Image.fromarray((np.asarray(image) * 1.15).clip(0, 255).astype(np.uint8)),
+        "cropped": image.crop((cut[0], cut[1], int(width * 0.95) + cut[0], int(height * 0.95) + cut[1])),
+        "mirrored": image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        "turned": image.transpose(Image.Transpose.ROTATE_90),
+    }
+
+
+def assert_copies_are_found(images: list[Image.Image], least: float) -> None:
+    rng = np.random.default_rng(0)
+    prints = [duplicates.fingerprint(image) for image in images]
+    origin = list(range(len(images)))
+    kinds = ["original"] * len(images)
+    for i, image in enumerate(images):
+        for kind, copy in copies(image, rng).items():
+            prints.append(duplicates.fingerprint(copy))
+            origin.append(i)
+            kinds.append(kind)
+    thumbnails, hashes = (np.stack(column) for column in zip(*prints, strict=True))
+    pairs = duplicates.find_pairs(thumbnails, hashes, range(len(prints)))
+    assert all(origin[i] == origin[j] for i, j in pairs)
+    found = {j for i, j in pairs if i < len(images) and origin[j] == i}
+    for kind in set(kinds) - {"original"}:
+        of_kind = [n for n, k in enumerate(kinds) if k == kind]
+        assert np.mean([n in found for n in of_kind]) >= least, kind
+
+
+def test_copies_of_phantoms_under_new_ids_are_found_and_nothing_else():
+    lesions = [draw_lesion(code, 9, n, 256)[0][0] for n in range(6) for code in HAM10000.codes]
+    assert_copies_are_found([Image.fromarray(image) for image in lesions], least=0.9)
+
+
+def test_a_planted_copy_joins_its_groups_in_one_split(phantoms, tmp_path):
+    raw = tmp_path / "raw"
+    shutil.copytree(phantoms, raw)
+    table = pd.read_csv(raw / "HAM10000_metadata.csv")
+    new = []
+    for i in range(0, 20, 2):
+        row = table.iloc[i].to_dict()
+        image = Image.open(raw / "HAM10000_images_part_1" / f"{row['image_id']}.jpg")
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(
+            raw / "HAM10000_images_part_1" / f"COPY_{i}.jpg", quality=70
+        )
+        new.append({**row, "image_id": f"COPY_{i}", "lesion_id": f"OTHER_{i}"})
+    pd.concat([table, pd.DataFrame(new)]).to_csv(raw / "HAM10000_metadata.csv", index=False)
+    folder = run(raw, tmp_path / "m")
+    split = manifest.read(folder).set_index("image_id")["split"]
+    assert all(split[f"COPY_{i}"] == split[table["image_id"][i]] for i in range(0, 20, 2))
+    assert facts(folder)["audit"]["groups_joined"] == 10
+    loose = run(raw, tmp_path / "loose", find_duplicates=False)
+    assert facts(loose)["audit"]["groups_joined"] == 0
+
+
+def ham10000() -> Path | None:
+    for place in (os.environ.get("DERMGEN_HAM10000"), Path(__file__).parents[3] / "shared" / "data" / "ham10000"):
+        if place and Path(place).is_dir():
+            return Path(place)
+    return None
+
+
+needs_ham10000 = pytest.mark.skipif(ham10000() is None, reason="no HAM10000 here; set DERMGEN_HAM10000 to its folder")
+
+
+@needs_ham10000
+def test_copies_of_real_photographs_are_found_and_nothing_else():
+    paths = sorted((ham10000() / "HAM10000_images_part_1").glob("*.jpg"))[::40]
+    assert_copies_are_found([Image.open(p).convert("RGB") for p in paths], least=0.95)
+
+
+@needs_ham10000
+def test_all_of_ham10000_joins_at_most_five_groups_in_bounded_memory(tmp_path):
+    folder = run(ham10000(), tmp_path / "m", resolution=64, num_workers=2)
+    audit = facts(folder)["audit"]
+    assert audit["images"] == 10_015
+    assert audit["groups_joined"] <= 5
+    assert audit["groups"] == 7_470 - audit["groups_joined"]
+    assert audit["groups_crossing_splits"] == 0
+    for name, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+        assert abs(audit["images_per_split"][name] / 10_015 - share) < 0.005
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2e6  # kilobytes
