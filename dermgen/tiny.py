@@ -102,7 +102,6 @@ def train_tiny(config: TinyConfig) -> Path:
             ema_decay=0.995,
             caption_dropout=0.1,
             random_flip=True,
-            snr_gamma=5.0,
             validation_prompt=[_short_caption(table, c) for c in shown],
             validation_steps=max(1, config.unet_steps // 4),
             **shared,

@@ -22,7 +22,7 @@ class AutoencoderConfig(TrainConfig):
     resolution: int = option(64, "height and width in pixels")
     channels: list[int] | None = option(None, "of the levels; each but the first halves the size; default 32 64 96")
     latent_channels: int = option(4, "of a latent pixel")
-    kl_weight: float = option(1e-6, "of the Kullback-Leibler term; Rombach et al. 2022 use 1e-6")
+    kl_weight: float = option(1e-6, "of the KL term, both terms summed over an image; Rombach et al. 2022 use 1e-6")
     edge_weight: float = option(1.0, "of the error of neighbour differences, which keeps lines sharp")
     validation_steps: int = option(500, "optimizer steps between two sheets of reconstructions")
 
@@ -64,8 +64,9 @@ def train(config: AutoencoderConfig) -> AutoencoderKL:
         images = to_unit_range(_turn(batch["pixels"], run.draws.integers(8)))
         reconstruction, kl = model(images, run.draws.normal(*latent_shape))
         l1, edges = F.l1_loss(reconstruction, images), edge_loss(reconstruction, images)
-        run.update(l1 + config.edge_weight * edges + config.kl_weight * kl.mean(), optimizer)
-        run.log(l1=l1, edges=edges, kl=kl.mean())
+        kl = kl.mean() / images[0].numel()  # the weight is for sums over an image, the other terms are means
+        run.update(l1 + config.edge_weight * edges + config.kl_weight * kl, optimizer)
+        run.log(l1=l1, edges=edges, kl=kl)
         if run.due(config.validation_steps) and run.is_main:
             pairs = torch.stack([images[:16], reconstruction[:16].detach()], dim=1).flatten(0, 1)
             run.sample_grid(to_uint8(pairs), columns=8)

@@ -276,6 +276,8 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
         if base_images is not None and run.due(validate_every):
             _sample_grid(config, pipeline, run, weights, base_images)
 
+    for model in (unet, *text_encoder):
+        run.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # compare without autocast's rounding
     with run.averaged_weights():
         if run.is_main:
             weights.save(run.output_dir)
