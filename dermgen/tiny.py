@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 
 from dermgen.config import InputError, claim_folder, option, require_at_least
 from dermgen.data import captions, manifest
-from dermgen.labels import TAXONOMIES
+from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.methods import autoencoder, dreambooth
 from dermgen.stable_diffusion.pipeline import build_pipeline
 
@@ -102,7 +102,8 @@ def train_tiny(config: TinyConfig) -> Path:
             ema_decay=0.995,
             caption_dropout=0.1,
             random_flip=True,
-            validation_prompt=[_short_caption(table, c) for c in shown],
+            validation_prompt=[_short_caption(table, c, from_labels(table["dx"])) for c in shown],
+            validation_guidance_scale=3.0,
             validation_steps=max(1, config.unet_steps // 4),
             **shared,
         )
@@ -118,6 +119,8 @@ def _vocabulary(config: TinyConfig) -> list[str]:
     return [*manifest.read(config.data_dir)["caption"], *names * 5]
 
 
-def _short_caption(table, code: str) -> str:
-    """The class's commonest caption up to its first comma."""
-    return table.loc[table["dx"] == code, "caption"].str.split(", ").str[0].mode()[0]
+def _short_caption(table, code: str, taxonomy: Taxonomy) -> str:
+    """How the captions call the class by its own name, up to their first comma."""
+    first_parts = table.loc[table["dx"] == code, "caption"].str.split(", ").str[0]
+    named = [text for text in first_parts if taxonomy[code].name in text]
+    return (named or list(first_parts))[0]

@@ -119,8 +119,9 @@ def check_readable(examples: Sequence[Example]) -> None:
 class PixelSet(Dataset):
     """Decoded, resized images as `{pixels, image_id, prompt_id}`, with `mask` where the lesion's is asked for.
 
-    `pixels` is uint8 (3, H, W): exactly `resolution` squared if the crop is fixed, else resized by the shorter side and
-    left for `random_crop` on the batch. `mask` is uint8 (1, resolution, resolution), zero where there is none.
+    `pixels` is uint8 (3, resolution, resolution). Without a fixed crop there is `whole` in its place, (3, H, W) with
+    the shorter side at `resolution`, for `random_crop` on the batch. `mask` is uint8 (1, resolution, resolution),
+    zero where there is none.
 
     Args:
         examples: the images.
@@ -140,7 +141,7 @@ class PixelSet(Dataset):
         interpolation: str = "lanczos",
         masks: bool = False,
     ):
-        self.examples, self.prompt_ids, self.masks = examples, prompt_ids, masks
+        self.examples, self.prompt_ids, self.masks, self.crop = examples, prompt_ids, masks, crop
         resize = transforms.Resize(resolution, InterpolationMode[interpolation.upper()])
         self.transform = transforms.Compose([resize, transforms.CenterCrop(resolution)]) if crop else resize
         self.resolution = resolution
@@ -152,7 +153,8 @@ class PixelSet(Dataset):
         example = self.examples[i]
         try:
             image = Image.fromarray(preprocess.read_image(Path(example.path)))
-            item = {"pixels": TF.pil_to_tensor(self.transform(image)), "image_id": example.image_id}
+            name = "pixels" if self.crop else "whole"
+            item = {name: TF.pil_to_tensor(self.transform(image)), "image_id": example.image_id}
             if self.masks:
                 mask = torch.zeros(1, self.resolution, self.resolution, dtype=torch.uint8)
                 if example.mask_path:
@@ -174,29 +176,15 @@ def always_square(examples: Sequence[Example]) -> bool:
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack tensors and numbers; image ids, and images of unequal size, stay lists."""
+    """Stack tensors and numbers; image ids, and whole images of any shape, stay lists."""
     batch: dict[str, Any] = {}
     for name in items[0]:
         values = [item[name] for item in items]
         if isinstance(values[0], int):
             batch[name] = torch.tensor(values)
-        elif isinstance(values[0], torch.Tensor) and len({v.shape for v in values}) == 1:
-            batch[name] = torch.stack(values)
         else:
-            batch[name] = values
+            batch[name] = values if name in ("image_id", "whole") else torch.stack(values)
     return batch
-
-
-def join(batches: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Put several collated batches behind one another."""
-    joined: dict[str, Any] = {}
-    for name in batches[0]:
-        values = [batch[name] for batch in batches]
-        if all(isinstance(v, torch.Tensor) for v in values) and len({v.shape[1:] for v in values}) == 1:
-            joined[name] = torch.cat(values)
-        else:
-            joined[name] = [row for value in values for row in value]
-    return joined
 
 
 def random_crop(images: Sequence[torch.Tensor], size: int, draws: Draws) -> torch.Tensor:

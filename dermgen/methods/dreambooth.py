@@ -28,7 +28,6 @@ from dermgen.data.loading import (
     check_readable,
     collate,
     folder_examples,
-    join,
     manifest_examples,
 )
 from dermgen.sampling import Request, draw
@@ -54,7 +53,7 @@ class DreamboothConfig(TrainConfig):
     MAY_CHANGE: ClassVar[frozenset[str]] = TrainConfig.MAY_CHANGE | frozenset(
         "cache_dir cache_latents pre_compute_text_embeddings sample_batch_size gradient_checkpointing "
         "set_grads_to_none validation_prompt "
-        "num_validation_images validation_steps validation_epochs validation_scheduler "
+        "validation_guidance_scale num_validation_images validation_steps validation_epochs validation_scheduler "
         "held_out_steps held_out_images push_to_hub hub_model_id hub_token skip_save_text_encoder "
         "prior_generation_precision".split()
     )
@@ -110,6 +109,7 @@ class DreamboothConfig(TrainConfig):
 
     validation_prompt: list[str] | None = option(None, "prompts of the sample grids")
     num_validation_images: int = option(4, "images per prompt in a sample grid")
+    validation_guidance_scale: float = option(7.5, "weight of the prompt in a sample grid")
     validation_steps: int | None = option(100, "optimizer steps between sample grids")
     validation_epochs: int | None = option(None, "epochs between sample grids, in place of steps")
     validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = option(
@@ -236,10 +236,13 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
         class_images=len(prior),
     )
 
-    def losses(batch: dict, draws: Draws) -> torch.Tensor:
-        """Denoising loss of each image, (N,)."""
-        latents, mask = latent_source(batch, draws)
-        prompt_ids = batch["prompt_id"]
+    def losses(batches: Sequence[dict], draws: Draws) -> torch.Tensor:
+        """Denoising loss of each image of all batches, (N,)."""
+        prompt_ids = torch.cat([batch["prompt_id"] for batch in batches])
+        parts = draws.split([len(batch["prompt_id"]) for batch in batches])
+        encoded = [latent_source(batch, part) for batch, part in zip(batches, parts, strict=True)]
+        latents = torch.cat([x for x, _ in encoded])
+        mask = None if encoded[0][1] is None else torch.cat([m for _, m in encoded])
         if config.caption_dropout:
             prompt_ids = torch.where(draws.uniform() < config.caption_dropout, prompts.empty, prompt_ids)
         hidden = prompt_source(prompt_ids, *text_encoder)
@@ -267,8 +270,10 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     for model in weights.models:
         model.train()
     for batch in run.batches(*sets, collate_fn=collate):
-        loss = losses(join(batch), run.draws) if prior else losses(batch, run.draws)
-        loss = prior_preservation(loss, config.prior_loss_weight) if prior else loss.mean()
+        if prior:
+            loss = prior_preservation(losses(batch, run.draws), config.prior_loss_weight)
+        else:
+            loss = losses([batch], run.draws).mean()
         run.update(loss, optimizer)
         run.log(loss=loss)
         if held_out_set is not None and run.due(config.held_out_steps):
@@ -501,7 +506,9 @@ def _validation_images(config: DreamboothConfig, pipeline, run: Run) -> torch.Te
     if not run.is_main:
         return torch.empty(0)
     scheduler = {"DPMSolverMultistepScheduler": "dpmsolver++", "DDPMScheduler": "ddpm"}[config.validation_scheduler]
-    generator = StableDiffusionGenerator(pipeline, scheduler=scheduler, resolution=config.resolution)
+    generator = StableDiffusionGenerator(
+        pipeline, guidance_scale=config.validation_guidance_scale, scheduler=scheduler, resolution=config.resolution
+    )
     wanted = list(itertools.product(config.validation_prompt, range(config.num_validation_images)))
     images = []
     for start in range(0, len(wanted), config.sample_batch_size):
@@ -541,7 +548,7 @@ def _held_out_loss(dataset: Dataset, losses, run: Run, weights, config: Dreamboo
                 for k, v in collate([dataset[i] for i in part]).items()
             }
             total += losses(
-                batch, Draws([derive_seed(config.seed, 2**30, i) for i in part], run.accelerator.device)
+                [batch], Draws([derive_seed(config.seed, 2**30, i) for i in part], run.accelerator.device)
             ).sum()
     for model in weights.models:
         model.train()

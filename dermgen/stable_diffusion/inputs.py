@@ -133,9 +133,7 @@ class LatentSource:
             mean, std = moments[:, :channels], moments[:, channels : 2 * channels]
             mask = moments[:, 2 * channels :] if moments.shape[1] > 2 * channels else None
         else:
-            pixels = batch["pixels"]
-            if isinstance(pixels, list) or pixels.shape[-2:] != (self.resolution, self.resolution):
-                pixels = random_crop(pixels, self.resolution, draws)
+            pixels = random_crop(batch["whole"], self.resolution, draws) if "whole" in batch else batch["pixels"]
             if self.flip:
                 pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
             mean, std = latent_moments(self.vae, pixels, batch["image_id"])

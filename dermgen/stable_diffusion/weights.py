@@ -75,7 +75,7 @@ class LoraWeights:
         rank: of the update matrices.
         alpha: scale; the update is multiplied by alpha / rank.
         dropout: on the adapters' input.
-        use_dora: weight-decomposed adapters (Liu et al. 2024, arXiv:2402.09353).
+        use_dora: weight-decomposed adapters in the UNet (Liu et al. 2024, arXiv:2402.09353).
         target_modules: ends of the names of UNet layers.
 
     Raises:
@@ -103,15 +103,10 @@ class LoraWeights:
             raise InputError(
                 f"no layer of the UNet matches the LoRA targets {', '.join(target_modules)}; it has {', '.join(kinds)}"
             )
-        shared = {
-            "r": rank,
-            "lora_alpha": alpha,
-            "lora_dropout": dropout,
-            "use_dora": use_dora,
-            "init_lora_weights": "gaussian",
-        }
-        pipeline.unet.add_adapter(LoraConfig(target_modules=list(target_modules), **shared))
+        shared = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "init_lora_weights": "gaussian"}
+        pipeline.unet.add_adapter(LoraConfig(target_modules=list(target_modules), use_dora=use_dora, **shared))
         if train_text_encoder:
+            # Never DoRA: diffusers (0.42) loses its magnitudes when it loads a text encoder.
             pipeline.text_encoder.add_adapter(LoraConfig(target_modules=list(TEXT_TARGETS), **shared))
         # Gradients of half-precision weights cannot be unscaled.
         cast_training_params(self.models, dtype=torch.float32)

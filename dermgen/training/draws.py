@@ -4,6 +4,7 @@ Both are functions of `(seed, k)` alone. Resuming is a start index, and neither 
 of processes changes what happens to an image.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -62,6 +63,15 @@ class Draws:
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
         self.rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.device = device
+
+    def split(self, sizes: Sequence[int]) -> list["Draws"]:
+        """The same streams in parts of these sizes; what a part draws is drawn here too."""
+        parts, rngs = [], iter(self.rngs)
+        for size in sizes:
+            part = Draws([], self.device)
+            part.rngs = list(itertools.islice(rngs, size))
+            parts.append(part)
+        return parts
 
     def normal(self, *shape: int) -> torch.Tensor:
         """Standard normal numbers, (N, *shape) float32."""

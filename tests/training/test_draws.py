@@ -4,7 +4,7 @@ from itertools import islice
 
 import torch
 
-from dermgen.training.draws import Draws, DrawnItems, Order, Positions, derive_seed
+from dermgen.training.draws import DrawnItems, Draws, Order, Positions, derive_seed
 
 
 def test_every_stretch_of_the_order_holds_each_index_once_and_epochs_differ():

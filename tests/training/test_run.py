@@ -13,8 +13,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
-from toy_run import ToyConfig, build, train
 from torch import nn
+from toy_run import ToyConfig, build, train
 
 from dermgen.config import InputError
 from dermgen.training import run as run_module

@@ -1,7 +1,7 @@
 """A training of a small network on numbers, to be started, stopped and killed by tests.
 
-Its loss uses the image, noise, a timestep and a flip, all drawn for the image; `--die` kills the process with SIGKILL at a
-chosen moment of its second checkpoint.
+Its loss uses the image, noise, a timestep and a flip, all drawn for the image; `--die` kills the process with SIGKILL
+at a chosen moment of its second checkpoint.
 """
 
 import os

@@ -1,0 +1,274 @@
+"""DreamBooth, full and LoRA: files, resuming, prior preservation, options, bad input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+from safetensors.torch import load_file
+
+from dermgen.config import InputError
+from dermgen.data import manifest
+from dermgen.methods import dreambooth
+from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
+
+LORA = "pytorch_lora_weights.safetensors"
+
+
+def fresh():
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def settings(base_dir, manifest_dir, output_dir, **changes):
+    return {
+        "pretrained_model_name_or_path": str(base_dir),
+        "data_dir": str(manifest_dir),
+        "output_dir": str(output_dir),
+        "resolution": 32,
+        "train_batch_size": 2,
+        "max_train_steps": 3,
+        "checkpointing_steps": 2,
+        "learning_rate": 1e-2,
+        "lr_warmup_steps": 0,
+        "report_to": "none",
+        "logging_steps": 1,
+        **changes,
+    }
+
+
+@pytest.fixture
+def train(base_dir, manifest_dir, tmp_path):
+    def lora(name="run", full=False, **changes):
+        fresh()
+        kind = DreamboothConfig if full else DreamboothLoraConfig
+        dreambooth.train(kind(**settings(base_dir, manifest_dir, tmp_path / name, **changes)))
+        return tmp_path / name
+
+    return lora
+
+
+def losses(folder):
+    return [json.loads(x).get("loss") for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal_files(a: Path, b: Path):
+    ours, theirs = load_file(a), load_file(b)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_lora_leaves_the_files_that_diffusers_script_leaves(train):
+    folder = train(train_text_encoder=True, lora_alpha=8.0)
+    assert {p.name for p in folder.iterdir()} >= {
+        LORA,
+        "checkpoint-2",
+        "checkpoint-3",
+        "config.yaml",
+        "provenance.json",
+    }
+    assert {p.name for p in (folder / "checkpoint-2").iterdir()} >= {LORA, "optimizer.bin", "random_states_0.pkl"}
+    facts = json.loads((folder / "provenance.json").read_text())
+    assert facts["reloaded_output_difference"] < 1e-4
+
+
+def test_full_training_leaves_a_pipeline_and_checkpoints_with_unet_folders(train):
+    folder = train(full=True, train_text_encoder=True)
+    assert (folder / "model_index.json").exists()
+    for part in ("unet", "text_encoder"):
+        assert (folder / "checkpoint-2" / part / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"full": True, "train_text_encoder": True, "ema_decay": 0.9},
+        {"train_text_encoder": True, "lora_dropout": 0.2, "use_dora": True, "gradient_accumulation_steps": 2},
+    ],
+)
+def test_a_resumed_training_ends_with_the_same_weights(train, options):
+    whole = train("whole", **options)
+    train("cut", **options)
+    shutil.rmtree(whole.parent / "cut" / "checkpoint-3")
+    cut = train("cut", **options)
+    name = LORA if not options.get("full") else "unet/diffusion_pytorch_model.safetensors"
+    assert_equal_files(whole / name, cut / name)
+    assert losses(whole) == losses(cut)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_accumulation_gives_the_losses_of_a_larger_batch_noise_flips_and_dropped_captions_included(train, cache):
+    options = {
+        "cache_latents": cache,
+        "random_flip": True,
+        "caption_dropout": 0.3,
+        "snr_gamma": 5.0,
+        "offset_noise": True,
+    }
+    large = train("a", train_batch_size=4, **options)
+    small = train("b", train_batch_size=2, gradient_accumulation_steps=2, **options)
+    assert losses(large) == pytest.approx(losses(small), rel=1e-4)
+
+
+def test_caching_changes_nothing_but_rounding(train):
+    options = {"random_flip": True, "mask_loss_weight": 3.0}
+    on = train("on", **options)
+    off = train("off", cache_latents=False, pre_compute_text_embeddings=False, **options)
+    assert losses(on) == pytest.approx(losses(off), rel=1e-4)
+
+
+def test_prior_preservation_adds_the_weighted_loss_of_drawn_class_images(train, tmp_path):
+    options = {
+        "instance_class": "mel",
+        "instance_prompt": "a melanoma",
+        "with_prior_preservation": True,
+        "class_prompt": "a nevus",
+        "class_data_dir": str(tmp_path / "class"),
+        "num_class_images": 3,
+    }
+    one = train("one", **options, prior_loss_weight=1.0)
+    made = sorted(p.name for p in (tmp_path / "class").iterdir())
+    assert len(made) == 3
+    zero = train("zero", **options, prior_loss_weight=0.0)
+    two = train("two", **options, prior_loss_weight=2.0)
+    first = [losses(folder)[0] for folder in (zero, one, two)]
+    assert first[1] - first[0] > 0.1
+    assert first[2] - first[0] == pytest.approx(2 * (first[1] - first[0]), rel=1e-4)
+    assert sorted(p.name for p in (tmp_path / "class").iterdir()) == made
+
+
+def test_class_images_are_reused_only_for_the_same_prompt_and_own_images_count(train, tmp_path):
+    folder = tmp_path / "class"
+    folder.mkdir()
+    Image.new("RGB", (40, 50), (200, 150, 120)).save(folder / "my own.jpg")
+    options = {"with_prior_preservation": True, "class_data_dir": str(folder), "num_class_images": 3}
+    train("a", class_prompt="a nevus", **options)
+    assert len(list(folder.iterdir())) == 3
+    train("b", class_prompt="a mole", **options)
+    assert len(list(folder.iterdir())) == 5
+    assert (folder / "my own.jpg").exists()
+
+
+def test_a_folder_of_plain_images_of_any_shape_is_cropped_at_random(train, tmp_path, manifest_dir):
+    folder = tmp_path / "instances"
+    folder.mkdir()
+    for i, size in enumerate([(60, 40), (40, 70), (50, 50)]):
+        Image.new("RGB", size, (60 * i, 90, 120)).save(folder / f"{i}.png")
+    for name in (".DS_Store", "Thumbs.db"):
+        (folder / name).write_bytes(b"not an image")
+    options = {"data_dir": None, "instance_data_dir": str(folder), "instance_prompt": "a lesion"}
+    a = train("a", train_batch_size=4, **options)
+    b = train("b", train_batch_size=1, gradient_accumulation_steps=4, **options)
+    assert losses(a) == pytest.approx(losses(b), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_first_loss_of_an_untrained_step_is_the_mean_squared_error_computed_by_hand(
+    train, base_dir, manifest_dir, kind
+):
+    from dermgen.data.loading import manifest_examples, to_unit_range
+    from dermgen.stable_diffusion.pipeline import load_pipeline
+    from dermgen.training.draws import Order, derive_seed
+
+    folder = train(prediction_type=kind, cache_latents=False, train_batch_size=3, max_train_steps=1)
+    pipeline = load_pipeline(str(base_dir))
+    examples = manifest_examples(manifest_dir, "train")
+    order = Order(len(examples), 0, 0)
+    scheduler, alphas = pipeline.scheduler, pipeline.scheduler.alphas_cumprod
+    errors = []
+    for k in range(3):
+        example, rng = examples[order[k]], torch.Generator().manual_seed(derive_seed(0, 0, k))
+        from torchvision.transforms.functional import pil_to_tensor
+
+        with torch.no_grad():
+            posterior = pipeline.vae.encode(to_unit_range(pil_to_tensor(Image.open(example.path)))[None]).latent_dist
+            latents = (posterior.mean + posterior.std * torch.randn(4, 16, 16, generator=rng)) * 0.5
+            noise, t = torch.randn(4, 16, 16, generator=rng), torch.randint(1000, (), generator=rng)
+            ids = pipeline.tokenizer(example.prompt, padding="max_length", return_tensors="pt").input_ids
+            a, s = alphas[t].sqrt(), (1 - alphas[t]).sqrt()
+            predicted = pipeline.unet(a * latents + s * noise, t, pipeline.text_encoder(ids)[0]).sample
+            target = noise if kind == "epsilon" else a * noise - s * latents
+            errors.append((predicted - target).pow(2).mean())
+    assert scheduler.config.num_train_timesteps == 1000
+    assert losses(folder)[0] == pytest.approx(float(torch.stack(errors).mean()), rel=1e-4)
+
+
+def test_training_lowers_the_held_out_loss_and_draws_grids_of_base_and_tuned(train):
+    folder = train(
+        max_train_steps=60,
+        train_batch_size=8,
+        held_out_steps=30,
+        validation_prompt=["a melanoma", "a nevus"],
+        num_validation_images=2,
+        validation_steps=60,
+        max_images_per_class=4,
+        rank=8,
+    )
+    held_out = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines() if "held_out" in x]
+    assert [x["step"] for x in held_out] == [30, 60]
+    first, last = sum(losses(folder)[:5]) / 5, sum(x for x in losses(folder)[-5:] if x) / 5
+    assert last < first
+    grid = Image.open(folder / "samples" / "step-60.png")
+    assert grid.size == (2 * 36 + 4, 4 * 36 + 4)  # a row of base images and one of tuned images for each prompt
+    top, bottom = (grid.crop((4, y, 36, y + 32)).tobytes() for y in (4, 40))
+    assert top != bottom
+
+
+def test_instance_images_are_of_one_class_and_one_per_lesion_first(manifest_dir):
+    from dermgen.data.loading import manifest_examples
+
+    table = manifest.read(manifest_dir)
+    train = table[(table["dx"] == "mel") & (table["split"] == "train")]
+    number = train["lesion_id"].nunique()
+    chosen = manifest_examples(manifest_dir, "train", "mel", limit=number)
+    lesions = table.set_index("image_id").loc[[e.image_id for e in chosen], "lesion_id"]
+    assert lesions.nunique() == number
+    assert {e.prompt for e in chosen} <= set(train["caption"])
+
+
+def test_changed_settings_on_resume_are_refused(train):
+    train()
+    with pytest.raises(InputError, match="rank was 4 and is 8"):
+        train(rank=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_dir": "/nowhere"}, "no such folder: /nowhere"),
+        ({"data_dir": None, "instance_data_dir": "/nowhere", "instance_prompt": "x"}, "no such folder: /nowhere"),
+        ({"data_dir": None}, "give either --instance_data_dir"),
+        ({"instance_class": "wart"}, "unknown class 'wart': .* has akiec, bcc"),
+        ({"num_instance_images": 10_000}, "10000 images asked for"),
+        ({"resolution": 33}, "resolution must be a positive multiple of 8, got 33"),
+        ({"pretrained_model_name_or_path": "/nowhere"}, "no such model folder"),
+        ({"with_prior_preservation": True}, "needs --class_data_dir and --class_prompt"),
+        ({"train_text_encoder": True, "pre_compute_text_embeddings": True}, "cannot be used with"),
+        ({"instance_prompt": " "}, "the prompt ' ' has no tokens"),
+        ({"lora_target_modules": ["nothing"]}, "no layer of the UNet matches"),
+        ({"mixed_precision": "fp16"}, "fp16 needs a GPU"),
+        ({"use_8bit_adam": True}, "bitsandbytes is not installed"),
+        ({"enable_xformers_memory_efficient_attention": True}, "xformers is not installed"),
+        ({"report_to": "wandb"}, "wandb is not installed"),
+        ({"num_class_images": 0}, "num_class_images must be at least 1"),
+        ({"rank": 0}, "rank must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(train, changes, message):
+    with pytest.raises(InputError, match=message):
+        train(**changes)
+
+
+def test_an_empty_or_damaged_image_folder_is_found_before_the_model_is_loaded(train, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    options = {"data_dir": None, "instance_data_dir": str(folder), "instance_prompt": "x"}
+    with pytest.raises(InputError, match="has no images"):
+        train(**options)
+    (folder / "a.png").write_bytes(b"no")
+    with pytest.raises(InputError, match="1 of 1 images cannot be read"):
+        train(**options)
