@@ -1,0 +1,37 @@
+"""The command line starts fast and helps."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dermgen.cli import COMMANDS
+
+
+def fastest(code, tries=3):
+    times = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *code], check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def test_importing_dermgen_takes_under_a_third_of_a_second():
+    bare = fastest(["-c", "pass"])
+    assert fastest(["-c", "import dermgen"]) - bare < 0.3
+
+
+def test_help_takes_under_a_second_and_lists_the_commands():
+    assert fastest(["-m", "dermgen.cli", "--help"]) < 1
+    text = subprocess.run([sys.executable, "-m", "dermgen.cli", "--help"], capture_output=True, text=True).stdout
+    assert all(name in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_describes_its_options(command):
+    result = subprocess.run([sys.executable, "-m", "dermgen.cli", command, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--output_dir" in result.stdout
+    assert "--config RECIPE" in result.stdout

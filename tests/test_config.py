@@ -1,0 +1,113 @@
+"""Recipes and flags: one parser, clear errors."""
+
+import dataclasses
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from dermgen.config import InputError, TrainConfig, claim_folder, option, parse, save
+from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TrainConfig):
+    """Settings of a test."""
+
+    channels: list[int] | None = option(None, "numbers")
+    flag: bool = option(False, "a switch")
+    word: str | None = option(None, "text")
+
+
+def recipe(tmp_path, text):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    return ["--config", str(path)]
+
+
+def test_flags_override_the_recipe_wherever_they_stand(tmp_path):
+    config = recipe(tmp_path, "learning_rate: 1e-3\nema_decay: 0.5\nchannels: [8, 16]\nflag: true\nword: --odd value\n")
+    for argv in ([*config, "--ema_decay", "0.9"], ["--ema_decay", "0.9", *config]):
+        parsed = parse(Settings, argv)
+        assert (parsed.learning_rate, parsed.ema_decay, parsed.channels) == (1e-3, 0.9, [8, 16])
+        assert (parsed.flag, parsed.word) == (True, "--odd value")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ema_decai: 0.5", "unknown key 'ema_decai'; did you mean 'ema_decay'?"),
+        ("lr_scheduler: cosinus", "invalid choice"),
+        ("max_train_steps: 1.5", "invalid int value: '1.5'"),
+        ("ema_decay: 1.5", r"ema_decay must be in \[0, 1\), got 1.5"),
+        ("train_batch_size: 0", "train_batch_size must be at least 1, got 0"),
+        ("- a\n- b", "must hold `option: value` lines"),
+        ("a: [", "cannot read the recipe"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_what_to_write_instead(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        parse(Settings, recipe(tmp_path, text))
+
+
+def test_a_wrong_flag_or_a_missing_recipe_is_refused(tmp_path):
+    with pytest.raises(InputError, match="unknown option '--learning_rat'; did you mean 'learning_rate'"):
+        parse(Settings, ["--learning_rat", "1"])
+    with pytest.raises(InputError, match="cannot read the recipe"):
+        parse(Settings, ["--config", str(tmp_path / "none.yaml")])
+    with pytest.raises(InputError, match="needs the path"):
+        parse(Settings, ["--config"])
+
+
+@pytest.mark.parametrize("kind", [DreamboothConfig, DreamboothLoraConfig])
+def test_a_saved_config_parses_again_to_the_same(tmp_path, kind):
+    config = kind(
+        pretrained_model_name_or_path="x",
+        data_dir="y",
+        validation_prompt=["a b", "c"],
+        max_train_steps=7,
+        random_flip=True,
+        cache_latents=False,
+    )
+    save(config, tmp_path / "c.yaml")
+    assert parse(kind, ["--config", str(tmp_path / "c.yaml")]) == config
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().seed = 3
+
+
+def test_what_a_resumed_run_may_change_are_real_options():
+    for kind in (TrainConfig, DreamboothLoraConfig):
+        known = {f.name for f in dataclasses.fields(DreamboothLoraConfig)}
+        assert known >= kind.MAY_CHANGE
+
+
+def test_a_folder_belongs_to_the_settings_it_was_made_with(tmp_path):
+    claim_folder(tmp_path / "a", Settings(seed=1), may_change=("seed",))
+    claim_folder(tmp_path / "a", Settings(seed=2), may_change=("seed",))
+    with pytest.raises(InputError, match="word was None and is 'x'"):
+        claim_folder(tmp_path / "a", Settings(word="x"), may_change=("seed",))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="files in it that are not dermgen's"):
+        claim_folder(tmp_path / "b", Settings())
+
+
+def test_a_users_mistake_prints_one_line_and_exits_with_two(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "dermgen.cli",
+        "prepare",
+        "ham10000",
+        "--data_dir",
+        "/nowhere",
+        "--output_dir",
+        "x",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "error: no such folder: --data_dir /nowhere\n"

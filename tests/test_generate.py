@@ -1,0 +1,248 @@
+"""Generation: the same images however they are batched, shared or interrupted, with their provenance."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+
+from dermgen.config import InputError
+from dermgen.data import manifest
+from dermgen.generate import GenerateConfig, generate
+from dermgen.methods import dreambooth
+from dermgen.methods.dreambooth import DreamboothLoraConfig
+from dermgen.sampling import Request, draw
+
+
+def settings(model, folder, **changes):
+    base = {"prompt": "malignant skin lesion", "num_images": 5, "num_inference_steps": 3}
+    if "classes" in changes or "grid" in changes:
+        del base["prompt"]
+    return {"model": str(model), "output_dir": str(folder), **base, **changes}
+
+
+def run(model, folder, **changes) -> Path:
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    return generate(GenerateConfig(**settings(model, folder, **changes)))
+
+
+def images(folder) -> dict[str, np.ndarray]:
+    return {p.name: np.asarray(Image.open(p)).astype(int) for p in sorted((Path(folder) / "images").glob("*.png"))}
+
+
+def assert_same_images(a, b):
+    ours, theirs = images(a), images(b)
+    assert ours.keys() == theirs.keys()
+    assert max(np.abs(ours[k] - theirs[k]).max() for k in ours) <= 1
+
+
+@pytest.fixture(scope="module")
+def lora_dir(base_dir, manifest_dir, tmp_path_factory) -> Path:
+    """A LoRA run that was taught melanoma by an own prompt."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    folder = tmp_path_factory.mktemp("lora") / "run"
+    dreambooth.train(
+        DreamboothLoraConfig(
+            pretrained_model_name_or_path=str(base_dir),
+            data_dir=str(manifest_dir),
+            instance_class="mel",
+            instance_prompt="a dark lesion",
+            output_dir=str(folder),
+            cache_dir=str(folder.parent / "cache"),
+            resolution=32,
+            learning_rate=0.1,
+            max_train_steps=3,
+            lr_warmup_steps=0,
+            report_to="none",
+        )
+    )
+    return folder
+
+
+def test_an_image_depends_on_its_prompt_and_seed_alone(base_dir, tmp_path):
+    a = run(base_dir, tmp_path / "a", batch_size=8)
+    b = run(base_dir, tmp_path / "b", batch_size=2)
+    assert_same_images(a, b)
+    shifted = run(base_dir, tmp_path / "c", seed=2)
+    ours, theirs = list(images(a).values()), list(images(shifted).values())
+    assert np.abs(ours[2] - theirs[0]).max() <= 1
+    assert np.abs(ours[0] - theirs[0]).max() > 5
+
+
+def test_an_interrupted_generation_goes_on_and_keeps_what_is_there(base_dir, tmp_path):
+    whole = run(base_dir, tmp_path / "whole")
+    part = run(base_dir, tmp_path / "part")
+    (part / "images" / "image_00003.png").unlink()
+    (part / "images" / ".image_00003.png.partial").write_bytes(b"half an image")
+    (part / "metadata.csv").unlink()
+    before = {p.name: p.stat().st_mtime_ns for p in (part / "images").glob("*.png")}
+    run(base_dir, tmp_path / "part", batch_size=1)
+    assert all((part / "images" / n).stat().st_mtime_ns == t for n, t in before.items())
+    assert_same_images(whole, part)
+    assert (whole / "metadata.csv").read_text() == (part / "metadata.csv").read_text()
+
+
+def test_two_processes_draw_what_one_draws(base_dir, tmp_path):
+    one = run(base_dir, tmp_path / "one")
+    flags = [f"--{k}={v}" for k, v in settings(base_dir, tmp_path / "two").items()]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "dermgen.cli",
+    ]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*launcher, "generate", *flags], env=env, capture_output=True, text=True, timeout=180)
+    assert result.returncode == 0, result.stderr
+    assert_same_images(one, tmp_path / "two")
+    assert (one / "metadata.csv").read_text() == (tmp_path / "two" / "metadata.csv").read_text()
+
+
+def test_the_manifest_tells_how_each_image_was_made_and_datasets_reads_it(lora_dir, tmp_path):
+    folder = run(lora_dir, tmp_path / "m", classes="mel:2,df:1", negative_prompt="hair", seed=40)
+    table = manifest.read(folder)
+    assert list(table["image_id"]) == ["mel_00000", "mel_00001", "df_00000"]
+    assert list(table["prompt"]) == ["a dark lesion"] * 2 + ["dermoscopic image of dermatofibroma"]
+    assert list(table["seed"]) == ["40", "41", "42"]
+    assert set(table["synthetic"]) == {"true"}
+    assert set(table["scheduler"]) == {"dpmsolver++"}
+    assert set(table["negative_prompt"]) == {"hair"}
+    assert all(len(x) == 64 for x in table["model_sha256"])
+    assert set(table["split"]) == {""}
+    data = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
+    assert sorted(data["dx"]) == ["df", "mel", "mel"]
+    assert (folder / "sheets" / "mel.png").exists()
+
+
+def test_each_png_says_that_it_is_synthetic_and_by_what(base_dir, tmp_path):
+    folder = run(base_dir, tmp_path / "m", num_images=1)
+    text = Image.open(folder / "images" / "image_00000.png").text
+    assert text["Comment"].startswith("Synthetic image, not a photograph of a patient")
+    facts = json.loads(text["dermgen"])
+    assert (facts["prompt"], facts["seed"], facts["model"]) == ("malignant skin lesion", 0, str(base_dir))
+
+
+def test_adapter_weight_zero_is_the_base_model_and_one_is_not(base_dir, lora_dir, tmp_path):
+    base = run(base_dir, tmp_path / "base")
+    assert_same_images(base, run(lora_dir, tmp_path / "zero", adapter_weight=0.0))
+    tuned = run(lora_dir, tmp_path / "one")
+    assert max(np.abs(a - b).max() for a, b in zip(images(base).values(), images(tuned).values(), strict=True)) > 5
+
+
+def test_a_lora_file_alone_needs_its_base_named(base_dir, lora_dir, tmp_path):
+    file = lora_dir / "pytorch_lora_weights.safetensors"
+    with pytest.raises(InputError, match="do not say of which model: give --base_model"):
+        run(file, tmp_path / "a")
+    assert_same_images(run(file, tmp_path / "b", base_model=str(base_dir)), run(lora_dir, tmp_path / "c"))
+
+
+def test_a_grid_combines_all_attributes(base_dir, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("dx: [mel, df]\nlocalization: [back]\nage: [35, 65]\nsex: [female]\nskin_tone: [dark skin]\n")
+    folder = run(base_dir, tmp_path / "m", grid=str(grid), num_images=2)
+    table = manifest.read(folder)
+    assert len(table) == 2 * 2 * 2
+    assert set(table["prompt"]) == {
+        f"dermoscopic image of {name}, back, {age}-year-old female, dark skin"
+        for name in ("melanoma", "dermatofibroma")
+        for age in (35, 65)
+    }
+    assert set(table["age"]) == {35, 65}
+
+
+def test_image_to_image_starts_from_the_given_images(base_dir, manifest_dir, tmp_path):
+    source = manifest_dir / "images"
+    gentle = run(base_dir, tmp_path / "gentle", init_images=str(source), strength=0.05, num_inference_steps=20)
+    strong = run(base_dir, tmp_path / "strong", init_images=str(source), strength=1.0, num_inference_steps=20)
+    names = list(manifest.read(gentle)["source_image_id"])
+    assert names == sorted(p.stem for p in source.glob("*.png"))[:5]
+    pipeline_view = [
+        np.abs(g - s).mean() for g, s in zip(images(gentle).values(), images(strong).values(), strict=True)
+    ]
+    assert np.mean(pipeline_view) > 1
+
+
+@pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "ddpm", "euler", "pndm", "unipc"])
+def test_every_scheduler_draws_an_image_by_its_own_seed(base_dir, tmp_path, scheduler):
+    a = run(base_dir, tmp_path / "a", scheduler=scheduler, num_images=2, batch_size=2, num_inference_steps=5)
+    b = run(base_dir, tmp_path / "b", scheduler=scheduler, num_images=2, batch_size=1, num_inference_steps=5)
+    assert_same_images(a, b)
+
+
+class Hungry:
+    """Runs out of memory with more than two images at a time."""
+
+    def __init__(self, most):
+        self.most, self.batches = most, []
+
+    def sample(self, labels, seeds):
+        self.batches.append(len(labels))
+        if len(labels) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.tensor(seeds, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2)
+
+
+def test_the_batch_is_halved_when_memory_runs_out_and_no_image_is_lost(tmp_path):
+    requests = [Request("x", i, tmp_path / str(i)) for i in range(11)]
+    drawn = {}
+    generator = Hungry(most=2)
+    draw(generator, requests, lambda r, image: drawn.update({r.seed: int(image[0, 0, 0])}), batch_size=8)
+    assert drawn == {i: i for i in range(11)}
+    assert generator.batches == [8, 4, 2, 2, 2, 2, 2, 1]
+    with pytest.raises(InputError, match="not even one image fits into memory"):
+        draw(Hungry(most=0), requests, lambda r, image: None, batch_size=2)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
+    class Broken:
+        def sample(self, labels, seeds):
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        draw(Broken(), [Request("x", 0, tmp_path / "x")], lambda r, image: None, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "/nowhere"}, "no such model folder"),
+        ({"classes": "wart:3"}, "unknown class 'wart': HAM10000 has akiec"),
+        ({"classes": "mel"}, "must be like mel:500,df:300, got 'mel'"),
+        ({"prompt": None}, "give exactly one of --prompt, --classes and --grid"),
+        ({"prompt": ""}, "the prompt '' has no tokens"),
+        ({"resolution": 20}, "resolution must be a positive multiple of 8"),
+        ({"strength": 0.0}, "strength must be above 0"),
+        ({"grid": "/nowhere.yaml"}, "cannot read the grid"),
+        ({"init_images": "/nowhere"}, "init_images: no such folder"),
+    ],
+)
+def test_bad_input_is_one_sentence(base_dir, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        run(changes.pop("model", base_dir), tmp_path / "m", **changes)
+
+
+def test_other_settings_in_the_same_folder_are_refused(base_dir, tmp_path):
+    run(base_dir, tmp_path / "m", num_images=1)
+    with pytest.raises(InputError, match=r"guidance_scale was 7\.5 and is 3\.0"):
+        run(base_dir, tmp_path / "m", num_images=1, guidance_scale=3.0)
+
+
+def test_a_run_that_has_not_finished_says_so(lora_dir, tmp_path):
+    unfinished = tmp_path / "run"
+    unfinished.mkdir()
+    (unfinished / "config.yaml").write_text((lora_dir / "config.yaml").read_text())
+    with pytest.raises(InputError, match="has no final weights yet"):
+        run(unfinished, tmp_path / "m")

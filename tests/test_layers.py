@@ -1,0 +1,61 @@
+"""The package is a stack: a module imports only from its own layer or below, and methods never each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = [
+    {"config", "labels"},
+    {"data", "training", "sampling"},
+    {"stable_diffusion"},
+    {"methods"},
+    {"generate", "tiny"},
+    {"publish"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+MODULES = sorted((ROOT / "dermgen").rglob("*.py"))
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dermgen":
+            for alias in node.names:
+                yield [*node.module.split("."), alias.name][1:]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_point_down(path):
+    parts = path.relative_to(ROOT / "dermgen").with_suffix("").parts
+    for names in imported(path):
+        if names[0] not in LEVEL:
+            continue  # the package's own __version__
+        assert LEVEL[names[0]] <= LEVEL[parts[0]], f"{'/'.join(parts)} must not import {'.'.join(names)}"
+        if parts[0] == "methods" and names[0] == "methods":
+            pytest.fail(f"{parts[-1]} imports another method")
+
+
+def test_every_module_has_a_place_in_the_stack():
+    top = {p.relative_to(ROOT / "dermgen").parts[0].removesuffix(".py") for p in MODULES}
+    assert top - {"__init__"} == set(LEVEL)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_module_opens_with_what_it_owns(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_nothing_is_unpickled():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads"):
+                assert any(k.arg == "weights_only" for k in node.keywords), path
+
+
+def test_the_folder_picture_names_every_module():
+    picture = (ROOT / "docs" / "architecture.md").read_text()
+    for path in MODULES:
+        if path.name != "__init__.py":
+            assert path.name in picture, path
