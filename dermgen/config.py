@@ -30,9 +30,9 @@ def user_errors() -> Iterator[None]:
         sys.exit(2)
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field whose help text is also the command-line help."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(default: Any, help: str, **flag: Any) -> Any:
+    """A dataclass field whose help text is also the command-line help; `flag` goes to argparse's `add_argument`."""
+    return dataclasses.field(default=default, metadata={"help": help, **flag})
 
 
 def parse(config_cls: type[Config], argv: Sequence[str] | None = None) -> Config:

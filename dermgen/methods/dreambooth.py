@@ -86,7 +86,7 @@ class DreamboothConfig(TrainConfig):
     image_interpolation_mode: str = option("bilinear", "torchvision's name of the resizing filter")
     cache_latents: bool = option(True, "encode images once and keep the latents on disk, where no crop is random")
     pre_compute_text_embeddings: bool | None = option(
-        None, "encode prompts once; default yes, unless the text encoder is trained"
+        None, "encode prompts once; default yes, unless the text encoder is trained", nargs="?", const=True
     )
     cache_dir: str | None = option(None, "of latents and embeddings; default $DERMGEN_CACHE or ~/.cache/dermgen")
     tokenizer_max_length: int | None = option(None, "tokens of a prompt; default the tokenizer's")
