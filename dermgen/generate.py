@@ -28,6 +28,7 @@ from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.inputs import check_prompts
 from dermgen.stable_diffusion.pipeline import check_model, load_pipeline
 from dermgen.stable_diffusion.weights import LORA_FILE
+from dermgen.training.run import require_together
 
 GRID_FIELDS = (*captions.FIELDS, "skin_tone")
 
@@ -80,6 +81,7 @@ def generate(config: GenerateConfig) -> Path:
     rows = _plan(config)
     model_path, base = _resolve_model(config)
     accelerator = Accelerator()
+    require_together(accelerator)
     folder = Path(config.output_dir)
     if accelerator.is_main_process:
         claim_folder(folder, config, may_change=("output_dir", "batch_size"))

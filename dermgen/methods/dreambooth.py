@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -43,7 +43,7 @@ from dermgen.training.diffusion import (
     snr,
 )
 from dermgen.training.draws import Draws, derive_seed
-from dermgen.training.run import Run
+from dermgen.training.run import Run, load_trained_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +220,8 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     sets = [_dataset(part, prompts, config, pipeline, run) for part in (examples, prior) if part]
     latent_source = LatentSource(pipeline.vae, config.resolution, flip)
 
+    if run.accelerator.distributed_type == DistributedType.FSDP and isinstance(config, DreamboothLoraConfig):
+        raise InputError("FSDP shards weights that LoRA does not train: launch with accelerate_configs/multi_gpu.yaml")
     weights = _trained_weights(config, pipeline)
     if config.gradient_checkpointing:
         pipeline.unet.enable_gradient_checkpointing()
@@ -283,6 +285,8 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
 
     for model in (unet, *text_encoder):
         run.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # compare without autocast's rounding
+    if run.accelerator.distributed_type == DistributedType.FSDP:
+        weights = _gather_sharded(config, run, unet, *text_encoder)
     with run.averaged_weights():
         if run.is_main:
             weights.save(run.output_dir)
@@ -469,6 +473,17 @@ def _trained_weights(config: DreamboothConfig, pipeline: StableDiffusionPipeline
         config.use_dora,
         config.lora_target_modules or UNET_TARGETS,
     )
+
+
+def _gather_sharded(config: DreamboothConfig, run: Run, *models: torch.nn.Module) -> FullWeights:
+    """Weights that FSDP keeps in pieces, put together in a fresh pipeline."""
+    states = [run.accelerator.get_state_dict(model) for model in models]
+    pipeline = load_pipeline(config.pretrained_model_name_or_path, config.revision, config.variant)
+    whole = FullWeights(pipeline, config.train_text_encoder, not config.skip_save_text_encoder)
+    if run.is_main:
+        for model, state in zip(whole.models, states, strict=True):
+            load_trained_state(model, state)
+    return whole
 
 
 def _optimizer(config: DreamboothConfig, parameters: list) -> torch.optim.Optimizer:

@@ -433,6 +433,19 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted((p for p in numbered if (p / STATE_FILE).exists()), key=lambda p: int(p.name.split("-")[1]))
 
 
+def require_together(accelerator: Accelerator) -> None:
+    """Raise `InputError` where a launcher started several processes that do not know of each other.
+
+    accelerate does this with a CPU config of several processes; each would take itself for the only one.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise InputError(
+            f"{started} processes were started, but accelerate runs each by itself; several CPU processes are started by "
+            "ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N SCRIPT"
+        )
+
+
 def load_trained_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Load trained weights into `model`, whose frozen weights are in place already.
 
@@ -467,6 +480,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     except ValueError as error:
         # accelerate refuses a precision that the device lacks.
         raise InputError(f"{error} (mixed_precision {config.mixed_precision or 'of the accelerate config'})") from error
+    require_together(accelerator)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("fp16 needs a GPU, and accelerate would quietly train in float32: use bf16 or no")
     return accelerator

@@ -114,6 +114,12 @@ def test_two_processes_give_what_one_gives_also_when_one_process_resumes_their_r
     assert_same_final_state(tmp_path / "one", tmp_path / "mixed", exact=False)
 
 
+def test_processes_that_do_not_know_of_each_other_are_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="2 processes were started, but accelerate runs each by itself"):
+        toy(tmp_path)
+
+
 @pytest.mark.parametrize("moment", ["saving", "whole", "rotating"])
 def test_a_run_killed_in_the_middle_of_a_checkpoint_goes_on_to_the_same_end(tmp_path, moment):
     whole, _ = toy(tmp_path / "whole")
