@@ -26,13 +26,13 @@ class TinyConfig:
     max_images_per_class: int | None = option(None, "show the UNet at most this many images of each class")
     resolution: int = option(64, "height and width in pixels")
     seed: int = option(0, "of weights, data order and noise")
-    autoencoder_channels: list[int] | None = option(None, "of the autoencoder's levels; default 32 64 96")
+    autoencoder_channels: list[int] | None = option(None, "of the autoencoder's levels; default 16 32 64")
     latent_channels: int = option(8, "of a latent pixel; more keep more detail")
-    autoencoder_steps: int = option(600, "optimizer steps of the autoencoder")
-    autoencoder_batch_size: int = option(16, "images per step of the autoencoder")
+    autoencoder_steps: int = option(1200, "optimizer steps of the autoencoder")
+    autoencoder_batch_size: int = option(8, "images per step of the autoencoder")
     unet_channels: list[int] | None = option(None, "of the UNet's levels; default 64 128 192")
     text_width: int = option(128, "hidden size of the text encoder")
-    unet_steps: int = option(1200, "optimizer steps of the UNet and the text encoder")
+    unet_steps: int = option(1800, "optimizer steps of the UNet and the text encoder")
     unet_batch_size: int = option(16, "images per step of the UNet")
     unet_learning_rate: float = option(4e-4, "peak learning rate of the UNet and the text encoder")
     mixed_precision: str | None = option(None, "no, fp16 or bf16; default that of the accelerate config")
@@ -74,7 +74,7 @@ def train_tiny(config: TinyConfig) -> Path:
                 latent_channels=config.latent_channels,
                 train_batch_size=config.autoencoder_batch_size,
                 max_train_steps=config.autoencoder_steps,
-                learning_rate=1e-3,
+                learning_rate=2e-3,
                 **shared,
             )
         )
@@ -104,7 +104,7 @@ def train_tiny(config: TinyConfig) -> Path:
             random_flip=True,
             validation_prompt=[_short_caption(table, c, from_labels(table["dx"])) for c in shown],
             validation_guidance_scale=3.0,
-            validation_steps=max(1, config.unet_steps // 4),
+            validation_steps=max(1, config.unet_steps // 3),
             **shared,
         )
     )

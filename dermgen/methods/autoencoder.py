@@ -20,7 +20,7 @@ class AutoencoderConfig(TrainConfig):
     data_dir: str = option(None, "manifest folder")
     exclude_classes: list[str] | None = option(None, "leave these classes out")
     resolution: int = option(64, "height and width in pixels")
-    channels: list[int] | None = option(None, "of the levels; each but the first halves the size; default 32 64 96")
+    channels: list[int] | None = option(None, "of the levels; each but the first halves the size; default 16 32 64")
     latent_channels: int = option(4, "of a latent pixel")
     kl_weight: float = option(1e-6, "of the KL term, both terms summed over an image; Rombach et al. 2022 use 1e-6")
     edge_weight: float = option(1.0, "of the error of neighbour differences, which keeps lines sharp")
@@ -36,7 +36,7 @@ class AutoencoderConfig(TrainConfig):
 
 def build(config: AutoencoderConfig) -> AutoencoderKL:
     """A small AutoencoderKL with random weights; it shrinks by 2 at each level but the first."""
-    channels = config.channels or [32, 64, 96]
+    channels = config.channels or [16, 32, 64]
     return AutoencoderKL(
         sample_size=config.resolution,
         block_out_channels=channels,

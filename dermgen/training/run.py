@@ -441,7 +441,7 @@ def require_together(accelerator: Accelerator) -> None:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != accelerator.num_processes:
         raise InputError(
-            f"{started} processes were started, but accelerate runs each by itself; several CPU processes are started by "
+            f"{started} processes were started, but accelerate runs each by itself; start several CPU processes by "
             "ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N SCRIPT"
         )
 
