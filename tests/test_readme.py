@@ -1,0 +1,93 @@
+"""Every command in the README runs, with a tiny model and phantoms in the place of downloads."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+SMALLER = {
+    "prepare": "--resolution 32 --num_workers 1",
+    "train": "--resolution 32 --max_train_steps 2 --num_class_images 2 --gradient_accumulation_steps 1 "
+    "--num_validation_images 1 --validation_steps 2 --checkpointing_steps 2",
+    "generate": "--num_inference_steps 2 --batch_size 4",
+}
+
+
+@pytest.fixture(scope="module")
+def place(phantoms, base_dir, manifest_dir, tmp_path_factory):
+    """A checkout with the phantoms where a user has HAM10000, and a few photographs in photos/melanoma."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("train_scripts", "accelerate_configs"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copytree(phantoms, folder / "data" / "raw" / "ham10000")
+    for recipe in (folder / "train_scripts" / "configs").glob("*.yaml"):
+        recipe.write_text(recipe.read_text().replace("stable-diffusion-v1-5/stable-diffusion-v1-5", str(base_dir)))
+    (folder / "photos" / "melanoma").mkdir(parents=True)
+    for path in sorted((manifest_dir / "images").glob("*.png"))[:3]:
+        shutil.copy(path, folder / "photos" / "melanoma")
+    return folder
+
+
+def smaller(command: str, base_dir) -> str:
+    command = command.replace("stable-diffusion-v1-5/stable-diffusion-v1-5", str(base_dir))
+    command = command.replace("accelerate_configs/single_gpu.yaml", "accelerate_configs/cpu.yaml")
+    command = re.sub(r"mel:\d+", "mel:2", re.sub(r"--num_images \d+", "--num_images 2", command))
+    kind = "train" if "train_scripts" in command else command.split()[1]
+    return f"{command} {SMALLER[kind]}"
+
+
+def test_the_two_first_commands_are_targets_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    assert COMMANDS[:2] == ["make demo", "make test"]
+    assert all(re.search(rf"^{name}:", makefile, re.MULTILINE) for name in ("demo", "test", "check"))
+    assert "pip install -e ." in COMMANDS
+
+
+def test_every_other_command_runs_in_the_readmes_order(place, base_dir):
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "DERMGEN_CACHE": str(place / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    ran = 0
+    for command in COMMANDS:
+        if command.startswith(("make", "pip")):
+            continue
+        if command.startswith("tensorboard"):
+            logs = shlex.split(command)[-1]
+            assert list((place / logs).rglob("events.out.tfevents.*")), f"{logs} has nothing to show"
+            continue
+        result = subprocess.run(
+            smaller(command, base_dir), shell=True, cwd=place, env=env, capture_output=True, text=True
+        )
+        assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
+        ran += 1
+    assert ran >= 6
+    assert len(list((place / "data" / "synthetic_mel" / "images").glob("*.png"))) == 2
+    assert (place / "runs" / "sks" / "pytorch_lora_weights.safetensors").exists()
+
+
+def test_files_that_the_readme_links_to_are_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_command_of_the_table_exists():
+    from dermgen.cli import COMMANDS as commands
+
+    table = set(re.findall(r"^\| `dermgen (\w+)", TEXT, re.MULTILINE))
+    assert table == set(commands)
+    for script in re.findall(r"^\| `(train_scripts/\w+\.py)`", TEXT, re.MULTILINE):
+        assert (ROOT / script).exists()
