@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from dermgen import __version__
 from dermgen.config import InputError, claim_folder, option, require_at_least
@@ -23,7 +21,7 @@ from dermgen.data.cache import hash_file, key_of
 from dermgen.data.loading import folder_examples
 from dermgen.data.sheets import contact_sheet
 from dermgen.labels import TAXONOMIES, Taxonomy
-from dermgen.sampling import Request, draw
+from dermgen.sampling import Request, draw, save_png
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.inputs import check_prompts
 from dermgen.stable_diffusion.pipeline import check_model, load_pipeline
@@ -112,15 +110,8 @@ def generate(config: GenerateConfig) -> Path:
 
 def write_synthetic(image: torch.Tensor, path: Path, facts: dict) -> None:
     """Write a uint8 (3, H, W) image as a PNG that says in its text chunks that it is synthetic, and by what."""
-    text = PngInfo()
-    text.add_text(
-        "Comment", f"Synthetic image, not a photograph of a patient; not for diagnosis. Made by dermgen {__version__}."
-    )
-    text.add_text("Software", f"dermgen {__version__}")
-    text.add_text("dermgen", json.dumps(facts))
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(partial, format="PNG", pnginfo=text)
-    os.replace(partial, path)
+    comment = f"Synthetic image, not a photograph of a patient; not for diagnosis. Made by dermgen {__version__}."
+    save_png(image, path, {"Comment": comment, "Software": f"dermgen {__version__}", "dermgen": json.dumps(facts)})
 
 
 def model_hash(model_path: str, base: str | None) -> str:

@@ -1,12 +1,15 @@
 """One interface to every generator, and the loop that draws from it: batches, processes, memory, going on."""
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
 from dermgen.config import InputError
@@ -80,6 +83,16 @@ def draw(
             done += len(batch)
             progress.update(len(batch))
             progress.set_postfix_str(f"{done / (time.monotonic() - start):.2f} images/s")
+
+
+def save_png(image: torch.Tensor, path: Path, text: Mapping[str, str]) -> None:
+    """Write a uint8 (3, H, W) image with these PNG text chunks, whole or not at all."""
+    chunks = PngInfo()
+    for name, value in text.items():
+        chunks.add_text(name, value)
+    partial = path.with_name(f".{path.name}.partial")
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(partial, format="PNG", pnginfo=chunks)
+    os.replace(partial, path)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"config", "labels"},
-    {"data", "training", "sampling"},
+    {"data"},
+    {"training", "sampling"},
     {"stable_diffusion"},
     {"methods"},
     {"generate", "tiny"},

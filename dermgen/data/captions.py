@@ -1,6 +1,7 @@
 """Captions from metadata columns by a template, and a lint that tells which attributes a tokenizer cuts off."""
 
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -121,6 +122,18 @@ def lint_message(counts: Mapping[str, int], num_captions: int, limit: int) -> st
         return f"captions: all {num_captions} fit into {limit} tokens"
     cut = ", ".join(f"{name} in {n}" for name, n in counts.items() if name != "caption") or "no attribute"
     return f"captions: {counts['caption']} of {num_captions} are cut at {limit} tokens; past the limit: {cut}"
+
+
+def load_tokenizer(name_or_path: str, subfolder: str | None = "tokenizer"):
+    """The CLIP tokenizer of a pipeline, or a tokenizer folder or id by itself (`subfolder=None`)."""
+    from transformers import CLIPTokenizer
+
+    if os.path.isdir(name_or_path) and not os.path.isdir(os.path.join(name_or_path, "tokenizer")):
+        subfolder = None
+    try:
+        return CLIPTokenizer.from_pretrained(name_or_path, **({"subfolder": subfolder} if subfolder else {}))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load a tokenizer from {name_or_path!r}: {str(error).splitlines()[0]}") from error
 
 
 def _class_text(caption: str, lesion: LesionClass) -> str:

@@ -1,4 +1,4 @@
-"""Images for training: lists of examples from a folder or a manifest, torch data sets over them, batch augmentation."""
+"""Images for training: lists of examples from a folder or a manifest, torch data sets over them, pixel ranges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from torchvision.transforms import functional as TF
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
 from dermgen.data.sources import IMAGE_SUFFIXES
-from dermgen.training.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -185,25 +184,6 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
         else:
             batch[name] = values if name in ("image_id", "whole") else torch.stack(values)
     return batch
-
-
-def random_crop(images: Sequence[torch.Tensor], size: int, draws: Draws) -> torch.Tensor:
-    """Cut a square from each image at the place its stream says.
-
-    Args:
-        images: N tensors (C, H, W), H and W at least `size`.
-        size: of the square, in pixels.
-        draws: one stream per image.
-
-    Returns:
-        (N, C, size, size).
-    """
-    places = draws.uniform(2).tolist()
-    cut = []
-    for image, (u, v) in zip(images, places, strict=True):
-        top, left = int(u * (image.shape[1] - size + 1)), int(v * (image.shape[2] - size + 1))
-        cut.append(image[:, top : top + size, left : left + size])
-    return torch.stack(cut)
 
 
 def to_unit_range(pixels: torch.Tensor) -> torch.Tensor:

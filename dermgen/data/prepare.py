@@ -254,9 +254,7 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _lint(table: pd.DataFrame, tokenizer_name: str) -> str:
-    from dermgen.stable_diffusion.pipeline import load_tokenizer
-
-    tokenizer = load_tokenizer(tokenizer_name)
+    tokenizer = captions.load_tokenizer(tokenizer_name)
     return captions.lint_message(captions.lint_table(table, tokenizer), len(table), tokenizer.model_max_length)
 
 

@@ -5,7 +5,6 @@ The options of diffusers' `train_dreambooth.py` and `train_dreambooth_lora.py` f
 
 import importlib.util
 import itertools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import ClassVar, Literal
 import torch
 from accelerate.utils import DistributedType, set_seed
 from diffusers import DDPMScheduler, StableDiffusionPipeline
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch.utils.data import Dataset
 
 from dermgen.config import InputError, TrainConfig, option, require_at_least
 from dermgen.data import captions
-from dermgen.data.cache import default_cache_dir, hash_weights, key_of
+from dermgen.data.cache import default_cache_dir, key_of
 from dermgen.data.loading import (
     Example,
     PixelSet,
@@ -30,18 +27,13 @@ from dermgen.data.loading import (
     folder_examples,
     manifest_examples,
 )
-from dermgen.sampling import Request, draw
+from dermgen.stable_diffusion.class_images import class_images, own_images
+from dermgen.stable_diffusion.denoising import DenoisingLoss
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.inputs import LatentSource, PromptSource, cache_latents, check_prompts
 from dermgen.stable_diffusion.pipeline import check_model, load_pipeline
 from dermgen.stable_diffusion.weights import UNET_TARGETS, FullWeights, LoraWeights
-from dermgen.training.diffusion import (
-    denoising_target,
-    min_snr_weights,
-    per_image_mse,
-    prior_preservation,
-    snr,
-)
+from dermgen.training.diffusion import prior_preservation
 from dermgen.training.draws import Draws, derive_seed
 from dermgen.training.run import Run, load_trained_state
 
@@ -183,8 +175,8 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     held_out = _held_out_examples(config)
     check_model(config.pretrained_model_name_or_path)
     check_readable(examples + held_out)
-    if config.with_prior_preservation and Path(config.class_data_dir).is_dir():
-        check_readable([Example(str(p), "", p.stem) for p in _user_class_images(Path(config.class_data_dir))])
+    if config.with_prior_preservation:
+        check_readable([Example(str(p), "", p.stem) for p in own_images(Path(config.class_data_dir))])
 
     weights = None
     run = Run(
@@ -202,10 +194,8 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
 
     # Class images came first, from a model that is still untouched; the adapters' weights are drawn from here on.
     set_seed(config.seed)
-    noise_scheduler = _noise_scheduler(config, pipeline)
     _place(config, pipeline, run)
     prompts = _PromptNumbers(examples + prior + held_out)
-    flip = config.random_flip
     prompt_source = PromptSource(
         prompts.texts,
         pipeline.tokenizer,
@@ -218,8 +208,6 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     ):
         prompt_source.cache(_cache_dir(config), run.accelerator)
     sets = [_dataset(part, prompts, config, pipeline, run) for part in (examples, prior) if part]
-    latent_source = LatentSource(pipeline.vae, config.resolution, flip)
-
     if run.accelerator.distributed_type == DistributedType.FSDP and isinstance(config, DreamboothLoraConfig):
         raise InputError("FSDP shards weights that LoRA does not train: launch with accelerate_configs/multi_gpu.yaml")
     weights = _trained_weights(config, pipeline)
@@ -238,33 +226,20 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
         class_images=len(prior),
     )
 
-    def losses(batches: Sequence[dict], draws: Draws) -> torch.Tensor:
-        """Denoising loss of each image of all batches, (N,)."""
-        prompt_ids = torch.cat([batch["prompt_id"] for batch in batches])
-        parts = draws.split([len(batch["prompt_id"]) for batch in batches])
-        encoded = [latent_source(batch, part) for batch, part in zip(batches, parts, strict=True)]
-        latents = torch.cat([x for x, _ in encoded])
-        mask = None if encoded[0][1] is None else torch.cat([m for _, m in encoded])
-        if config.caption_dropout:
-            prompt_ids = torch.where(draws.uniform() < config.caption_dropout, prompts.empty, prompt_ids)
-        hidden = prompt_source(prompt_ids, *text_encoder)
-        noise = draws.normal(*latents.shape[1:])
-        if config.offset_noise:
-            noise = noise + config.offset_noise_strength * draws.normal(latents.shape[1], 1, 1)
-        timesteps = draws.integers(noise_scheduler.config.num_train_timesteps)
-        labels = timesteps if config.class_labels_conditioning else None
-        noisy = noise_scheduler.add_noise(latents, noise, timesteps)
-        prediction = unet(
-            noisy.to(pipeline.unet.dtype), timesteps, hidden.to(pipeline.unet.dtype), class_labels=labels
-        ).sample
-        prediction_type = noise_scheduler.config.prediction_type
-        target = denoising_target(noise_scheduler, latents, noise, timesteps, prediction_type)
-        pixel_weights = None if mask is None else 1 + config.mask_loss_weight * mask
-        loss = per_image_mse(prediction, target, pixel_weights)
-        if config.snr_gamma is not None:
-            loss = loss * min_snr_weights(snr(noise_scheduler, timesteps), config.snr_gamma, prediction_type)
-        return loss
-
+    losses = DenoisingLoss(
+        unet=unet,
+        unet_dtype=pipeline.unet.dtype,
+        text_encoder=text_encoder[0] if text_encoder else None,
+        latent_source=LatentSource(pipeline.vae, config.resolution, config.random_flip),
+        prompt_source=prompt_source,
+        noise_scheduler=_noise_scheduler(config, pipeline),
+        empty_prompt=prompts.empty,
+        caption_dropout=config.caption_dropout,
+        offset_noise=config.offset_noise_strength if config.offset_noise else 0.0,
+        snr_gamma=config.snr_gamma,
+        mask_loss_weight=config.mask_loss_weight,
+        timesteps_as_labels=config.class_labels_conditioning is not None,
+    )
     validate_every = _validation_steps(config, run, sets)
     base_images = _validation_images(config, pipeline, run) if validate_every else None
     held_out_set = _dataset(held_out, prompts, config, pipeline, run) if held_out else None
@@ -333,74 +308,31 @@ def _tell_cut_captions(examples: Sequence[Example], tokenizer, run: Run) -> None
         )
 
 
-# --- class images ---
-
-
-def _user_class_images(folder: Path) -> list[Path]:
-    """Images in the class folder that were put there, not drawn here under any settings."""
-    if not any(folder.iterdir()):
-        return []
-    found = [Path(e.path) for e in folder_examples(folder, "", "class_data_dir")]
-    return [p for p in found if not _is_drawn(p)]
-
-
-def _is_drawn(path: Path) -> bool:
-    number, _, key = path.stem.partition("-")
-    return path.suffix == ".png" and number.isdigit() and len(key) == 24
+# --- model and data ---
 
 
 def _class_examples(config: DreamboothConfig, pipeline: StableDiffusionPipeline, run: Run) -> list[Example]:
-    """`num_class_images` images of the class: the user's own, then ones drawn from the base model with this prompt."""
     if not config.with_prior_preservation:
         return []
-    folder = Path(config.class_data_dir)
-    if run.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-    run.accelerator.wait_for_everyone()
-    own = _user_class_images(folder)[: config.num_class_images]
-    generator = StableDiffusionGenerator(pipeline, resolution=config.resolution)
-    settings = (generator.num_inference_steps, generator.guidance_scale, config.resolution, config.seed)
-    precision = _prior_precision(config, run)
-    parts = (hash_weights(pipeline.unet), hash_weights(pipeline.text_encoder), hash_weights(pipeline.vae))
-    key = key_of("class images 1", *parts, config.class_prompt, precision, settings)
-    requests = [
-        Request(config.class_prompt, derive_seed(config.seed, 2**31, i) % 2**63, folder / f"{i}-{key}.png")
-        for i in range(config.num_class_images - len(own))
-    ]
-    if not all(r.path.exists() for r in requests):
-        pipeline.to(run.accelerator.device, precision)
-        draw(
-            generator,
-            requests,
-            _save_class_image,
-            config.sample_batch_size,
-            run.accelerator.process_index,
-            run.accelerator.num_processes,
-            "class images",
-        )
-        run.accelerator.wait_for_everyone()
-        if precision != torch.float32:
-            # Rounding cannot be undone: the weights to be trained are loaded again.
-            fresh = load_pipeline(config.pretrained_model_name_or_path, config.revision, config.variant)
-            pipeline.register_modules(unet=fresh.unet, vae=fresh.vae, text_encoder=fresh.text_encoder)
-    return [Example(str(path), config.class_prompt, path.stem) for path in [*own, *(r.path for r in requests)]]
-
-
-def _prior_precision(config: DreamboothConfig, run: Run) -> torch.dtype:
     default = "fp16" if run.accelerator.device.type in ("cuda", "xpu") else "fp32"
     names = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    return names[config.prior_generation_precision or default]
-
-
-def _save_class_image(request: Request, image: torch.Tensor) -> None:
-    text = PngInfo()
-    text.add_text("Comment", "synthetic image drawn by dermgen as a DreamBooth class image")
-    partial = request.path.with_name(f".{request.path.name}.partial")
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(partial, format="PNG", pnginfo=text)
-    os.replace(partial, request.path)
-
-
-# --- model and data ---
+    dtype = names[config.prior_generation_precision or default]
+    examples, drawn = class_images(
+        Path(config.class_data_dir),
+        config.class_prompt,
+        config.num_class_images,
+        pipeline,
+        run.accelerator,
+        config.resolution,
+        config.sample_batch_size,
+        config.seed,
+        dtype,
+    )
+    if drawn and dtype != torch.float32:
+        # Rounding cannot be undone: the weights to be trained are loaded again.
+        fresh = load_pipeline(config.pretrained_model_name_or_path, config.revision, config.variant)
+        pipeline.register_modules(unet=fresh.unet, vae=fresh.vae, text_encoder=fresh.text_encoder)
+    return examples
 
 
 class _PromptNumbers:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from dermgen.config import InputError
 from dermgen.data.cache import cached_array, hash_file, hash_weights, key_of
-from dermgen.data.loading import PixelSet, collate, random_crop, to_unit_range
+from dermgen.data.loading import PixelSet, collate, to_unit_range
 from dermgen.training.draws import Draws
 
 
@@ -207,6 +207,25 @@ class PromptSource:
 
         path = cache_dir / "embeddings" / f"{key}.npy"
         self._table = cached_array(path, len(self.prompts), compute, accelerator, batch_size, "prompts")
+
+
+def random_crop(images: Sequence[torch.Tensor], size: int, draws: Draws) -> torch.Tensor:
+    """Cut a square from each image at the place its stream says.
+
+    Args:
+        images: N tensors (C, H, W), H and W at least `size`.
+        size: of the square, in pixels.
+        draws: one stream per image.
+
+    Returns:
+        (N, C, size, size).
+    """
+    places = draws.uniform(2).tolist()
+    cut = []
+    for image, (u, v) in zip(images, places, strict=True):
+        top, left = int(u * (image.shape[1] - size + 1)), int(v * (image.shape[2] - size + 1))
+        cut.append(image[:, top : top + size, left : left + size])
+    return torch.stack(cut)
 
 
 def check_prompts(prompts: Iterable[str], tokenizer) -> None:

@@ -1,7 +1,6 @@
 """Loading a Stable Diffusion with clear errors, and building a small one from nothing."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dermgen.config import InputError
+from dermgen.data.captions import load_tokenizer
 
 NEEDED_PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
 
@@ -92,16 +92,6 @@ def quiet_libraries() -> None:
     for logging in (transformers.logging, diffusers.utils.logging):
         logging.disable_progress_bar()
         logging.set_verbosity_error()
-
-
-def load_tokenizer(name_or_path: str, subfolder: str | None = "tokenizer") -> CLIPTokenizer:
-    """The tokenizer of a pipeline, or a tokenizer folder or id by itself (`subfolder=None`)."""
-    if os.path.isdir(name_or_path) and not os.path.isdir(os.path.join(name_or_path, "tokenizer")):
-        subfolder = None
-    try:
-        return CLIPTokenizer.from_pretrained(name_or_path, **({"subfolder": subfolder} if subfolder else {}))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot load a tokenizer from {name_or_path!r}: {str(error).splitlines()[0]}") from error
 
 
 def build_pipeline(

@@ -1,0 +1,82 @@
+"""Class images for prior preservation: the user's own, then ones drawn from the base model and named by how.
+
+A drawn image is `<number>-<key>.png`; the key is a hash of the model's weights, the prompt and the settings, so that
+images of another prompt in the same folder are neither used nor touched.
+"""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import StableDiffusionPipeline
+
+from dermgen.data.cache import hash_weights, key_of
+from dermgen.data.loading import Example, folder_examples
+from dermgen.sampling import Request, draw, save_png
+from dermgen.stable_diffusion.generator import StableDiffusionGenerator
+from dermgen.training.draws import derive_seed
+
+
+def own_images(folder: Path) -> list[Path]:
+    """Images in a folder of class images that were put there, not drawn here, under whatever settings."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return []
+    return [Path(e.path) for e in folder_examples(folder, "", "class_data_dir") if not _is_drawn(Path(e.path))]
+
+
+def class_images(
+    folder: Path,
+    prompt: str,
+    number: int,
+    pipeline: StableDiffusionPipeline,
+    accelerator: Accelerator,
+    resolution: int,
+    batch_size: int,
+    seed: int,
+    dtype: torch.dtype,
+) -> tuple[list[Example], bool]:
+    """`number` class images; all processes draw the missing ones together.
+
+    Args:
+        folder: of class images, made if it is missing.
+        prompt: of the class.
+        number: of images wanted.
+        pipeline: the base model in float32, before anything of it is trained.
+        accelerator: each process draws its share.
+        resolution: of the drawn images, in pixels.
+        batch_size: images drawn at a time and process.
+        seed: of the drawn images.
+        dtype: precision of drawing; the pipeline is left in it.
+
+    Returns:
+        The images, and whether the pipeline was used, and so rounded if `dtype` is not float32.
+    """
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    accelerator.wait_for_everyone()
+    own = own_images(folder)[:number]
+    generator = StableDiffusionGenerator(pipeline, resolution=resolution)
+    weights = [hash_weights(part) for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae)]
+    settings = (generator.num_inference_steps, generator.guidance_scale, resolution, seed, dtype)
+    key = key_of("class images 1", *weights, prompt, settings)
+    requests = [
+        Request(prompt, derive_seed(seed, 2**31, i) % 2**63, folder / f"{i}-{key}.png")
+        for i in range(number - len(own))
+    ]
+    missing = not all(r.path.exists() for r in requests)
+    accelerator.wait_for_everyone()  # all have looked before one draws
+    if missing:
+        pipeline.to(accelerator.device, dtype)
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        draw(generator, requests, _save, batch_size, rank, ranks, "class images")
+        accelerator.wait_for_everyone()
+    return [Example(str(path), prompt, path.stem) for path in [*own, *(r.path for r in requests)]], missing
+
+
+def _is_drawn(path: Path) -> bool:
+    number, _, key = path.stem.partition("-")
+    return path.suffix == ".png" and number.isdigit() and len(key) == 24
+
+
+def _save(request: Request, image: torch.Tensor) -> None:
+    save_png(image, request.path, {"Comment": "synthetic image drawn by dermgen as a DreamBooth class image"})
