@@ -32,7 +32,7 @@ class TinyConfig:
     autoencoder_batch_size: int = option(8, "images per step of the autoencoder")
     unet_channels: list[int] | None = option(None, "of the UNet's levels; default 64 128 192")
     text_width: int = option(128, "hidden size of the text encoder")
-    unet_steps: int = option(1800, "optimizer steps of the UNet and the text encoder")
+    unet_steps: int = option(1400, "optimizer steps of the UNet and the text encoder")
     unet_batch_size: int = option(16, "images per step of the UNet")
     unet_learning_rate: float = option(4e-4, "peak learning rate of the UNet and the text encoder")
     mixed_precision: str | None = option(None, "no, fp16 or bf16; default that of the accelerate config")
@@ -74,7 +74,8 @@ def train_tiny(config: TinyConfig) -> Path:
                 latent_channels=config.latent_channels,
                 train_batch_size=config.autoencoder_batch_size,
                 max_train_steps=config.autoencoder_steps,
-                learning_rate=2e-3,
+                learning_rate=1e-3,
+                kl_weight=3e-3,  # far above 1e-6: without it latents grow spikes that show as rings in every image
                 **shared,
             )
         )

@@ -308,6 +308,8 @@ class Run:
                 (partial / STATE_FILE).write_text(json.dumps(state))
         except (OSError, RuntimeError, SafetensorError) as error:
             free = shutil.disk_usage(self.output_dir).free / 2**20
+            if self.is_main:
+                shutil.rmtree(partial, ignore_errors=True)  # half a checkpoint only takes the room that is wanting
             found = checkpoints(self.output_dir)
             raise InputError(
                 f"{final} could not be written ({error}; {free:,.0f} MiB free); the last whole checkpoint is "

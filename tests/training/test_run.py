@@ -202,6 +202,7 @@ def test_a_full_disk_while_saving_keeps_the_last_whole_checkpoint(tmp_path, monk
         InputError, match=r"checkpoint-4 could not be written .*No space left.*last whole .*checkpoint-2"
     ):
         toy(tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
     monkeypatch.undo()
     whole, _ = toy(tmp_path / "whole")
     again, _ = toy(tmp_path)
