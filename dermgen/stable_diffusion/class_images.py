@@ -67,6 +67,7 @@ def class_images(
     accelerator.wait_for_everyone()  # all have looked before one draws
     if missing:
         pipeline.to(accelerator.device, dtype)
+        pipeline.vae.to(torch.float32)  # decoding overflows in fp16
         rank, ranks = accelerator.process_index, accelerator.num_processes
         draw(generator, requests, _save, batch_size, rank, ranks, "class images")
         accelerator.wait_for_everyone()

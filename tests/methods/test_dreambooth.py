@@ -230,6 +230,31 @@ def test_instance_images_are_of_one_class_and_one_per_lesion_first(manifest_dir)
     assert {e.prompt for e in chosen} <= set(train["caption"])
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_bf16_trains_all_parts_draws_class_images_and_grids_and_verifies_what_it_saved(train, tmp_path, full):
+    exact, half = (
+        train(
+            name,
+            full=full,
+            train_text_encoder=True,
+            mixed_precision=name,
+            prior_generation_precision="bf16",
+            with_prior_preservation=True,
+            class_prompt="a nevus",
+            class_data_dir=str(tmp_path / "class"),
+            num_class_images=2,
+            validation_prompt=["a melanoma"],
+            num_validation_images=2,
+            validation_steps=3,
+            gradient_checkpointing=True,
+        )
+        for name in ("no", "bf16")
+    )
+    assert (half / "samples" / "step-3.png").exists()
+    assert losses(exact)[0] == pytest.approx(losses(half)[0], rel=0.02)
+    assert losses(exact) != losses(half)
+
+
 def test_changed_settings_on_resume_are_refused(train):
     train()
     with pytest.raises(InputError, match="rank was 4 and is 8"):
