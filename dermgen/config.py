@@ -70,7 +70,8 @@ def parse(config_cls: type[Config], argv: Sequence[str] | None = None) -> Config
 def save(config: Any, path: Path) -> None:
     """Write `config` as YAML that `parse(type(config), ["--config", path])` reads back."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name != "hub_token"}  # a secret
+    partial.write_text(yaml.safe_dump(values, sort_keys=False))
     os.replace(partial, path)
 
 

@@ -269,8 +269,6 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
                 run.output_dir, config.pretrained_model_name_or_path, config.revision, config.variant
             )
             run.record(reloaded_output_difference=difference)
-        if base_images is not None and not (run.output_dir / "samples" / f"step-{run.step}.png").exists():
-            _sample_grid(config, pipeline, run, weights, base_images)
     run.accelerator.wait_for_everyone()
     return pipeline
 

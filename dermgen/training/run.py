@@ -186,8 +186,9 @@ class Run:
             self._scalars.setdefault(name, []).append(value)
 
     def due(self, every: int | None) -> bool:
-        """True at the end of each `every`-th optimizer step; never for None."""
-        return bool(every) and self.accelerator.sync_gradients and self.step % every == 0
+        """True at the end of each `every`-th optimizer step and of the last one; never for None."""
+        at_end = self.step == self.max_train_steps
+        return bool(every) and self.accelerator.sync_gradients and (at_end or self.step % every == 0)
 
     def write_metrics(self, **scalars: float) -> None:
         """Append one line to metrics.jsonl and to the trackers, at the current step (on the main process)."""
@@ -212,7 +213,7 @@ class Run:
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Within the block the averaged model holds its EMA weights; without EMA it does nothing."""
-        if self._ema is None:
+        if self._ema is None or self._ema.temp_stored_params is not None:  # without EMA, or inside such a block
             yield
             return
         parameters = list(_trained(self._averaged).values())
@@ -319,10 +320,15 @@ class Run:
             if final.exists():
                 shutil.rmtree(final)
             partial.rename(final)
-            mine = [path for path in checkpoints(self.output_dir) if _state(path)["run"] == self.id]
+            mine = {
+                _state(path)["step"]: path for path in checkpoints(self.output_dir) if _state(path)["run"] == self.id
+            }
+            # After going back to an older checkpoint, later ones belong to a course that is no longer taken.
+            left = [step for step in mine if step > self.step]
             limit = self.config.checkpoints_total_limit
-            for old in mine[:-limit] if limit else []:
-                shutil.rmtree(old)
+            past = sorted(step for step in mine if step <= self.step)
+            for step in left + (past[:-limit] if limit else []):
+                shutil.rmtree(mine[step])
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
@@ -337,6 +343,8 @@ class Run:
         elif found:
             path = found[-1]
         else:
+            if self.is_main:
+                _cut_metrics(self.output_dir / "metrics.jsonl", 0)  # of a run killed before its first checkpoint
             return
         state = _state(path)
         if state["images_per_step"] != self.images_per_step:
@@ -345,6 +353,7 @@ class Run:
                 f"{self.images_per_step}: keep train_batch_size x gradient_accumulation_steps x processes the same"
             )
         self.accelerator.load_state(str(path))
+        self.accelerator.step = 0  # accelerate's count of micro-steps: accumulation may have changed
         self.step = state["step"]
         self._pending, self._pending_steps = state["pending"], state["pending_steps"]
         self._first_gradient_checked = True
@@ -405,7 +414,10 @@ class Run:
 
     @contextmanager
     def _trackers(self) -> Iterator[None]:
-        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in vars(self.config).items()}
+        flat = {
+            k: v if k != "hub_token" and isinstance(v, int | float | str | bool) else str(v)
+            for k, v in vars(self.config).items()
+        }
         self.accelerator.init_trackers(type(self.config).__name__, config=flat)
         try:
             yield
@@ -499,11 +511,18 @@ def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerato
                 "run": uuid.uuid4().hex,
                 "python": platform.python_version(),
                 "packages": packages,
-                "argv": sys.argv,
+                "argv": _without_token(sys.argv),
             }
             _replace_text(provenance, json.dumps(facts, indent=2) + "\n")
     accelerator.wait_for_everyone()
     return json.loads(provenance.read_text())["run"]
+
+
+def _without_token(argv: list[str]) -> list[str]:
+    return [
+        "…" if i and argv[i - 1] == "--hub_token" else a.split("=")[0] + "=…" if a.startswith("--hub_token=") else a
+        for i, a in enumerate(argv)
+    ]
 
 
 def _state(checkpoint: Path) -> dict:
