@@ -25,8 +25,8 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        rank = os.environ.get("RANK", "0")
+        print(f"error{f' (process {rank})' if rank != '0' else ''}: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 
@@ -98,10 +98,15 @@ def claim_folder(folder: Path, config: Any, may_change: Collection[str] = (), le
                 f"{folder} was made with other settings ({told}{more}): "
                 "choose a new output_dir, or give the old settings to go on there"
             )
+    elif folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: choose a folder")
     elif folder.exists() and any(not p.name.startswith(".") and p.name not in leftovers for p in folder.iterdir()):
         raise InputError(f"{folder} has files in it that are not dermgen's: choose a new output_dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    save(config, path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save(config, path)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder} ({error.strerror}): choose another output_dir") from error
 
 
 def _recipe_flags(path: Path, names: Sequence[str]) -> list[str]:
@@ -184,6 +189,10 @@ class TrainConfig:
                 require_at_least(1, **{name: getattr(self, name)})
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        require_at_least(0, learning_rate=self.learning_rate, lr_warmup_steps=self.lr_warmup_steps)
         if self.max_grad_norm <= 0:
             raise InputError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
 

@@ -92,6 +92,7 @@ def generate(config: GenerateConfig) -> Path:
     sha256 = broadcast_object_list([model_hash(model_path, base) if accelerator.is_main_process else None])[0]
     table = _table(rows, config, sha256)
     facts_of = {row["file_name"]: row for row in table.to_dict("records")}
+    _claim_plan(folder, table, config, accelerator)
     requests = [Request(row["prompt"], row["seed"], folder / row["file_name"]) for row in facts_of.values()]
 
     def save(request: Request, image: torch.Tensor) -> None:
@@ -106,6 +107,20 @@ def generate(config: GenerateConfig) -> Path:
         print(f"{len(table)} images in {folder / 'images'}, contact sheets in {folder / 'sheets'}")
     accelerator.wait_for_everyone()
     return folder
+
+
+def _claim_plan(folder: Path, table: pd.DataFrame, config: GenerateConfig, accelerator: Accelerator) -> None:
+    """Refuse to go on where prompts, weights or initial images are no longer those of the images that are there."""
+    if accelerator.is_main_process:
+        given = [hash_file(e.path) for e in folder_examples(config.init_images, "", "")] if config.init_images else []
+        plan, path = key_of(table.to_csv(), *given), folder / ".plan"
+        if path.exists() and path.read_text() != plan:
+            raise InputError(
+                f"{folder} has images of other prompts, weights or initial images (a retrained model, an edited grid): "
+                "choose a new output_dir"
+            )
+        path.write_text(plan)
+    accelerator.wait_for_everyone()
 
 
 def write_synthetic(image: torch.Tensor, path: Path, facts: dict) -> None:
@@ -200,6 +215,13 @@ def _run_setting(run_dir: Path, name: str) -> str | None:
     return (yaml.safe_load(path.read_text()) or {}).get(name) if path.exists() else None
 
 
+def _trained_with(model: str, base: str | None) -> dict[str, str | None]:
+    """Which files of its base model a LoRA run was trained with."""
+    if base is None:
+        return {}
+    return {name: _run_setting(Path(model), name) for name in ("revision", "variant", "tokenizer_name")}
+
+
 def _own_prompt(model: str) -> tuple[str, str] | None:
     """Class and prompt that a DreamBooth run was taught together."""
     code, prompt = (_run_setting(Path(model), name) for name in ("instance_class", "instance_prompt"))
@@ -207,7 +229,11 @@ def _own_prompt(model: str) -> tuple[str, str] | None:
 
 
 def _load_generator(config, model_path: str, base: str | None, dtype: torch.dtype, device) -> StableDiffusionGenerator:
-    pipeline = load_pipeline(base or model_path, dtype=dtype)
+    pipeline = load_pipeline(base or model_path, **_trained_with(config.model, base), dtype=dtype)
+    prediction_type = _run_setting(Path(config.model), "prediction_type")
+    if base is not None and prediction_type:
+        kind = type(pipeline.scheduler)
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config, prediction_type=prediction_type)
     check_prompts({row["prompt"] for row in _plan(config)}, pipeline.tokenizer)
     if base is not None:
         path = Path(model_path)
@@ -244,6 +270,8 @@ def _initial_images(folder: str | None, size: int) -> Sequence[Image.Image]:
 def _table(rows: list[dict], config: GenerateConfig, sha256: str) -> pd.DataFrame:
     taken: dict[str, int] = {}
     sources = [e.image_id for e in folder_examples(config.init_images, "", "init_images")] if config.init_images else []
+    provenance = Path(config.model, "provenance.json")
+    leaky = provenance.exists() and json.loads(provenance.read_text()).get("leaky")
     full = []
     for i, row in enumerate(rows):
         group = row.get("dx") or "image"
@@ -256,7 +284,7 @@ def _table(rows: list[dict], config: GenerateConfig, sha256: str) -> pd.DataFram
                 "file_name": f"images/{image_id}.png",
                 "image_id": image_id,
                 "caption": row["prompt"],
-                "source": f"dermgen {__version__}",
+                "source": f"dermgen {__version__}" + (", LEAKY" if leaky else ""),
                 "synthetic": "true",
                 "prompt": row["prompt"],
                 "negative_prompt": config.negative_prompt,

@@ -38,10 +38,15 @@ def folder_examples(folder: str | Path, prompt: str, what: str) -> list[Example]
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{what}: no such folder: {folder}")
-    paths = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    paths = image_files(folder)
     if not paths:
         raise InputError(f"{what}: {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [Example(str(p), prompt, p.stem) for p in paths]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Files of a folder with an image's ending, by name, hidden ones left out."""
+    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
 
 
 def manifest_examples(

@@ -142,7 +142,8 @@ def hub_dataset(
             else:
                 shutil.copyfile(image["path"], path)
         label = "" if item[label_column] is None else name_of(item[label_column])
-        extra = {k: item[k] for k in ("age", "sex", "localization", "patient_id", "caption") if k in item}
+        known = [k for k in ("age", "sex", "localization", "patient_id", "caption") if k in item]
+        extra = {k: "" if item[k] is None else str(item[k]) for k in known}
         group = str(item[group_column]) if group_column else ""
         rows.append({"image_id": f"{i:07d}", "path": str(path), "dx": label, "lesion_id": group, **extra})
     table = pd.DataFrame(rows).assign(source=dataset_id)

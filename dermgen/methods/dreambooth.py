@@ -3,6 +3,7 @@
 The options of diffusers' `train_dreambooth.py` and `train_dreambooth_lora.py` for Stable Diffusion mean the same here.
 """
 
+import dataclasses
 import importlib.util
 import itertools
 from collections.abc import Sequence
@@ -14,9 +15,10 @@ import torch
 from accelerate.utils import DistributedType, set_seed
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch.utils.data import Dataset
+from torchvision.transforms import InterpolationMode
 
 from dermgen.config import InputError, TrainConfig, option, require_at_least
-from dermgen.data import captions
+from dermgen.data import captions, manifest
 from dermgen.data.cache import default_cache_dir, key_of
 from dermgen.data.loading import (
     Example,
@@ -88,7 +90,7 @@ class DreamboothConfig(TrainConfig):
     train_text_encoder: bool = option(False, "train the text encoder as well")
     learning_rate: float = option(5e-6, "peak learning rate")
     output_dir: str = option("dreambooth-model", "run folder")
-    snr_gamma: float | None = option(None, "min-SNR gamma; 5 is the paper's value")
+    snr_gamma: float | None = option(None, "min-SNR gamma, for instance and class images; 5 is the paper's value")
     offset_noise: bool = option(False, "add noise that is constant over the image, times offset_noise_strength")
     offset_noise_strength: float = option(0.1, "of offset noise")
     prediction_type: Literal["epsilon", "v_prediction"] | None = option(None, "default what the model was made for")
@@ -142,7 +144,13 @@ class DreamboothConfig(TrainConfig):
         if self.report_to == "wandb" and self.hub_token:
             raise InputError("--hub_token would be sent to wandb with the settings: use `hf auth login` instead")
         require_at_least(1, num_class_images=self.num_class_images, sample_batch_size=self.sample_batch_size)
-        require_at_least(1, num_validation_images=self.num_validation_images)
+        require_at_least(1, num_validation_images=self.num_validation_images, held_out_images=self.held_out_images)
+        for name in ("num_instance_images", "max_images_per_class", "tokenizer_max_length"):
+            if getattr(self, name) is not None:
+                require_at_least(1, **{name: getattr(self, name)})
+        filters = [mode.name.lower() for mode in InterpolationMode]
+        if self.image_interpolation_mode not in filters:
+            raise InputError(f"image_interpolation_mode must be one of {', '.join(filters)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +171,8 @@ class DreamboothLoraConfig(DreamboothConfig):
     def __post_init__(self):
         super().__post_init__()
         require_at_least(1, rank=self.rank)
+        if not 0 <= self.lora_dropout < 1:
+            raise InputError(f"lora_dropout must be in [0, 1), got {self.lora_dropout}")
 
 
 def train(config: DreamboothConfig) -> StableDiffusionPipeline:
@@ -171,6 +181,7 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     Raises:
         InputError: for anything wrong with the settings or the data, before the model is loaded where that is possible.
     """
+    _require_extras(config)
     examples = _instance_examples(config)
     held_out = _held_out_examples(config)
     check_model(config.pretrained_model_name_or_path)
@@ -182,6 +193,13 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     run = Run(
         config, save_weights=lambda d: weights.save_checkpoint(d), load_weights=lambda d: weights.load_checkpoint(d)
     )
+    if run.accelerator.distributed_type == DistributedType.FSDP:
+        if isinstance(config, DreamboothLoraConfig):
+            raise InputError("FSDP shards weights that LoRA does not train: use accelerate_configs/multi_gpu.yaml")
+        if config.validation_prompt or config.held_out_steps:
+            raise InputError(
+                "sample grids and held-out losses need whole weights, which FSDP does not keep: leave them out"
+            )
     pipeline = load_pipeline(
         config.pretrained_model_name_or_path, config.revision, config.variant, config.tokenizer_name
     )
@@ -208,8 +226,6 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     ):
         prompt_source.cache(_cache_dir(config), run.accelerator)
     sets = [_dataset(part, prompts, config, pipeline, run) for part in (examples, prior) if part]
-    if run.accelerator.distributed_type == DistributedType.FSDP and isinstance(config, DreamboothLoraConfig):
-        raise InputError("FSDP shards weights that LoRA does not train: launch with accelerate_configs/multi_gpu.yaml")
     weights = _trained_weights(config, pipeline)
     if config.gradient_checkpointing:
         pipeline.unet.enable_gradient_checkpointing()
@@ -219,6 +235,7 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     unet, *text_encoder, optimizer = run.prepare(*weights.models, _optimizer(config, parameters), average=pipeline.unet)
     run.record(
         base_model=config.pretrained_model_name_or_path,
+        leaky=config.data_dir is not None and manifest.is_leaky(config.data_dir),
         revision=config.revision,
         trained_parameters=sum(p.numel() for p in parameters),
         data_fingerprint=key_of(*(f"{e.image_id} {e.prompt}" for e in examples)),
@@ -254,10 +271,15 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
         run.update(loss, optimizer)
         run.log(loss=loss)
         if held_out_set is not None and run.due(config.held_out_steps):
-            run.write_metrics(held_out_loss=_held_out_loss(held_out_set, losses, run, weights, config))
+            # Through the models themselves: processes may have different numbers of batches.
+            plain = dataclasses.replace(
+                losses, unet=pipeline.unet, text_encoder=pipeline.text_encoder if text_encoder else None
+            )
+            run.write_metrics(held_out_loss=_held_out_loss(held_out_set, plain, run, weights, config))
         if base_images is not None and run.due(validate_every):
             _sample_grid(config, pipeline, run, weights, base_images)
 
+    _restore_frozen(config, pipeline, run)
     for model in (unet, *text_encoder):
         run.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # compare without autocast's rounding
     if run.accelerator.distributed_type == DistributedType.FSDP:
@@ -364,6 +386,19 @@ def _dataset(examples, prompts: _PromptNumbers, config: DreamboothConfig, pipeli
     return pixels
 
 
+def _require_extras(config: DreamboothConfig) -> None:
+    """Raise `InputError` for a package that an option needs and that is not installed."""
+    if config.enable_xformers_memory_efficient_attention:
+        if importlib.util.find_spec("xformers") is None:
+            raise InputError("xformers is not installed: pip install 'dermgen[xformers]', or leave the option out")
+        if not torch.cuda.is_available():
+            raise InputError("xformers needs a CUDA GPU: leave --enable_xformers_memory_efficient_attention out")
+    if config.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            "bitsandbytes is not installed: pip install 'dermgen[bitsandbytes]', or leave out --use_8bit_adam"
+        )
+
+
 def _noise_scheduler(config: DreamboothConfig, pipeline: StableDiffusionPipeline) -> DDPMScheduler:
     changes = {"prediction_type": config.prediction_type} if config.prediction_type else {}
     noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, **changes)
@@ -386,8 +421,6 @@ def _place(config: DreamboothConfig, pipeline: StableDiffusionPipeline, run: Run
     for part in (pipeline.vae, pipeline.text_encoder):
         part.eval()
     if config.enable_xformers_memory_efficient_attention:
-        if importlib.util.find_spec("xformers") is None:
-            raise InputError("xformers is not installed: pip install 'dermgen[xformers]', or leave the option out")
         pipeline.unet.enable_xformers_memory_efficient_attention()
 
 
@@ -405,6 +438,16 @@ def _trained_weights(config: DreamboothConfig, pipeline: StableDiffusionPipeline
     )
 
 
+def _restore_frozen(config: DreamboothConfig, pipeline: StableDiffusionPipeline, run: Run) -> None:
+    """Before a whole pipeline is saved: its frozen parts as they were, not rounded to the precision of the run."""
+    if isinstance(config, DreamboothLoraConfig) or run.accelerator.mixed_precision == "no":
+        return
+    fresh = load_pipeline(config.pretrained_model_name_or_path, config.revision, config.variant)
+    pipeline.register_modules(vae=fresh.vae)
+    if not config.train_text_encoder:
+        pipeline.register_modules(text_encoder=fresh.text_encoder)
+
+
 def _gather_sharded(config: DreamboothConfig, run: Run, *models: torch.nn.Module) -> FullWeights:
     """Weights that FSDP keeps in pieces, put together in a fresh pipeline."""
     states = [run.accelerator.get_state_dict(model) for model in models]
@@ -419,10 +462,6 @@ def _gather_sharded(config: DreamboothConfig, run: Run, *models: torch.nn.Module
 def _optimizer(config: DreamboothConfig, parameters: list) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW
     if config.use_8bit_adam:
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise InputError(
-                "bitsandbytes is not installed: pip install 'dermgen[bitsandbytes]', or leave out --use_8bit_adam"
-            )
         import bitsandbytes
 
         kind = bitsandbytes.optim.AdamW8bit

@@ -10,8 +10,9 @@ import torch
 from accelerate import Accelerator
 from diffusers import StableDiffusionPipeline
 
+from dermgen.config import InputError
 from dermgen.data.cache import hash_weights, key_of
-from dermgen.data.loading import Example, folder_examples
+from dermgen.data.loading import Example, image_files
 from dermgen.sampling import Request, draw, save_png
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.training.draws import derive_seed
@@ -19,9 +20,9 @@ from dermgen.training.draws import derive_seed
 
 def own_images(folder: Path) -> list[Path]:
     """Images in a folder of class images that were put there, not drawn here, under whatever settings."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return []
-    return [Path(e.path) for e in folder_examples(folder, "", "class_data_dir") if not _is_drawn(Path(e.path))]
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"class_data_dir {folder} is a file: give a folder")
+    return [p for p in image_files(folder) if not _is_drawn(p)] if folder.exists() else []
 
 
 def class_images(

@@ -87,7 +87,8 @@ class StableDiffusionGenerator:
             output_type="latent",
             **place,
         ).images
-        images = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        with torch.autocast(latents.device.type, enabled=False):  # a float32 autoencoder is so for a reason
+            images = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
         bad = ~torch.isfinite(images).flatten(1).all(dim=1)
         if bad.any():
             at = int(bad.nonzero()[0])

@@ -63,6 +63,10 @@ class FullWeights:
 
     def verify(self, folder: Path, base: str, revision: str | None, variant: str | None) -> float:
         saved = UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32)
+        if self.train_text_encoder:
+            encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).state_dict()
+            for name, value in self.pipeline.text_encoder.state_dict().items():
+                _require_close(value, encoder[name].to(value.device), folder)
         return _compare(self.pipeline.unet, saved.to(self.pipeline.unet.device), folder)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration, send_to_device, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, gather_object, send_to_device, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
@@ -260,10 +260,11 @@ class Run:
         # The one point of a step where the CPU waits for the device.
         any_bad, stop, *values = [*rows[:, :2].amax(0).tolist(), *rows[:, 2:].mean(0).tolist()]
         if any_bad:
+            image_ids = gather_object(image_ids)
             found = checkpoints(self.output_dir)
             raise InputError(
                 f"the loss became NaN or infinite in step {self.step}"
-                + (f", on images {', '.join(image_ids[:16])}" if image_ids else "")
+                + (f", on images {', '.join(image_ids)}" if image_ids else "")
                 + f"; the last good checkpoint is {found[-1] if found else 'none yet'}: lower the learning rate, or "
                 "train without fp16"
             )
@@ -414,10 +415,8 @@ class Run:
 
     @contextmanager
     def _trackers(self) -> Iterator[None]:
-        flat = {
-            k: v if k != "hub_token" and isinstance(v, int | float | str | bool) else str(v)
-            for k, v in vars(self.config).items()
-        }
+        settings = {k: v for k, v in vars(self.config).items() if k != "hub_token"}
+        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()}
         self.accelerator.init_trackers(type(self.config).__name__, config=flat)
         try:
             yield
@@ -477,9 +476,10 @@ def load_trained_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
-    if config.report_to == "wandb" and importlib.util.find_spec("wandb") is None:
+    if config.report_to in ("wandb", "comet_ml") and importlib.util.find_spec(config.report_to) is None:
+        name = config.report_to
         raise InputError(
-            "report_to is 'wandb', but wandb is not installed: pip install wandb, or --report_to tensorboard"
+            f"report_to is {name!r}, but {name} is not installed: pip install it, or --report_to tensorboard"
         )
     project = ProjectConfiguration(
         project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
