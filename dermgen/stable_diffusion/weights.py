@@ -130,7 +130,7 @@ class LoraWeights:
         state = load_file(folder / LORA_FILE)
         for part, model in self._parts.items():
             trained = get_peft_model_state_dict(model)
-            stored_names = [f"{part}.{name}" for name in convert_state_dict_to_diffusers(trained)]
+            stored_names = [f"{part}.{name}" for name in _stored(trained)]
             saved = {name for name in state if name.startswith(f"{part}.")}
             if saved != set(stored_names):
                 raise InputError(
@@ -140,7 +140,7 @@ class LoraWeights:
             set_peft_model_state_dict(model, {k: state[name] for k, name in zip(trained, stored_names, strict=True)})
 
     def save(self, folder: Path) -> None:
-        layers = {k: convert_state_dict_to_diffusers(get_peft_model_state_dict(m)) for k, m in self._parts.items()}
+        layers = {k: _stored(get_peft_model_state_dict(m)) for k, m in self._parts.items()}
         # The metadata holds rank and alpha: without it other programs would guess the scale.
         metadata = {k: m.peft_config["default"].to_dict() for k, m in self._parts.items()}
         StableDiffusionPipeline.save_lora_weights(
@@ -159,6 +159,15 @@ class LoraWeights:
             pair = [e(ids).last_hidden_state for e in (self.pipeline.text_encoder.eval(), fresh.text_encoder)]
             _require_close(*pair, folder)
         return _compare(self.pipeline.unet, fresh.unet, folder)
+
+
+def _stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The adapters under diffusers' names; under PEFT's where diffusers has no names for some of the layers.
+
+    It reads either kind, but loses weights of a file that mixes them (seen in 0.42 with convolutions).
+    """
+    named = convert_state_dict_to_diffusers(state)
+    return state if any(".lora_A." in name for name in named) else named
 
 
 @torch.no_grad()

@@ -44,6 +44,14 @@ def test_plain_diffusers_loads_an_adapter_with_its_alpha_and_draws_the_same_imag
     assert (draw(plain) - base_image).abs().max() > 0.01
 
 
+def test_adapters_on_convolutions_are_loaded_by_plain_diffusers_too(base_dir, tmp_path):
+    pipeline = load_pipeline(str(base_dir))
+    weights = LoraWeights(pipeline, False, 4, 8, target_modules=["to_k", "conv1", "conv2"])
+    shake(weights.models)
+    weights.save(tmp_path)
+    assert weights.verify(tmp_path, str(base_dir), None, None) < 1e-5
+
+
 def test_an_adapter_that_lost_its_alpha_or_its_text_encoder_fails_the_check(base_dir, tmp_path):
     pipeline = load_pipeline(str(base_dir))
     weights = LoraWeights(pipeline, True, 4, 16)
