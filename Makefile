@@ -16,13 +16,13 @@ demo: .venv/installed
 	$(DERMGEN) tiny --data_dir demo/manifest --output_dir demo/base --exclude_classes vasc
 	$(LAUNCH) train_scripts/dreambooth_lora.py --config train_scripts/configs/dreambooth_lora_tiny.yaml
 	$(LAUNCH) -m dermgen.cli generate --model demo/lora_vasc --output_dir demo/synthetic \
-		--classes vasc:32,mel:16,bcc:16 --batch_size 16
+		--classes vasc:32,mel:16,df:16 --guidance_scale 3 --batch_size 16
 	@echo
 	@echo "Look at     demo/synthetic/sheets/vasc.png   (a class the base model had never seen)"
 	@echo "            demo/synthetic/images            (64 images, metadata.csv tells how each was made)"
 	@echo "            demo/lora_vasc                   (the run: samples/, metrics.jsonl, the adapter)"
-	@echo "Try next    $(DERMGEN) generate --model demo/lora_vasc --prompt 'malignant skin lesion' --output_dir demo/malignant"
-	@echo "            $(DERMGEN) generate --model demo/base --classes df:16,nv:16 --output_dir demo/from_base"
+	@echo "Try next    $(DERMGEN) generate --model demo/lora_vasc --prompt 'malignant skin lesion' --guidance_scale 3 --output_dir demo/malignant"
+	@echo "            $(DERMGEN) generate --model demo/base --classes bkl:16,nv:16 --guidance_scale 3 --output_dir demo/from_base"
 	@echo "            $(BIN)/tensorboard --logdir demo/lora_vasc/logs"
 
 test: .venv/installed

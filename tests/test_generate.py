@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torchvision.transforms.functional import pil_to_tensor
 
 from dermgen.config import InputError
@@ -251,6 +253,23 @@ def test_other_settings_in_the_same_folder_are_refused(base_dir, tmp_path):
     run(base_dir, tmp_path / "m", num_images=1)
     with pytest.raises(InputError, match=r"guidance_scale was 7\.5 and is 3\.0"):
         run(base_dir, tmp_path / "m", num_images=1, guidance_scale=3.0)
+
+
+def test_other_weights_behind_the_same_path_are_refused_where_images_are(base_dir, tmp_path):
+    shutil.copytree(base_dir, tmp_path / "model")
+    run(tmp_path / "model", tmp_path / "m", num_images=1)
+    path = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v * 1.01 for k, v in load_file(path).items()}, path)
+    with pytest.raises(InputError, match="images of other prompts, weights or initial images"):
+        run(tmp_path / "model", tmp_path / "m", num_images=1)
+
+
+def test_a_lora_run_is_drawn_from_with_the_prediction_type_it_was_trained_with(base_dir, lora_dir, tmp_path):
+    shutil.copytree(lora_dir, tmp_path / "lora")
+    config = tmp_path / "lora" / "config.yaml"
+    config.write_text(config.read_text().replace("prediction_type: null", "prediction_type: epsilon"))
+    other, own = run(tmp_path / "lora", tmp_path / "a"), run(lora_dir, tmp_path / "b")
+    assert max(np.abs(a - b).max() for a, b in zip(images(other).values(), images(own).values(), strict=True)) > 5
 
 
 def test_a_run_that_has_not_finished_says_so(lora_dir, tmp_path):

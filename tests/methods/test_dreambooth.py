@@ -218,6 +218,42 @@ def test_training_lowers_the_held_out_loss_and_draws_grids_of_base_and_tuned(tra
     assert top != bottom
 
 
+def test_the_last_step_has_a_grid_also_with_averaged_weights(train):
+    grids = {"validation_prompt": ["a nevus"], "num_validation_images": 1, "validation_steps": 2}
+    folder = train(full=True, ema_decay=0.9, **grids)
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["step-2.png", "step-3.png"]
+
+
+def test_a_token_is_written_nowhere(train, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["x", "--hub_token", "hf_secret", "--hub_token=hf_secret"])
+    folder = train(hub_token="hf_secret", report_to="tensorboard", max_train_steps=1)
+    for path in folder.rglob("*"):
+        assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path
+
+
+def test_a_whole_pipeline_trained_in_bf16_keeps_its_frozen_parts_exact(train, base_dir):
+    folder = train(full=True, mixed_precision="bf16")
+    for part, name in (("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        assert_equal_files(base_dir / part / f"{name}.safetensors", folder / part / f"{name}.safetensors")
+
+
+def test_a_leaky_manifest_marks_the_run_and_what_is_drawn_from_it(train, phantoms, tmp_path):
+    from dermgen.data.prepare import PrepareConfig, prepare
+    from dermgen.generate import GenerateConfig, generate
+
+    raw = {"source": "ham10000", "data_dir": str(phantoms), "output_dir": str(tmp_path / "leaky")}
+    prepare(PrepareConfig(**raw, resolution=32, num_workers=1, allow_leaky_split=True))
+    folder = train(data_dir=str(tmp_path / "leaky"))
+    assert json.loads((folder / "provenance.json").read_text())["leaky"] is True
+    fresh()
+    drawn = generate(
+        GenerateConfig(
+            model=str(folder), output_dir=str(tmp_path / "s"), prompt="mole", num_images=1, num_inference_steps=2
+        )
+    )
+    assert manifest.read(drawn)["source"][0].endswith("LEAKY")
+
+
 def test_instance_images_are_of_one_class_and_one_per_lesion_first(manifest_dir):
     from dermgen.data.loading import manifest_examples
 
@@ -281,6 +317,10 @@ def test_changed_settings_on_resume_are_refused(train):
         ({"report_to": "wandb"}, "wandb is not installed"),
         ({"num_class_images": 0}, "num_class_images must be at least 1"),
         ({"rank": 0}, "rank must be at least 1"),
+        ({"image_interpolation_mode": "foo"}, "image_interpolation_mode must be one of"),
+        ({"held_out_images": 0}, "held_out_images must be at least 1"),
+        ({"lora_dropout": 2.0}, r"lora_dropout must be in \[0, 1\)"),
+        ({"adam_beta1": 1.5}, r"adam_beta1 must be in \[0, 1\)"),
     ],
 )
 def test_bad_input_is_one_sentence(train, changes, message):

@@ -167,6 +167,28 @@ def test_an_older_checkpoint_can_be_asked_for(tmp_path):
         toy(tmp_path, resume_from_checkpoint="checkpoint-3")
 
 
+def test_going_back_drops_the_checkpoints_of_the_course_that_was_left(tmp_path):
+    toy(tmp_path, checkpoints_total_limit=3)
+    toy(tmp_path, resume_from_checkpoint="checkpoint-2", max_train_steps=3, checkpoints_total_limit=1)
+    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-3"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_its_metrics_anew(tmp_path):
+    toy(tmp_path)
+    for path in checkpoints(tmp_path):
+        shutil.rmtree(path)
+    toy(tmp_path)
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_accumulation_may_change_on_resume_at_an_odd_step(tmp_path):
+    whole, _ = toy(tmp_path / "whole", checkpointing_steps=3)
+    toy(tmp_path / "cut", checkpointing_steps=3)
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-6")
+    again, _ = toy(tmp_path / "cut", checkpointing_steps=3, train_batch_size=2, gradient_accumulation_steps=2)
+    torch.testing.assert_close(weights(whole), weights(again), rtol=1e-4, atol=1e-6)
+
+
 def test_a_changed_setting_or_number_of_images_per_step_is_refused_by_name(tmp_path):
     toy(tmp_path)
     with pytest.raises(InputError, match=r"learning_rate was 0\.05 and is 0\.1"):
