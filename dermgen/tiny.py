@@ -75,7 +75,7 @@ def train_tiny(config: TinyConfig) -> Path:
                 train_batch_size=config.autoencoder_batch_size,
                 max_train_steps=config.autoencoder_steps,
                 learning_rate=1e-3,
-                kl_weight=3e-3,  # far above 1e-6: without it latents grow spikes that show as rings in every image
+                kl_weight=3e-3,  # far above 1e-6, which leaves the latents of a short training unbounded
                 **shared,
             )
         )

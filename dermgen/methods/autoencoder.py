@@ -32,6 +32,8 @@ class AutoencoderConfig(TrainConfig):
             raise InputError("--data_dir is needed: a manifest folder")
         if self.resolution % 8:
             raise InputError(f"resolution must be a multiple of 8, got {self.resolution}")
+        if self.channels and (self.channels[0] < 4 or any(c % (self.channels[0] // 4) for c in self.channels)):
+            raise InputError(f"channels must be multiples of the first one's quarter, at least 4, got {self.channels}")
 
 
 def build(config: AutoencoderConfig) -> AutoencoderKL:
@@ -44,7 +46,8 @@ def build(config: AutoencoderConfig) -> AutoencoderKL:
         up_block_types=["UpDecoderBlock2D"] * len(channels),
         layers_per_block=1,
         latent_channels=config.latent_channels,
-        norm_num_groups=min(16, channels[0]),
+        # Groups of one channel would be instance norm, which lets a network hide a spike in every image to set its scale.
+        norm_num_groups=channels[0] // 4,
         scaling_factor=1.0,
     )
 
