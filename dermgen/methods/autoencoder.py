@@ -46,7 +46,7 @@ def build(config: AutoencoderConfig) -> AutoencoderKL:
         up_block_types=["UpDecoderBlock2D"] * len(channels),
         layers_per_block=1,
         latent_channels=config.latent_channels,
-        # Groups of one channel would be instance norm, which lets a network hide a spike in every image to set its scale.
+        # Groups of one channel are instance norm, which lets a network hide a spike in an image to set its scale.
         norm_num_groups=channels[0] // 4,
         scaling_factor=1.0,
     )
