@@ -1,5 +1,6 @@
 """The autoencoder of a small Stable Diffusion, trained from scratch: images to latents and back."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def train(config: AutoencoderConfig) -> AutoencoderKL:
     model, optimizer = run.prepare(Autoencoding(vae), optimizer, average=vae)
     for batch in run.batches(dataset, collate_fn=collate):
         images = to_unit_range(_turn(batch["pixels"], run.draws.integers(8)))
+        images = _swap_colors(images, run.draws.uniform(), run.draws.integers(6))
         reconstruction, kl = model(images, run.draws.normal(*latent_shape))
         l1, edges = F.l1_loss(reconstruction, images), edge_loss(reconstruction, images)
         kl = kl.mean() / images[0].numel()  # the weight is for sums over an image, the other terms are means
@@ -113,6 +115,13 @@ def _turn(pixels: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
             for image, k in zip(pixels, orientation.tolist(), strict=True)
         ]
     )
+
+
+def _swap_colors(images: torch.Tensor, chance: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Half of the images with their channels in one of 6 orders, so that colours of classes to come can be kept too."""
+    orders = torch.tensor(list(itertools.permutations(range(3))), device=images.device)
+    order = torch.where(chance < 0.5, order, 0)
+    return torch.stack([image[orders[k]] for image, k in zip(images, order, strict=True)])
 
 
 @torch.no_grad()
