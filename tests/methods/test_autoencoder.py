@@ -1,0 +1,65 @@
+"""The small autoencoder's losses against closed forms, and its training."""
+
+import torch
+from diffusers import AutoencoderKL
+from torch.distributions import Normal, kl_divergence
+
+from dermgen.data.loading import PixelSet, manifest_examples, to_unit_range
+from dermgen.methods import autoencoder
+from dermgen.methods.autoencoder import AutoencoderConfig, edge_loss, kl_to_normal
+
+
+def test_the_kl_term_is_that_of_torch_distributions():
+    mean, logvar = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4)
+    expected = kl_divergence(Normal(mean, (logvar / 2).exp()), Normal(0.0, 1.0)).sum((1, 2, 3))
+    torch.testing.assert_close(kl_to_normal(mean, logvar), expected)
+
+
+def test_the_edge_loss_is_zero_for_a_shift_of_brightness_and_counts_neighbour_differences():
+    image = torch.rand(1, 1, 2, 3)
+    torch.testing.assert_close(edge_loss(image, image + 0.3), torch.tensor(0.0), atol=1e-6, rtol=0)
+    other = torch.rand(1, 1, 2, 3)
+    across = [abs((image - other)[0, 0, y, x + 1] - (image - other)[0, 0, y, x]) for y in range(2) for x in range(2)]
+    down = [abs((image - other)[0, 0, 1, x] - (image - other)[0, 0, 0, x]) for x in range(3)]
+    torch.testing.assert_close(edge_loss(image, other), torch.stack(across).mean() + torch.stack(down).mean())
+
+
+def test_turns_and_colour_swaps_only_move_pixels():
+    pixels = torch.arange(8 * 3 * 4 * 4).reshape(8, 3, 4, 4)
+    turned = autoencoder._turn(pixels, torch.arange(8))
+    assert torch.equal(turned[0], pixels[0])
+    assert len({tuple((t - t.min()).flatten().tolist()) for t in turned}) == 8
+    swapped = autoencoder._swap_colors(pixels, torch.tensor([0.1, 0.9, *[0.1] * 6]), torch.tensor([5, 5, *range(6)]))
+    assert torch.equal(swapped[0], pixels[0].flip(0))
+    assert torch.equal(swapped[1], pixels[1])
+    assert all(torch.equal(a.sort(0).values, b.sort(0).values) for a, b in zip(swapped, pixels, strict=True))
+
+
+def test_training_improves_reconstructions_and_measures_the_latents_scale(manifest_dir, tmp_path):
+    config = AutoencoderConfig(
+        data_dir=str(manifest_dir),
+        output_dir=str(tmp_path / "run"),
+        resolution=32,
+        channels=[8, 16],
+        train_batch_size=8,
+        max_train_steps=60,
+        learning_rate=3e-3,
+        lr_warmup_steps=0,
+        logging_steps=5,
+        report_to="none",
+    )
+    images = PixelSet(examples := manifest_examples(manifest_dir, "val"), [0] * len(examples), 32)
+    pixels = to_unit_range(torch.stack([images[i]["pixels"] for i in range(len(images))]))
+
+    @torch.no_grad()
+    def error(vae):
+        return float((vae.eval()(pixels).sample - pixels).abs().mean())
+
+    torch.manual_seed(0)
+    before = error(autoencoder.build(config))
+    vae = autoencoder.train(config)
+    assert error(vae) < 0.6 * before
+    saved = AutoencoderKL.from_pretrained(tmp_path / "run" / "vae")
+    with torch.no_grad():
+        spread = (saved.encode(pixels).latent_dist.mean * saved.config.scaling_factor).std()
+    assert 0.7 < spread < 1.4

@@ -1,0 +1,41 @@
+"""`dermgen tiny` ends in a pipeline that plain diffusers loads, without the classes that it was to leave out."""
+
+import pytest
+from diffusers import StableDiffusionPipeline
+
+from dermgen.config import InputError
+from dermgen.tiny import TinyConfig, train_tiny
+
+
+def settings(manifest_dir, tmp_path, **changes):
+    return TinyConfig(
+        data_dir=str(manifest_dir),
+        output_dir=str(tmp_path / "base"),
+        resolution=32,
+        autoencoder_channels=[8, 16],
+        autoencoder_steps=2,
+        unet_channels=[16, 32],
+        text_width=32,
+        unet_batch_size=2,
+        report_to="none",
+        **{"unet_steps": 2, "exclude_classes": ["vasc"], **changes},
+    )
+
+
+def test_both_stages_train_a_whole_pipeline_and_go_on(manifest_dir, tmp_path, capsys):
+    folder = train_tiny(settings(manifest_dir, tmp_path))
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert pipeline.tokenizer.tokenize("vascular lesion") == ["vascular</w>", "lesion</w>"]
+    recipe = (folder / "stages" / "text_to_image" / "config.yaml").read_text()
+    assert "vascular" not in recipe
+    assert "dermoscopic image of melanoma" in recipe
+    train_tiny(settings(manifest_dir, tmp_path, unet_steps=4))
+    assert (folder / "stages" / "text_to_image" / "checkpoint-4").is_dir()
+
+
+def test_an_unknown_class_or_a_missing_manifest_is_one_sentence(manifest_dir, tmp_path):
+    with pytest.raises(InputError, match="unknown class 'wart'"):
+        train_tiny(settings(manifest_dir, tmp_path, exclude_classes=["wart"]))
+    with pytest.raises(InputError, match="no such folder: /nowhere"):
+        train_tiny(settings("/nowhere", tmp_path / "b"))
