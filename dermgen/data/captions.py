@@ -4,19 +4,21 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from dermgen.config import InputError
 from dermgen.labels import LesionClass, Taxonomy, from_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFAULT_TEMPLATE = "dermoscopic image of {dx}, {localization}, {age}-year-old {sex}"
 FIELDS = ("dx", "malignancy", "localization", "age", "sex")
 
 
-def compile_captions(table: pd.DataFrame, template: str, taxonomy: Taxonomy, synonyms: bool, seed: int) -> list[str]:
+def compile_captions(table: "pd.DataFrame", template: str, taxonomy: Taxonomy, synonyms: bool, seed: int) -> list[str]:
     """One caption per row of a manifest.
 
     Args:
@@ -106,7 +108,7 @@ def lint(captions: Sequence[str], attributes: Mapping[str, Sequence[str]], token
     return counts
 
 
-def lint_table(table: pd.DataFrame, tokenizer) -> dict[str, int]:
+def lint_table(table: "pd.DataFrame", tokenizer) -> dict[str, int]:
     """`lint` of a manifest's captions for the attributes of its columns."""
     taxonomy = from_labels(table["dx"])
     attributes = {name: [_text(v) for v in table[name]] for name in ("localization", "age", "sex")}

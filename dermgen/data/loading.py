@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
@@ -16,7 +15,6 @@ from torchvision.transforms import functional as TF
 
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
-from dermgen.data.sources import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,15 @@ def folder_examples(folder: str | Path, prompt: str, what: str) -> list[Example]
         raise InputError(f"{what}: no such folder: {folder}")
     paths = image_files(folder)
     if not paths:
-        raise InputError(f"{what}: {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise InputError(f"{what}: {folder} has no images ({', '.join(sorted(preprocess.FORMATS))})")
     return [Example(str(p), prompt, p.stem) for p in paths]
 
 
 def image_files(folder: Path) -> list[Path]:
     """Files of a folder with an image's ending, by name, hidden ones left out."""
-    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    return [
+        p for p in sorted(folder.iterdir()) if p.suffix.lower() in preprocess.FORMATS and not p.name.startswith(".")
+    ]
 
 
 def manifest_examples(
@@ -99,7 +99,7 @@ def manifest_examples(
     ]
 
 
-def _nth_of_lesion(table: pd.DataFrame) -> np.ndarray:
+def _nth_of_lesion(table) -> np.ndarray:
     """0 for the first image of each lesion, 1 for its second, …; an image of unknown lesion is its own."""
     return table.groupby(table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])).cumcount().to_numpy()
 

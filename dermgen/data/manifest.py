@@ -7,10 +7,12 @@ A manifest folder is a Hugging Face `imagefolder`: images under `images/`, masks
 import json
 import os
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from dermgen.config import InputError
+
+if TYPE_CHECKING:  # pandas costs 60 MiB, which a training on a plain folder can do without
+    import pandas as pd
 
 COLUMNS = (
     "file_name image_id dx lesion_id patient_id split age sex localization caption mask_file_name source license "
@@ -23,12 +25,14 @@ SYNTHETIC_COLUMNS = (
 SPLITS = ("train", "val", "test")
 
 
-def read(folder: str | Path) -> pd.DataFrame:
+def read(folder: str | Path) -> "pd.DataFrame":
     """Read and check `folder/metadata.csv`. Text columns hold "" where a cell is empty; age is a float or NaN.
 
     Raises:
         InputError: if the folder or the table is missing, a column is, or the table is empty.
     """
+    import pandas as pd
+
     folder = Path(folder)
     path = folder / "metadata.csv"
     if not folder.is_dir():
@@ -45,7 +49,7 @@ def read(folder: str | Path) -> pd.DataFrame:
     return table
 
 
-def write(table: pd.DataFrame, folder: Path) -> None:
+def write(table: "pd.DataFrame", folder: Path) -> None:
     """Write `table` as `folder/metadata.csv`, whole or not at all, the known columns first in their order.
 
     Raises:
@@ -62,7 +66,7 @@ def write(table: pd.DataFrame, folder: Path) -> None:
     write_csv(table[[*COLUMNS, *rest]], Path(folder, "metadata.csv"))
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
+def write_csv(table: "pd.DataFrame", path: Path) -> None:
     """Write a table to `path`, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     table.to_csv(partial, index=False)
@@ -76,8 +80,8 @@ def is_leaky(folder: str | Path) -> bool:
 
 
 def select(
-    table: pd.DataFrame, dx: str | None = None, split: str | None = None, where: str = "manifest"
-) -> pd.DataFrame:
+    table: "pd.DataFrame", dx: str | None = None, split: str | None = None, where: str = "manifest"
+) -> "pd.DataFrame":
     """Rows of one class and/or one split.
 
     Raises:

@@ -6,12 +6,11 @@ Each step is pure: image in, image out. Images are uint8 RGB (H, W, 3), masks ui
 import warnings
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
-_FORMATS = {
+FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
     ".png": "PNG",
@@ -35,7 +34,7 @@ def read_image(path: Path) -> np.ndarray:
     """
     if path.stat().st_size == 0:
         raise BadImage("zero bytes")
-    expected = _FORMATS.get(path.suffix.lower())
+    expected = FORMATS.get(path.suffix.lower())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours, below
@@ -119,6 +118,8 @@ def segment_lesion(image: np.ndarray) -> np.ndarray | None:
     Returns:
         The mask, or None where no single plausible region stands out (under 1 % or over 80 % of the picture).
     """
+    import cv2
+
     scale = 256 / max(image.shape[:2])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(cv2.medianBlur(small, 5), cv2.COLOR_RGB2LAB).astype(np.float32)
@@ -144,6 +145,8 @@ def segment_lesion(image: np.ndarray) -> np.ndarray | None:
 
 def remove_hair(image: np.ndarray) -> np.ndarray:
     """Paint over dark hair (as DullRazor, Lee et al. 1997): a black top-hat finds thin lines, inpainting fills them."""
+    import cv2
+
     size = max(9, round(min(image.shape[:2]) / 24) | 1)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     lines = [
@@ -162,6 +165,8 @@ def remove_hair(image: np.ndarray) -> np.ndarray:
 
 
 def _line_kernel(size: int, angle: int) -> np.ndarray:
+    import cv2
+
     kernel = np.zeros((size, size), np.uint8)
     offset = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))]) * (size // 2)
     ends = [tuple(np.round(size // 2 + sign * offset).astype(int).tolist()) for sign in (-1, 1)]

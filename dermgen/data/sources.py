@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from dermgen.config import InputError
+from dermgen.data.preprocess import FORMATS
 from dermgen.labels import BINARY, HAM10000, ISIC2019, LesionClass, Taxonomy, from_labels
 
 RAW_COLUMNS = "image_id path mask_path dx lesion_id patient_id age sex localization caption source license".split()
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 CC_BY_NC = "CC BY-NC 4.0"
 
 
@@ -164,7 +164,7 @@ def _match(table: pd.DataFrame, data_dir: Path, taxonomy: Taxonomy, skip: str) -
     images: dict[str, Path] = {}
     masks: dict[str, Path] = {}
     for path in sorted(data_dir.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+        if path.suffix.lower() not in FORMATS or path.name.startswith("."):
             continue
         if skip in path.relative_to(data_dir).as_posix().lower():
             masks[path.stem.lower().removesuffix("_segmentation")] = path
