@@ -88,7 +88,8 @@ def generate(config: GenerateConfig) -> Path:
 
     default = "fp16" if accelerator.device.type in ("cuda", "xpu") else "fp32"
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.dtype or default]
-    generator = _load_generator(config, model_path, base, dtype, accelerator.device)
+    prompts = {row["prompt"] for row in rows}
+    generator = _load_generator(config, prompts, model_path, base, dtype, accelerator.device)
     sha256 = broadcast_object_list([model_hash(model_path, base) if accelerator.is_main_process else None])[0]
     table = _table(rows, config, sha256)
     facts_of = {row["file_name"]: row for row in table.to_dict("records")}
@@ -188,7 +189,7 @@ def _grid_rows(config: GenerateConfig, taxonomy: Taxonomy) -> list[dict]:
 
 def _prompt(template: str, row: dict, taxonomy: Taxonomy) -> str:
     lesion = taxonomy[row["dx"]] if "dx" in row else None
-    malignancy = None if lesion is None or lesion.malignant is None else ("benign", "malignant")[lesion.malignant]
+    malignancy = lesion.malignancy if lesion else ""
     return captions.fill(template, {"malignancy": malignancy, **row, "dx": lesion.name if lesion else ""})
 
 
@@ -228,13 +229,15 @@ def _own_prompt(model: str) -> tuple[str, str] | None:
     return (code, prompt) if code and prompt else None
 
 
-def _load_generator(config, model_path: str, base: str | None, dtype: torch.dtype, device) -> StableDiffusionGenerator:
+def _load_generator(
+    config, prompts: set[str], model_path: str, base: str | None, dtype: torch.dtype, device
+) -> StableDiffusionGenerator:
     pipeline = load_pipeline(base or model_path, **_trained_with(config.model, base), dtype=dtype)
     prediction_type = _run_setting(Path(config.model), "prediction_type")
     if base is not None and prediction_type:
         kind = type(pipeline.scheduler)
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config, prediction_type=prediction_type)
-    check_prompts({row["prompt"] for row in _plan(config)}, pipeline.tokenizer)
+    check_prompts(prompts, pipeline.tokenizer)
     if base is not None:
         path = Path(model_path)
         folder, name = (path, LORA_FILE) if path.is_dir() else (path.parent, path.name)

@@ -19,6 +19,11 @@ class LesionClass:
     malignant: bool | None
     synonyms: tuple[str, ...] = ()
 
+    @property
+    def malignancy(self) -> str:
+        """In a word; "" where it is unknown."""
+        return {True: "malignant", False: "benign", None: ""}[self.malignant]
+
 
 @dataclass(frozen=True)
 class Taxonomy:

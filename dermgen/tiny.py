@@ -67,7 +67,7 @@ def train_tiny(config: TinyConfig) -> Path:
         "lr_warmup_steps": 20,
     }
     if not (stages / "initial" / "model_index.json").exists():
-        vae = autoencoder.train(
+        autoencoder.train(
             autoencoder.AutoencoderConfig(
                 output_dir=str(stages / "autoencoder"),
                 channels=config.autoencoder_channels,

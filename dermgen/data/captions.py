@@ -40,7 +40,7 @@ def compile_captions(table: "pd.DataFrame", template: str, taxonomy: Taxonomy, s
         lesion = taxonomy[row["dx"]] if row["dx"] else None
         names = class_names(lesion) if lesion else [""]
         name = names[rng.integers(len(names))] if synonyms else names[0]
-        malignancy = None if lesion is None or lesion.malignant is None else ("benign", "malignant")[lesion.malignant]
+        malignancy = lesion.malignancy if lesion else ""
         captions.append(fill(template, {**row, "dx": name, "malignancy": malignancy}))
     return captions
 
