@@ -37,7 +37,14 @@ def generate(argv):
     generate(parse(GenerateConfig, argv))
 
 
-COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate)}
+def study(argv):
+    """train classifiers with and without synthetic images and say which gains are real"""
+    from dermgen.classify.study import StudyConfig, study
+
+    study(parse(StudyConfig, argv))
+
+
+COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate, study)}
 
 
 def main() -> None:

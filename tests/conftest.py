@@ -56,6 +56,27 @@ def manifest_dir(phantoms, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def synthetic_dir(manifest_dir, tmp_path_factory) -> Path:
+    """Other phantoms at 32 pixels, in the place of generated images."""
+    raw = write_phantoms(
+        PhantomConfig(output_dir=str(tmp_path_factory.mktemp("other") / "raw"), num_lesions=28, height=96, seed=9)
+    )
+    folder = prepare(
+        PrepareConfig(
+            source="ham10000",
+            data_dir=str(raw),
+            output_dir=str(tmp_path_factory.mktemp("synthetic") / "m"),
+            resolution=32,
+            num_workers=1,
+        )
+    )
+    table = manifest.read(folder).assign(synthetic="true", split="", lesion_id="", patient_id="")
+    names = {name: f"syn_{name}" for name in table["image_id"]}
+    manifest.write(table.assign(image_id=table["image_id"].map(names)), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def base_dir(manifest_dir, tmp_path_factory) -> Path:
     """An untrained Stable Diffusion for 32 x 32 pixels, saved as a pipeline folder."""
     torch.manual_seed(0)

@@ -7,11 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"config", "labels"},
+    {"config", "labels", "statistics", "plots"},
     {"data"},
     {"training", "sampling"},
     {"stable_diffusion"},
-    {"methods"},
+    {"methods", "classify"},
     {"generate", "tiny"},
     {"publish"},
     {"cli"},

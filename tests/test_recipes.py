@@ -6,25 +6,29 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
+from dermgen.classify.classifier import ClassifierConfig
 from dermgen.config import parse
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "train_scripts" / "configs").glob("*.yaml"))
+CONFIGS = ROOT / "train_scripts" / "configs"
+RECIPES = sorted(p for p in CONFIGS.glob("*.yaml") if not p.stem.startswith("study"))
 ACCELERATE = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 
 
-def kind(path):
-    return DreamboothLoraConfig if path.stem.startswith("dreambooth_lora") else DreamboothConfig
+KINDS = {"classifier": ClassifierConfig, "dreambooth_lora": DreamboothLoraConfig, "dreambooth": DreamboothConfig}
+
+
+def script(path):
+    return next(name for name in KINDS if path.stem.startswith(name))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_parses_and_its_header_launches_it(path):
-    config = parse(kind(path), ["--config", str(path)])
+    config = parse(KINDS[script(path)], ["--config", str(path)])
     assert config.output_dir.startswith(("runs/", "demo/"))
     header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
-    script = "dreambooth_lora" if kind(path) is DreamboothLoraConfig else "dreambooth"
-    assert f"train_scripts/{script}.py --config train_scripts/configs/{path.name}" in header
+    assert f"train_scripts/{script(path)}.py --config train_scripts/configs/{path.name}" in header
     assert "Needs:" in header
     assert "mixed_precision" not in yaml.safe_load(path.read_text())
 
@@ -38,3 +42,22 @@ def test_an_accelerate_config_loads(path):
 
 def test_every_accelerate_config_that_is_promised_is_there():
     assert {p.stem for p in ACCELERATE} == {"cpu", "single_gpu", "multi_gpu", "multi_node", "fsdp"}
+
+
+def test_the_published_settings_of_the_classifiers():
+    vit, early, resnet = (
+        parse(ClassifierConfig, ["--config", str(CONFIGS / f"classifier_{name}.yaml")])
+        for name in ("vit", "vit_early_stopping", "resnet50")
+    )
+    assert (vit.learning_rate, vit.train_batch_size, vit.adam_weight_decay, vit.lr_scheduler) == (
+        2e-5,
+        32,
+        0.01,
+        "linear",
+    )
+    assert vit.lr_warmup_steps > 0
+    assert (early.learning_rate, early.early_stopping_patience is None) == (5e-5, False)
+    assert (resnet.optimizer, resnet.learning_rate, resnet.train_batch_size) == ("adam", 1e-3, 64)
+    assert (resnet.reduce_on_plateau_patience, resnet.early_stopping_patience) == (5, 15)
+    assert resnet.head_width > 0
+    assert resnet.freeze_stages > 0

@@ -73,6 +73,7 @@ class Run:
         self.output_dir = Path(config.output_dir)
         self.step = 0
         self.max_train_steps = config.max_train_steps
+        self.lr_factor = 1.0  # on top of the schedule, for a method that lowers the rate by what it measures
         self.draws: Draws
         self._save_weights = save_weights or self._save_trained
         self._load_weights = load_weights or self._load_trained
@@ -81,6 +82,7 @@ class Run:
         self._averaged: nn.Module | None = None
         self._ema: EMAModel | None = None
         self._first_gradient_checked = False
+        self._resumed = False
         self._stop_signal: int | None = None
         self._scalars: dict[str, list[torch.Tensor]] = {}
         self._pending: dict[str, float] = {}
@@ -128,7 +130,7 @@ class Run:
         config = self.config
         if self.max_train_steps is None:
             self.max_train_steps = config.num_train_epochs * self.steps_per_epoch(*datasets)
-        self._resume()
+        self.resume()
         lr_at = self._learning_rates()
         loader = self._loader(datasets, collate_fn)
         progress = tqdm(
@@ -138,7 +140,7 @@ class Run:
             while self.step < self.max_train_steps:
                 self.step += 1
                 for group, lr in lr_at(self.step - 1):
-                    group["lr"] = lr
+                    group["lr"] = lr * self.lr_factor
                 image_ids = []
                 for micro_step in range(config.gradient_accumulation_steps):
                     ks, *batch = send_to_device(next(loader), self.accelerator.device, non_blocking=True)
@@ -189,6 +191,10 @@ class Run:
         """True at the end of each `every`-th optimizer step and of the last one; never for None."""
         at_end = self.step == self.max_train_steps
         return bool(every) and self.accelerator.sync_gradients and (at_end or self.step % every == 0)
+
+    def finish(self) -> None:
+        """Make the step in progress, or the one resumed from, the last."""
+        self.max_train_steps = self.step
 
     def write_metrics(self, **scalars: float) -> None:
         """Append one line to metrics.jsonl and to the trackers, at the current step (on the main process)."""
@@ -332,7 +338,11 @@ class Run:
                 shutil.rmtree(mine[step])
         self.accelerator.wait_for_everyone()
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one; `batches` does it unless the method has done it before."""
+        if self._resumed:
+            return
+        self._resumed = True
         asked = self.config.resume_from_checkpoint
         found = checkpoints(self.output_dir)
         if asked not in (None, "latest"):

@@ -1,0 +1,343 @@
+"""Train a ViT or a ResNet on real and synthetic lesions, and measure it on real ones that it has not seen."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from dermgen.classify import metrics, networks
+from dermgen.classify.augmentation import augment, mixup
+from dermgen.classify.mixture import read_real, read_synthetic, training_rows
+from dermgen.config import InputError, TrainConfig, option, require_at_least
+from dermgen.data import manifest
+from dermgen.data.loading import Example, PixelSet, check_readable, collate
+from dermgen.labels import from_labels
+from dermgen.training.run import Run, checkpoints
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(TrainConfig):
+    """Train a classifier on the train split of a manifest, choose on val, measure on test."""
+
+    data_dir: str = option(None, "manifest folder of real images")
+    synthetic_dir: str | None = option(None, "manifest folder of synthetic images to train on as well")
+    synthetic_ratio: float | None = option(None, "synthetic images per real one of a class; default all there are")
+    synthetic_classes: list[str] | None = option(None, "classes that get synthetic images; default all they show")
+    only_kept: bool = option(False, "only synthetic images that `dermgen filter` kept")
+    no_real: bool = option(False, "train on synthetic images only")
+    oversample: bool = option(False, "repeat the images of rare classes until all classes are equally large")
+    pretrained_model_name_or_path: str = option(
+        "google/vit-base-patch16-224-in21k",
+        "image classifier of transformers: a Hub id or folder, e.g. microsoft/resnet-50",
+    )
+    revision: str | None = option(None, "of the Hub model")
+    from_scratch: bool = option(False, "a small ViT with random weights in place of a pretrained one")
+    patch_size: int = option(8, "of the small ViT, in pixels")
+    width: int = option(192, "hidden size of the small ViT")
+    layers: int = option(6, "of the small ViT")
+    resolution: int = option(224, "height and width that the network sees, in pixels")
+    freeze_stages: int = option(0, "keep the input layer and this many first stages (ResNet) or layers (ViT)")
+    head_width: int = option(0, "of a dropout-linear-ReLU-dropout-linear head; 0 is one linear layer")
+    head_dropout: float = option(0.5, "of that head")
+    learning_rate: float = option(2e-5, "peak learning rate")
+    lr_warmup_steps: int = option(0, "optimizer steps of linear warm-up; 'constant' has none")
+    optimizer: Literal["adamw", "adam"] = option("adamw", "Adam's weight decay is part of the gradient")
+    class_weights: bool = option(False, "weigh the loss by the inverse frequency of the class in training")
+    label_smoothing: float = option(0.0, "share of the target that all classes get alike")
+    mixup_alpha: float = option(0.0, "blend pairs of images by Beta(alpha, alpha); 0 does not")
+    no_augmentation: bool = option(False, "no flips, turns, crops and colour changes")
+    rotation: float = option(180.0, "largest random turn to either side, in degrees")
+    crop: float = option(0.8, "smallest side of a random crop, as a fraction")
+    color_jitter: float = option(0.1, "brightness, contrast and saturation each change by up to this share")
+    validation_steps: int | None = option(None, "optimizer steps between two validations; default once per epoch")
+    reduce_on_plateau_patience: int | None = option(
+        None, "divide the learning rate by 10 after more than this many validations without a lower loss"
+    )
+    early_stopping_patience: int | None = option(None, "stop after this many validations without a better BMA")
+    eval_batch_size: int = option(64, "images per process where nothing is learnt")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.data_dir is None:
+            raise InputError("--data_dir is needed: a manifest folder of real images")
+        if self.no_real and self.synthetic_dir is None:
+            raise InputError("--no_real needs --synthetic_dir, or there is nothing to train on")
+        if self.use_8bit_adam:
+            raise InputError("use_8bit_adam is not offered for classifiers: choose --optimizer adamw or adam")
+        if self.from_scratch and (self.resolution % self.patch_size or self.width % 32):
+            raise InputError(
+                f"resolution must be a multiple of patch_size and width of 32, got {self.resolution}, "
+                f"{self.patch_size}, {self.width}"
+            )
+        if not 0 < self.crop <= 1:
+            raise InputError(f"crop must be above 0 and at most 1, got {self.crop}")
+        for name in ("label_smoothing", "head_dropout", "color_jitter"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        require_at_least(0, mixup_alpha=self.mixup_alpha, freeze_stages=self.freeze_stages, rotation=self.rotation)
+        require_at_least(1, resolution=self.resolution, eval_batch_size=self.eval_batch_size)
+        for name in ("validation_steps", "early_stopping_patience"):
+            if getattr(self, name) is not None:
+                require_at_least(1, **{name: getattr(self, name)})
+
+
+def train(config: ClassifierConfig) -> dict:
+    """Train, keep the best validation's weights, and write them with `results.json` and predictions of val and test.
+
+    Returns:
+        What `results.json` holds: `val` and `test` as `metrics.measure` gives them, and how they came about. A run that
+        is finished is not repeated.
+
+    Raises:
+        InputError: for a split that leaks, synthetic images where real ones belong, or too few of them.
+    """
+    real = read_real(config.data_dir)
+    classes = [c for c in from_labels(real["dx"]).codes if c in set(real["dx"])]
+    rows = arm_rows(config, real)
+    parts = {split: manifest.select(real, split=split, where=config.data_dir) for split in ("val", "test")}
+    check_readable(
+        [Example(p, "", "") for p in [*rows["path"].unique(), *parts["val"]["path"], *parts["test"]["path"]]]
+    )
+    run = Run(config)
+    done = run.output_dir / "results.json"
+    dataset = LesionSet(rows, classes, config.resolution)
+    steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(dataset)
+    if done.exists() and (results := json.loads(done.read_text()))["max_train_steps"] == steps:
+        return results
+
+    classifier = build(config, classes)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    optimizer = kind(
+        [p for p in classifier.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+    )
+    weights = _class_weights(rows, classes, config.class_weights).to(run.accelerator.device)
+    model, optimizer = run.prepare(classifier, optimizer, average=classifier)
+    model.train()
+    run.record(training_images=_counts(rows), leaky=manifest.is_leaky(config.data_dir), classes=classes)
+    if run.is_main:
+        manifest.write_csv(rows[["image_id", "dx", "synthetic"]].drop_duplicates(), run.output_dir / "training_set.csv")
+    validate_every = config.validation_steps or run.steps_per_epoch(dataset)
+    run.resume()
+    history = validations(run.output_dir / "metrics.jsonl")
+    run.lr_factor = plateau_factor([v["val_loss"] for v in history], config.reduce_on_plateau_patience)
+    if exhausted([v["val_bma"] for v in history], config.early_stopping_patience):
+        run.finish()
+    for batch in run.batches(dataset, collate_fn=collate):
+        images = batch["pixels"].float() / 255
+        targets = F.one_hot(batch["label"], len(classes)).float()
+        if not config.no_augmentation:
+            images = augment(images, run.draws, config.rotation, config.crop, config.color_jitter)
+        if config.mixup_alpha:
+            images, targets = mixup(images, targets, config.mixup_alpha, run.draws)
+        logits = model(images)
+        loss = F.cross_entropy(logits.float(), targets, weights, label_smoothing=config.label_smoothing)
+        run.update(loss, optimizer)
+        run.log(loss=loss)
+        if run.due(validate_every):
+            with run.averaged_weights():
+                probabilities = predict(run, model, parts["val"], classes, config)
+                history.append({"step": run.step, **_validation(probabilities, parts["val"], classes)})
+                _keep_if_best(run, classifier, history)
+            run.write_metrics(**{k: v for k, v in history[-1].items() if k != "step"})
+            run.lr_factor = plateau_factor([v["val_loss"] for v in history], config.reduce_on_plateau_patience)
+            if exhausted([v["val_bma"] for v in history], config.early_stopping_patience):
+                run.finish()
+    return _finish(run, model, classifier, history, parts, rows, classes, config, steps)
+
+
+def arm_rows(config: ClassifierConfig, real: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows that this configuration trains on; `real` is the whole real manifest."""
+    train_split = manifest.select(real, split="train", where=config.data_dir)
+    missing = sorted(set(real["dx"]) - set(train_split["dx"]))
+    if missing:
+        raise InputError(f"{config.data_dir}: {', '.join(missing)} has no images in the train split")
+    synthetic = read_synthetic(config.synthetic_dir) if config.synthetic_dir else None
+    return training_rows(
+        train_split,
+        synthetic,
+        not config.no_real,
+        config.synthetic_ratio,
+        config.synthetic_classes,
+        config.only_kept,
+        config.oversample,
+        config.seed,
+    )
+
+
+def build(config: ClassifierConfig, classes: list[str]) -> networks.Classifier:
+    """The network that the config asks for, its head new, its first stages frozen."""
+    torch.manual_seed(config.seed)
+    if config.from_scratch:
+        classifier = networks.build_small_vit(
+            classes, config.resolution, config.patch_size, config.width, config.layers
+        )
+    else:
+        classifier = networks.load_pretrained(config.pretrained_model_name_or_path, classes, config.revision)
+    if config.head_width:
+        networks.widen_head(classifier, config.head_width, config.head_dropout)
+    classifier.freeze(config.freeze_stages)
+    return classifier
+
+
+class LesionSet(Dataset):
+    """Rows of a manifest as `{pixels, image_id, label}`; `pixels` is uint8 (3, resolution, resolution)."""
+
+    def __init__(self, rows: "pd.DataFrame", classes: Sequence[str], resolution: int):
+        examples = [Example(path, "", name) for path, name in zip(rows["path"], rows["image_id"], strict=True)]
+        self.images = PixelSet(examples, [0] * len(examples), resolution, interpolation="bicubic")
+        self.labels = [classes.index(dx) for dx in rows["dx"]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {**self.images[i], "label": self.labels[i]}
+
+
+@torch.no_grad()
+def predict(
+    run: Run, model: nn.Module, rows: "pd.DataFrame", classes: Sequence[str], config: ClassifierConfig
+) -> torch.Tensor:
+    """Class probabilities (N, C) float64 of the images of `rows`, in their order; the processes share the work."""
+    accelerator = run.accelerator
+    share = range(len(rows))[accelerator.process_index :: accelerator.num_processes]
+    loader = DataLoader(
+        LesionSet(rows.iloc[list(share)], classes, config.resolution),
+        config.eval_batch_size,
+        collate_fn=collate,
+        num_workers=config.dataloader_num_workers,
+    )
+    training = model.training
+    model.eval()
+    found = [model(batch["pixels"].to(accelerator.device).float() / 255).double().softmax(1).cpu() for batch in loader]
+    model.train(training)
+    numbered = list(zip(share, torch.cat(found) if found else [], strict=True))
+    everyone = sorted(gather_object(numbered), key=lambda pair: pair[0])
+    return torch.stack([probabilities for _, probabilities in everyone])
+
+
+def validations(path: Path) -> list[dict]:
+    """The validations that a run has logged, in order."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line for line in lines if "val_bma" in line]
+
+
+def plateau_factor(
+    losses: Sequence[float], patience: int | None, factor: float = 0.1, threshold: float = 1e-4
+) -> float:
+    """What `torch.optim.lr_scheduler.ReduceLROnPlateau` has multiplied the rate by after these losses; None is 1.
+
+    A function of the history, so that nothing but the log is needed to resume.
+    """
+    if patience is None:
+        return 1.0
+    best, waited, scale = float("inf"), 0, 1.0
+    for loss in losses:
+        if loss < best * (1 - threshold):
+            best, waited = loss, 0
+        else:
+            waited += 1
+        if waited > patience:
+            scale, waited = scale * factor, 0
+    return scale
+
+
+def exhausted(scores: Sequence[float], patience: int | None) -> bool:
+    """Whether the last `patience` scores brought nothing better than what was before."""
+    return patience is not None and len(scores) > patience and len(scores) - 1 - int(np.argmax(scores)) >= patience
+
+
+def _class_weights(rows, classes: Sequence[str], balanced: bool) -> torch.Tensor:
+    """Weights of the classes in the loss, mean 1 over the training images."""
+    counts = torch.tensor([float((rows["dx"] == c).sum()) for c in classes])
+    return len(rows) / (len(classes) * counts) if balanced else torch.ones(len(classes))
+
+
+def _counts(rows) -> dict[str, dict[str, int]]:
+    """Rows per class, real and synthetic, repeats counted."""
+    return {
+        name: rows.loc[rows["synthetic"] == flag, "dx"].value_counts().sort_index().to_dict()
+        for name, flag in (("real", "false"), ("synthetic", "true"))
+    }
+
+
+def _labels(rows, classes: Sequence[str]) -> torch.Tensor:
+    return torch.tensor([classes.index(dx) for dx in rows["dx"]])
+
+
+def _validation(probabilities: torch.Tensor, rows, classes: Sequence[str]) -> dict[str, float]:
+    labels = _labels(rows, classes)
+    measured = metrics.measure(probabilities, labels, classes)
+    loss = float(F.nll_loss(probabilities.clamp_min(1e-12).log(), labels))
+    return {"val_loss": loss, "val_bma": measured["bma"], "val_accuracy": measured["accuracy"]}
+
+
+def _best_step(history: Sequence[dict]) -> int:
+    return max(history, key=lambda v: (v["val_bma"], -v["step"]))["step"]
+
+
+def _best_weights(run: Run, step: int) -> Path:
+    return run.output_dir / "best" / f"step-{step}.safetensors"
+
+
+def _keep_if_best(run: Run, classifier: networks.Classifier, history: list[dict]) -> None:
+    """Save the weights of a best validation; those that neither this history nor a resumed one needs are removed."""
+    if not run.is_main or _best_step(history) != run.step:
+        return
+    path = _best_weights(run, run.step)
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in classifier.model.state_dict().items()}, partial)
+    os.replace(partial, path)
+    found = checkpoints(run.output_dir)
+    resumed = [v for v in history if found and v["step"] <= int(found[-1].name.split("-")[1])]
+    needed = {path, _best_weights(run, _best_step(resumed))} if resumed else {path}
+    for old in path.parent.glob("step-*.safetensors"):
+        if old not in needed:
+            old.unlink()
+
+
+def _finish(run, model, classifier, history, parts, rows, classes, config, steps) -> dict:
+    """Take the best weights, measure them on val and test, write all down."""
+    best = _best_step(history)
+    classifier.model.load_state_dict(load_file(_best_weights(run, best)))
+    results: dict[str, Any] = {
+        "classes": classes,
+        "best_step": best,
+        "last_step": run.step,
+        "max_train_steps": steps,
+        "leaky": manifest.is_leaky(config.data_dir),
+        "training_images": _counts(rows),
+    }
+    for split, part in parts.items():
+        probabilities = predict(run, model, part, classes, config)
+        results[split] = metrics.measure(probabilities, _labels(part, classes), classes)
+        if run.is_main:
+            table = part[["image_id", "lesion_id", "patient_id", "dx"]].reset_index(drop=True)
+            for i, code in enumerate(classes):
+                table[f"p_{code}"] = probabilities[:, i].numpy()
+            manifest.write_csv(table, run.output_dir / f"predictions_{split}.csv")
+    if run.is_main:
+        networks.save(classifier, run.output_dir, config.resolution)
+        partial = run.output_dir / "results.json.partial"
+        partial.write_text(json.dumps(results, indent=2) + "\n")
+        os.replace(partial, run.output_dir / "results.json")
+    run.accelerator.wait_for_everyone()
+    return results

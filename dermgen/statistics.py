@@ -1,0 +1,96 @@
+"""Intervals and tests: bootstrap over lesions and seeds, exact McNemar, Holm's correction, Wilson's interval."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+def resampled_weights(groups: Sequence[Hashable], draws: int, seed: int) -> np.ndarray:
+    """How often each image is in each bootstrap sample, whole groups drawn with replacement, (draws, N) float64.
+
+    Images of one lesion are no independent observations, so lesions are drawn, not images.
+
+    Args:
+        groups: (N,) the lesion of each image.
+        draws: bootstrap samples.
+        seed: of the draw.
+    """
+    codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    count = int(codes.max()) + 1
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws)
+    return drawn[:, codes].astype(np.float64)
+
+
+def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """The middle `level` of bootstrap values."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_errors(
+    influence: np.ndarray, groups: Sequence[Hashable] | None = None, draws: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """Bootstrap draws of the error of an estimate that is a mean of per-image influences, (draws,).
+
+    For a mean this is the ordinary bootstrap; for a smooth statistic its linear part (the infinitesimal jackknife,
+    Efron 1982), which needs each image's influence once and no recomputation.
+
+    Args:
+        influence: (N,) what each image contributes beyond the mean; centred here.
+        groups: (N,) images of one group are drawn together; None draws each alone.
+        draws: bootstrap samples.
+        seed: of the draw.
+    """
+    centred = np.asarray(influence, np.float64) - np.mean(influence)
+    rng = np.random.default_rng(seed)
+    if groups is not None:
+        codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+        centred = np.bincount(codes, centred)
+    n = len(centred)
+    errors = np.empty(draws)
+    for i in range(draws):
+        errors[i] = centred[rng.integers(n, size=n)].sum()
+    return errors / len(influence)
+
+
+def two_sided_p(differences: np.ndarray) -> float:
+    """Bootstrap p-value of a difference being 0: twice the smaller tail, counting the observed sample itself."""
+    tail = min((differences <= 0).sum(), (differences >= 0).sum())
+    return min(1.0, float(2 * (tail + 1) / (len(differences) + 1)))
+
+
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
+    """Exact McNemar p-value of two classifiers being right equally often on the same (N,) cases."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, bool)
+    table = [[int((x & y).sum()) for y in (right_b, ~right_b)] for x in (right_a, ~right_a)]
+    return float(mcnemar(table, exact=True).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]] if len(p_values) else []
+
+
+def wilson(count: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(count, n, alpha=1 - LEVEL, method="wilson")
+    return float(low), float(high)
+
+
+def mean_over_seeds(values: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Means over training seeds that are themselves drawn anew.
+
+    Args:
+        values: (draws, S) a score of each seed's training in each bootstrap sample of the test set.
+        seeds: (draws, S) how often each seed was drawn.
+    """
+    return (values * seeds).sum(1) / seeds.sum(1)

@@ -1,0 +1,162 @@
+"""A classifier learns, resumes to the same bits, stops early, keeps its best weights and writes what it measured."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from dermgen.classify import classifier, networks
+from dermgen.classify.classifier import ClassifierConfig, exhausted, plateau_factor
+from dermgen.config import InputError
+
+
+def config(folder, manifest_dir, **changes):
+    settings = {
+        "from_scratch": True, "resolution": 32, "width": 32, "layers": 2, "train_batch_size": 8, "learning_rate": 1e-3,
+        "max_train_steps": 6, "validation_steps": 3, "checkpointing_steps": 3, "report_to": "none", "eval_batch_size": 16,
+    }  # fmt: skip
+    return ClassifierConfig(data_dir=str(manifest_dir), output_dir=str(folder), **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def run(manifest_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier") / "run"
+    return folder, classifier.train(config(folder, manifest_dir))
+
+
+def test_it_learns_the_phantoms(manifest_dir, tmp_path):
+    results = classifier.train(
+        config(tmp_path / "r", manifest_dir, max_train_steps=120, validation_steps=40, train_batch_size=16, width=64)
+    )
+    assert results["test"]["bma"] > 0.4  # of 7 classes; a guess has 0.14
+
+
+def test_what_it_wrote_is_what_transformers_and_we_load(run, manifest_dir):
+    folder, results = run
+    loaded, classes, resolution = networks.load_run(folder)
+    assert (classes, resolution) == (results["classes"], 32)
+    table = pd.read_csv(folder / "predictions_test.csv")
+    rows = classifier.read_real(manifest_dir)
+    rows = rows[rows["split"] == "test"]
+    pixels = torch.stack([classifier.LesionSet(rows, classes, 32)[i]["pixels"] for i in range(len(rows))])
+    with torch.no_grad():
+        ours = loaded(pixels.float() / 255).softmax(1)
+    np.testing.assert_allclose(table[[f"p_{c}" for c in classes]], ours, atol=1e-5)
+    theirs = pipeline("image-classification", str(folder))(rows["path"].iloc[0], top_k=7)
+    assert {p["label"]: p["score"] for p in theirs} == pytest.approx(
+        dict(zip(classes, ours[0].tolist(), strict=True)), abs=1e-4
+    )
+
+
+def test_a_wide_head_comes_back_too(manifest_dir, tmp_path):
+    classifier.train(config(tmp_path / "r", manifest_dir, head_width=16, max_train_steps=2, validation_steps=2))
+    loaded, _, _ = networks.load_run(tmp_path / "r")
+    best = load_file(tmp_path / "r" / "best" / "step-2.safetensors")
+    assert loaded.model.classifier[2].weight.shape == (16, 32)
+    assert all(torch.equal(v, best[k]) for k, v in loaded.model.state_dict().items())
+
+
+def test_a_resumed_run_ends_with_the_same_bits(run, manifest_dir, tmp_path):
+    folder, results = run
+    classifier.train(config(tmp_path / "r", manifest_dir, max_train_steps=3))
+    resumed = classifier.train(config(tmp_path / "r", manifest_dir))
+    a, b = (load_file(f / "checkpoint-6" / "model.safetensors") for f in (folder, tmp_path / "r"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert resumed == results
+
+
+def test_a_finished_run_is_not_repeated(run, manifest_dir, monkeypatch):
+    folder, results = run
+    monkeypatch.setattr(classifier, "build", lambda *_: pytest.fail("trained again"))
+    assert classifier.train(config(folder, manifest_dir)) == results
+
+
+def test_the_weights_of_the_best_validation_are_kept(run):
+    folder, results = run
+    logged = {v["step"]: v["val_bma"] for v in classifier.validations(folder / "metrics.jsonl")}
+    assert set(logged) == {3, 6}
+    assert results["best_step"] == max(logged, key=logged.get)
+    assert results["val"]["bma"] == pytest.approx(max(logged.values()))
+
+
+def test_early_stopping_ends_the_run_and_the_same_command_does_not_go_on(manifest_dir, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.4, 0.3, 0.2, 0.9])
+    monkeypatch.setattr(
+        classifier, "_validation", lambda *_: {"val_loss": 1.0, "val_bma": next(scores), "val_accuracy": 0.0}
+    )
+    asked = config(tmp_path / "r", manifest_dir, validation_steps=1, early_stopping_patience=2, max_train_steps=20)
+    results = classifier.train(asked)
+    assert (results["last_step"], results["best_step"]) == (3, 1)
+    (tmp_path / "r" / "results.json").unlink()  # as if killed just before the end
+    assert classifier.train(asked) == results
+
+
+def test_the_plateau_rule_is_pytorchs():
+    rng = np.random.default_rng(0)
+    losses = np.round(np.linspace(2, 1, 60) + rng.normal(0, 0.2, 60), 2).tolist()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=5)
+    for i, loss in enumerate(losses):
+        theirs.step(loss)
+        assert plateau_factor(losses[: i + 1], 5) == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert plateau_factor(losses, 5) < 0.2
+    assert plateau_factor(losses, None) == 1
+
+
+def test_the_learning_rate_follows_the_plateau_rule_on_resume_too(manifest_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "_validation", lambda *_: {"val_loss": 1.0, "val_bma": 0.1, "val_accuracy": 0.0})
+    changes = {"validation_steps": 1, "reduce_on_plateau_patience": 1, "logging_steps": 1, "checkpointing_steps": 3}
+    classifier.train(config(tmp_path / "r", manifest_dir, max_train_steps=3, **changes))
+    classifier.train(config(tmp_path / "r", manifest_dir, max_train_steps=5, **changes))
+    lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4, 1e-4])
+
+
+def test_patience_counts_validations_since_the_best():
+    assert not exhausted([0.1, 0.2, 0.2], 2)
+    assert exhausted([0.1, 0.3, 0.2, 0.2], 2)
+    assert not exhausted([0.3], 1)
+    assert not exhausted([0.3, 0.1, 0.1, 0.1], None)
+
+
+def test_class_weights_make_every_class_count_alike():
+    rows = pd.DataFrame({"dx": ["nv"] * 8 + ["mel"] * 2})
+    weights = classifier._class_weights(rows, ["mel", "nv"], True)
+    assert (weights * torch.tensor([2.0, 8.0])).tolist() == pytest.approx([5, 5])
+
+
+def test_synthetic_images_are_trained_on_and_never_measured_on(manifest_dir, synthetic_dir, tmp_path):
+    results = classifier.train(
+        config(
+            tmp_path / "r",
+            manifest_dir,
+            synthetic_dir=str(synthetic_dir),
+            synthetic_ratio=0.5,
+            max_train_steps=2,
+            validation_steps=2,
+        )
+    )
+    assert sum(results["training_images"]["synthetic"].values()) > 0
+    trained_on = pd.read_csv(tmp_path / "r" / "training_set.csv", dtype=str)
+    assert set(trained_on["synthetic"]) == {"true", "false"}
+    tested = set(pd.read_csv(tmp_path / "r" / "predictions_test.csv")["image_id"])
+    assert not tested & set(trained_on["image_id"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"no_real": True}, "--no_real needs --synthetic_dir"),
+        ({"crop": 0.0}, "crop must be above 0"),
+        ({"use_8bit_adam": True}, "use_8bit_adam is not offered"),
+        ({"patch_size": 5}, "multiple of patch_size"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(changes, message, manifest_dir, tmp_path):
+    with pytest.raises(InputError, match=message):
+        config(tmp_path, manifest_dir, **changes)

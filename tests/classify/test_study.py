@@ -1,0 +1,159 @@
+"""A study's figures are those of its predictions, its tests are fair, and its arms are run once."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from sklearn import metrics as sk
+
+from dermgen.classify import classifier, study
+from dermgen.classify.study import StudyConfig, arm_settings, weighted_scores
+from dermgen.config import InputError
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    settings = {
+        "from_scratch": True,
+        "resolution": 32,
+        "width": 32,
+        "layers": 1,
+        "train_batch_size": 8,
+        "report_to": "none",
+    }
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture(scope="module")
+def asked(recipe, manifest_dir, synthetic_dir, tmp_path_factory):
+    return StudyConfig(
+        real=str(manifest_dir), synthetic=str(synthetic_dir), output_dir=str(tmp_path_factory.mktemp("study") / "s"),
+        classifier=str(recipe), max_train_steps=4, num_validations=2, bootstrap_draws=200,
+        arms=["real+augment", "real", "real+augment+synthetic:0.5", "synthetic+augment"],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found(asked):
+    return study.study(asked)
+
+
+def test_scores_are_means_over_seeds_of_what_each_training_measured(found, asked):
+    for entry in found["arms"]:
+        assert entry["scores"]["bma"]["value"] == pytest.approx(np.mean(entry["of_seeds"]["bma"]), abs=1e-6)
+        assert entry["scores"]["bma"]["low"] <= entry["scores"]["bma"]["value"] <= entry["scores"]["bma"]["high"]
+    by_arm = {e["arm"]: e for e in found["arms"]}
+    gain = by_arm["real"]["scores"]["bma"]["value"] - by_arm["real+augment"]["scores"]["bma"]["value"]
+    assert by_arm["real"]["differences"]["bma"]["value"] == pytest.approx(gain)
+    assert "differences" not in by_arm["real+augment"]
+
+
+def test_every_arm_has_the_same_number_of_steps_and_a_plain_sentence(found, asked):
+    for entry in found["arms"][1:]:
+        assert entry["verdict"].startswith(f"{entry['arm']}: BMA ")
+        assert entry["mcnemar_p_holm"] >= entry["mcnemar_p"]
+    for results in (p for p in Path(asked.output_dir).rglob("results.json")):
+        assert json.loads(results.read_text())["last_step"] == 4
+
+
+def test_an_arm_is_run_only_once_and_others_can_be_added(found, asked, monkeypatch):
+    trained = []
+    real_build = classifier.build
+    monkeypatch.setattr(classifier, "build", lambda c, classes: trained.append(c.output_dir) or real_build(c, classes))
+    again = study.study(replace(asked, arms=[*asked.arms, "real+oversample"]))
+    assert len(trained) == 3
+    assert all("real+oversample" in name for name in trained)
+    old = {e["arm"]: e["scores"] for e in found["arms"]}
+    assert all(e["scores"] == old[e["arm"]] for e in again["arms"] if e["arm"] in old)
+
+
+def test_its_pictures_are_there(found, asked):
+    folder = Path(asked.output_dir) / "plots"
+    names = {p.stem for p in folder.glob("*.png")}
+    assert {"arms", "confusion", "dose_response", "training_curves", "recall_changes_real"} <= names
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weighted_scores_agree_with_scikit_learn_on_the_repeated_test_set(weighted):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=60)
+    probabilities = rng.dirichlet(np.ones(3), size=60).round(1) + 0.5 * np.eye(3)[labels]  # rounded: ties
+    weights = rng.integers(0, 3, size=60) if weighted else np.ones(60, int)
+    found = weighted_scores(probabilities, labels, weights[None].astype(float), "abc")
+    rows = np.repeat(np.arange(60), weights)
+    y, p = labels[rows], probabilities[rows]
+    assert found["accuracy"][0] == pytest.approx(sk.accuracy_score(y, p.argmax(1)))
+    assert found["bma"][0] == pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1)))
+    assert found["macro_f1"][0] == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
+    auroc = np.mean([sk.roc_auc_score(y == i, p[:, i]) for i in range(3)])
+    assert found["macro_auroc"][0] == pytest.approx(auroc)
+
+
+def write_predictions(folder, labels, chosen, lesions):
+    folder.mkdir(parents=True)
+    lines = ["image_id,lesion_id,patient_id,dx,p_mel,p_nv"]
+    for i, (y, p, lesion) in enumerate(zip(labels, chosen, lesions, strict=True)):
+        lines.append(f"i{i},{lesion},,{['mel', 'nv'][y]},{1 - p},{p}")
+    (folder / "predictions_test.csv").write_text("\n".join(lines) + "\n")
+
+
+def compared(asked, tmp_path, gain, n=300):
+    """A study of two arms; the second turns this many wrong answers of the first into right ones."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=n)
+    wrong = rng.permutation(n)[: n // 3]
+    folders, results = {}, {}
+    for arm, mistakes in (("real+augment", wrong), ("real", wrong[gain:])):
+        for seed in (0, 1, 2):
+            chosen = np.where(np.isin(np.arange(n), mistakes), 1 - labels, labels)
+            folder = tmp_path / f"{arm}-{seed}"
+            write_predictions(folder, labels, chosen, np.arange(n))
+            folders[arm, seed] = folder
+            test = {"bma": 0.5, "per_class": {"mel": {"recall": 0.5}}, "confusion": [[1, 0], [0, 1]]}
+            results[arm, seed] = {
+                "classes": ["mel", "nv"],
+                "test": test,
+                "training_images": {},
+                "max_train_steps": 4,
+                "leaky": False,
+            }
+    return study.compare(asked, ["real+augment", "real"], [0, 1, 2], folders, results)["arms"][1]
+
+
+def test_a_large_gain_is_called_real_and_none_is_not(asked, tmp_path):
+    large = compared(asked, tmp_path / "a", 60)
+    assert large["differences"]["bma"]["value"] == pytest.approx(0.2, abs=0.02)
+    assert large["differences"]["bma"]["p_holm"] < 0.05
+    assert large["mcnemar_p"] == pytest.approx(2 * 0.5**60)  # 60 lesions changed, all for the better
+    assert "the gain is real" in large["verdict"]
+    none = compared(asked, tmp_path / "b", 0)
+    assert none["differences"]["bma"] == {"value": 0, "low": 0, "high": 0, "p": 1, "p_holm": 1}
+    assert "no difference can be shown" in none["verdict"]
+
+
+def test_the_names_of_arms():
+    assert arm_settings("real+augment+filtered:1") == {
+        "no_real": False, "no_augmentation": False, "oversample": False, "synthetic": True, "synthetic_ratio": 1.0, "only_kept": True,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="unknown part 'sythetic'"):
+        arm_settings("real+sythetic")
+    with pytest.raises(InputError, match="nothing to train on"):
+        arm_settings("augment")
+
+
+def test_an_arm_that_needs_more_images_than_exist_stops_the_study_before_any_training(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained"))
+    greedy = replace(asked, arms=["real+augment", "real+synthetic:90"], output_dir=str(tmp_path / "s"))
+    with pytest.raises(InputError, match=r"arm real\+synthetic:90: \d+ synthetic images of akiec are needed"):
+        study.study(greedy)
+    assert not (tmp_path / "s").exists()
+
+
+def test_fewer_than_three_seeds_are_refused(asked):
+    with pytest.raises(InputError, match="at least 3"):
+        replace(asked, seeds=[0, 1])

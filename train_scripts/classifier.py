@@ -1,0 +1,20 @@
+"""Train a lesion classifier (ViT, ResNet50, or a small ViT from scratch) on real images, or real and synthetic ones.
+
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+        train_scripts/classifier.py --config train_scripts/configs/classifier_vit.yaml
+"""
+
+from dermgen.classify import classifier
+from dermgen.config import parse, user_errors
+
+
+def main():
+    with user_errors():
+        config = parse(classifier.ClassifierConfig)
+        test = classifier.train(config)["test"]
+        figures = f"BMA {test['bma']:.3f}, accuracy {test['accuracy']:.3f}, n {test['n']}"
+        print(f"test split: {figures}; all figures in {config.output_dir}/results.json")
+
+
+if __name__ == "__main__":
+    main()
