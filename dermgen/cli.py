@@ -37,6 +37,21 @@ def generate(argv):
     generate(parse(GenerateConfig, argv))
 
 
+def evaluate(argv):
+    """score a synthetic set: FID, KID, precision, recall, … with intervals and floors"""
+    from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
+
+    evaluate(parse(EvaluateConfig, argv))
+
+
+def audit(argv):
+    """find synthetic images that copy a training image; exit status 2 if there are too many"""
+    from dermgen.evaluate.memorization import AuditConfig, audit
+
+    if not audit(parse(AuditConfig, argv))["passed"]:
+        sys.exit(2)
+
+
 def study(argv):
     """train classifiers with and without synthetic images and say which gains are real"""
     from dermgen.classify.study import StudyConfig, study
@@ -44,7 +59,7 @@ def study(argv):
     study(parse(StudyConfig, argv))
 
 
-COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate, study)}
+COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate, evaluate, audit, study)}
 
 
 def main() -> None:

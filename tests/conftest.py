@@ -95,3 +95,13 @@ def base_dir(manifest_dir, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "sd"
     pipeline.save_pretrained(folder)
     return folder
+
+
+def ham10000() -> Path | None:
+    for place in (os.environ.get("DERMGEN_HAM10000"), Path(__file__).parents[2] / "shared" / "data" / "ham10000"):
+        if place and Path(place).is_dir():
+            return Path(place)
+    return None
+
+
+needs_ham10000 = pytest.mark.skipif(ham10000() is None, reason="no HAM10000 here; set DERMGEN_HAM10000 to its folder")

@@ -39,7 +39,9 @@ class StudyConfig:
     arms: list[str] | None = option(None, f"what to compare; default {' '.join(DEFAULT_ARMS)}")
     baseline: str = option("real+augment", "the arm that the others are compared with")
     seeds: list[int] | None = option(None, "of the trainings, at least 3; default 0 1 2")
-    synthetic_classes: list[str] | None = option(None, "classes that get synthetic images; default all they show")
+    synthetic_classes: list[str] | None = option(
+        None, "classes that get synthetic images beside real ones; default all they show"
+    )
     same: Literal["steps", "epochs"] = option("steps", "what all arms have in common; epochs favours larger sets")
     max_train_steps: int = option(1000, "optimizer steps of each training, for --same steps")
     num_train_epochs: int = option(10, "passes over its training set, for --same epochs")
@@ -305,7 +307,7 @@ def _run_config(config: StudyConfig, arm: str, seed: int) -> ClassifierConfig:
         **settings,
         **length,
         synthetic_dir=config.synthetic if synthetic else None,
-        synthetic_classes=config.synthetic_classes if synthetic else None,
+        synthetic_classes=config.synthetic_classes if synthetic and not settings["no_real"] else None,
         seed=seed,
         output_dir=str(Path(config.output_dir, "runs", arm.replace(":", "_"), f"seed-{seed}")),
     )

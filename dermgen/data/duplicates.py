@@ -65,10 +65,10 @@ def find_pairs(
 
         def is_copy(candidate: tuple[int, int, int]) -> bool:
             i, j, k = candidate
-            if _aligned(small[i], orient(small[j], k), 0.5, 6, (1, 0.95, 1.05)) < MIN_ALIGNED:
+            if aligned_correlation(small[i], orient(small[j], k), 0.5, 6, (1, 0.95, 1.05)) < MIN_ALIGNED:
                 return False
             scales = (1, 0.97, 0.94, 0.91, 0.88, 1.03, 1.06, 1.09, 1.12)
-            return _aligned(thumbnails[i], orient(thumbnails[j], k), 1, 4, scales) > MIN_FINE
+            return aligned_correlation(thumbnails[i], orient(thumbnails[j], k), 1, 4, scales) > MIN_FINE
 
         with ThreadPoolExecutor() as pool:  # OpenCV works outside Python's lock
             found = pool.map(is_copy, candidates)
@@ -87,8 +87,16 @@ def _coarse(image: np.ndarray) -> np.ndarray:
     return values / max(float(np.linalg.norm(values)), 1e-6)
 
 
-def _aligned(a: np.ndarray, b: np.ndarray, fine: float, coarse: float, scales: Sequence[float]) -> float:
-    """Best correlation of the middle 70 % of `a`, at some scale and shift, with a part of `b`, in [-1, 1]."""
+def aligned_correlation(a: np.ndarray, b: np.ndarray, fine: float, coarse: float, scales: Sequence[float]) -> float:
+    """Best correlation of the middle 70 % of `a`, at some scale and shift, with a part of `b`, in [-1, 1].
+
+    Args:
+        a: uint8 (H, H) grey.
+        b: uint8 (H, H) grey.
+        fine: standard deviation in pixels of the blur that structure must survive.
+        coarse: of the blur that it must not survive: light and shade of the picture do not count.
+        scales: sizes of `a` to try; its middle must still be there, so at least 0.7.
+    """
     size = len(a)
     a, b = _band(a, fine, coarse), _band(b, fine, coarse)
     window = int(size * 0.7)

@@ -6,6 +6,7 @@ A manifest folder is a Hugging Face `imagefolder`: images under `images/`, masks
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,29 @@ def write(table: "pd.DataFrame", folder: Path) -> None:
             table = table.assign(**{column: ""})
     rest = [c for c in table.columns if c not in COLUMNS]
     write_csv(table[[*COLUMNS, *rest]], Path(folder, "metadata.csv"))
+
+
+def write_view(table: "pd.DataFrame", source: Path, folder: Path) -> None:
+    """A manifest of its own over the files of another: `table` as `folder/metadata.csv`, the files linked, not moved.
+
+    Where the file system has no hard links, the files are copied.
+
+    Args:
+        table: rows of a manifest, with new columns.
+        source: the folder that its `file_name` and `mask_file_name` are relative to.
+        folder: the view.
+    """
+    for column in ("file_name", "mask_file_name"):
+        for name in filter(None, table[column]):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                continue
+            try:
+                os.link(source / name, target)
+            except OSError:
+                shutil.copyfile(source / name, target)
+    write(table, folder)
 
 
 def write_csv(table: "pd.DataFrame", path: Path) -> None:

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ham10000, needs_ham10000
 from PIL import Image
 
 from dermgen.config import InputError
@@ -186,16 +187,6 @@ def test_a_planted_copy_joins_its_groups_in_one_split(phantoms, tmp_path):
     assert facts(folder)["audit"]["groups_joined"] == 10
     loose = run(raw, tmp_path / "loose", find_duplicates=False)
     assert facts(loose)["audit"]["groups_joined"] == 0
-
-
-def ham10000() -> Path | None:
-    for place in (os.environ.get("DERMGEN_HAM10000"), Path(__file__).parents[3] / "shared" / "data" / "ham10000"):
-        if place and Path(place).is_dir():
-            return Path(place)
-    return None
-
-
-needs_ham10000 = pytest.mark.skipif(ham10000() is None, reason="no HAM10000 here; set DERMGEN_HAM10000 to its folder")
 
 
 @needs_ham10000

@@ -1,0 +1,303 @@
+"""`dermgen evaluate`: how good a synthetic set is, every score with its interval, its floor and its reference."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+
+from dermgen import plots
+from dermgen.config import InputError, claim_folder, option, require_at_least
+from dermgen.data import manifest
+from dermgen.evaluate import features, images, pairs, scores
+
+BEST = {
+    "kid": "lower", "fid": "lower", "precision": "higher", "recall": "higher", "density": "higher",
+    "coverage": "higher", "inception_score": "higher", "vendi": "as real", "mean_cosine": "as real",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Score a synthetic set against held-out real images, overall, by class and by subgroup."""
+
+    real: str = option(None, "manifest folder of real images, or a plain folder")
+    synthetic: str = option(None, "manifest folder of synthetic images, or a plain folder")
+    output_dir: str = option(None, "folder of evaluation.json, scores.csv and plots")
+    extractor: str = option("inception", features.HELP)
+    lpips: Literal["alex", "vgg", "none"] = option(
+        "alex", "backbone of LPIPS; none leaves it out and needs no download"
+    )
+    min_images: int = option(10, "of a class or subgroup, on each side, for scores of its own")
+    max_pairs: int = option(1000, "image pairs compared pixel by pixel")
+    batch_size: int = option(64, "images at a time")
+    seed: int = option(0, "of the floor's choice and of random pairs")
+    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
+
+    def __post_init__(self):
+        for name in ("real", "synthetic", "output_dir"):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is needed: {EvaluateConfig.__dataclass_fields__[name].metadata['help']}")
+        require_at_least(scores.MIN_IMAGES, min_images=self.min_images)
+        require_at_least(1, max_pairs=self.max_pairs, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Images with their features and logits, rows in the same order."""
+
+    table: pd.DataFrame
+    features: np.ndarray
+    logits: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "FeatureSet":
+        return FeatureSet(self.table.iloc[rows], self.features[rows], self.logits[rows])
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def evaluate(config: EvaluateConfig) -> dict:
+    """Write `evaluation.json`, `scores.csv` and plots.
+
+    Raises:
+        InputError: for sets that are empty, too small or of the wrong kind, or an extractor that cannot be had.
+    """
+    real_table, synthetic_table = images.read(config.real, False), images.read(config.synthetic, True)
+    claim_folder(Path(config.output_dir), config, ("output_dir", "batch_size", "cache_dir"))
+    folder = Path(config.output_dir)
+    accelerator = Accelerator()
+    extractor = features.load(config.extractor, accelerator.device)
+    real, synthetic = (
+        FeatureSet(t, *features.features(extractor, t, accelerator, config.batch_size, cache_dir=config.cache_dir))
+        for t in (real_table, synthetic_table)
+    )
+    shown = set(synthetic_table["dx"])
+    if config_classes := shown & set(real_table["dx"]):
+        chosen = np.flatnonzero(real_table["dx"].isin(config_classes))
+        real = real.take(chosen)
+    real_groups, synthetic_groups = images.subgroups(real.table), images.subgroups(synthetic.table)
+    of = images.reference_sets(real.table)
+    held_out, train = real.take(of["held_out"]), real.take(of["train"])
+    entries, too_few = [], []
+    for scope, group in _scopes(real_groups, synthetic_groups):
+        parts = []
+        for s, names, rows in (
+            (held_out, real_groups, of["held_out"]),
+            (train, real_groups, of["train"]),
+            (synthetic, synthetic_groups, np.arange(len(synthetic))),
+        ):
+            inside = np.arange(len(s)) if scope == "all" else np.flatnonzero(names.iloc[rows][scope] == group)
+            parts.append(s.take(inside))
+        counts = {"scope": scope, "group": group, "n_real": len(parts[0]), "n_synthetic": len(parts[2])}
+        if scope != "all" and min(counts["n_real"], counts["n_synthetic"]) < config.min_images:
+            too_few.append(counts)
+        else:
+            entries.append(
+                {**counts, "n_train": len(parts[1]), **_compare(*parts, config.seed, device=accelerator.device)}
+            )
+    found = {
+        "real": config.real,
+        "synthetic": config.synthetic,
+        "extractor": {
+            "name": extractor.name,
+            "revision": extractor.revision,
+            "resolution": extractor.resolution,
+            "resize": features.RESIZE,
+        },
+        "leaky": manifest.is_leaky(config.real),
+        "warnings": _warnings(config, extractor, entries[0]),
+        "groups": entries,
+        "too_few": too_few,
+        "pairs": _pairs(held_out if not len(train) else train, synthetic, config),
+    }
+    if accelerator.is_main_process:
+        (folder / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
+        manifest.write_csv(_rows(found), folder / "scores.csv")
+        _draw(found, folder / "plots")
+        print(as_text(found))
+    accelerator.wait_for_everyone()
+    return found
+
+
+def _scopes(real: pd.DataFrame, synthetic: pd.DataFrame) -> list[tuple[str, str]]:
+    """All images, then every value of every subgroup that occurs on both sides."""
+    both = [
+        (scope, value)
+        for scope in real.columns
+        for value in sorted(set(real[scope]) & set(synthetic[scope]))
+        if value and (scope != "class" or real[scope].nunique() > 1)
+    ]
+    return [("all", ""), *both]
+
+
+def _compare(held_out: FeatureSet, train: FeatureSet, synthetic: FeatureSet, seed: int, device) -> dict:
+    """Scores against held-out images, against training images, and of real images in the synthetic ones' place."""
+    found, _ = scores.compare(held_out.features, synthetic.features, device)
+    of_set = {"vendi": scores.vendi(synthetic.features), "mean_cosine": scores.mean_cosine(synthetic.features)}
+    if synthetic.logits.shape[1]:
+        of_set["inception_score"] = scores.inception_score(synthetic.logits)
+    against_train: dict[str, scores.Score] = {}
+    if len(train) >= scores.MIN_IMAGES:
+        against_train, _ = scores.compare(train.features, synthetic.features, device)
+    floor, reference, n_floor = {}, held_out, 0
+    stand_in = _stand_in(held_out, train, synthetic, seed)
+    if stand_in is not None:
+        reference, sample = stand_in
+        n_floor = len(sample)
+        floor, _ = scores.compare(reference.features, sample.features, device)
+        floor |= {"vendi": scores.vendi(sample.features), "mean_cosine": scores.mean_cosine(sample.features)}
+        if sample.logits.shape[1]:
+            floor["inception_score"] = scores.inception_score(sample.logits)
+    entries = {}
+    for name, score in {**found, **of_set}.items():
+        low, high = score.interval(held_out.table["group"])
+        entries[name] = {
+            "value": score.value,
+            "low": low,
+            "high": high,
+            "train": against_train[name].value if name in against_train else None,
+            "floor": floor[name].value if name in floor else None,
+        }
+    reliable = min(len(held_out), len(synthetic)) >= scores.FID_RELIABLE
+    return {"n_floor": n_floor, "n_floor_reference": len(reference), "fid_reliable": reliable, "scores": entries}
+
+
+def _stand_in(
+    held_out: FeatureSet, train: FeatureSet, synthetic: FeatureSet, seed: int
+) -> tuple[FeatureSet, FeatureSet] | None:
+    """A reference and real images in the place of the synthetic ones, as many of each class where there are enough.
+
+    They come from the training split; without one the held-out images are halved by lesion.
+    """
+    rng = np.random.default_rng(seed)
+    if len(train) >= scores.MIN_IMAGES:
+        chosen = []
+        for dx, count in synthetic.table["dx"].value_counts().items():
+            there = np.flatnonzero(train.table["dx"] == dx) if dx else np.arange(len(train))
+            chosen.append(rng.permutation(there)[:count])
+        rows = np.concatenate(chosen)
+        return (held_out, train.take(rows)) if len(rows) >= scores.MIN_IMAGES else None
+    lesions = held_out.table["group"].unique()
+    first = held_out.table["group"].isin(rng.permutation(lesions)[: len(lesions) // 2]).to_numpy()
+    halves = held_out.take(np.flatnonzero(first)), held_out.take(np.flatnonzero(~first))
+    return halves if min(map(len, halves)) >= scores.MIN_IMAGES else None
+
+
+def _pairs(real: FeatureSet, synthetic: FeatureSet, config: EvaluateConfig) -> dict:
+    """Pixel similarities of synthetic images with their nearest real image, and with a random one of their class."""
+    from dermgen.evaluate.products import nearest
+
+    rng = np.random.default_rng(config.seed)
+    rows = rng.permutation(len(synthetic))[: config.max_pairs]
+    chosen = synthetic.take(rows)
+    _, which = nearest(chosen.features, real.features, 1)
+    by_class = {dx: np.flatnonzero(real.table["dx"] == dx) for dx in set(chosen.table["dx"])}
+    random = [rng.choice(c if len(c := by_class[dx]) else np.arange(len(real))) for dx in chosen.table["dx"]]
+    side = min(256, _side(chosen.table["path"].iloc[0]))
+    lpips = None if config.lpips == "none" else config.lpips
+    drawn = images.pixels(chosen.table, side)
+    found = {
+        "n": len(rows),
+        "resolution": side,
+        "resize": features.RESIZE,
+        "against": "train" if (real.table["split"] == "train").any() else "real",
+    }
+    for name, partners in (("nearest", which[:, 0]), ("random", np.array(random))):
+        values = pairs.similarities(drawn, images.pixels(real.table.iloc[partners], side), lpips)
+        found[name] = {k: float(np.median(v)) for k, v in values.items()}
+    return found
+
+
+def _side(path: str) -> int:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return min(image.size)
+
+
+def _warnings(config: EvaluateConfig, extractor: features.Extractor, overall: dict) -> list[str]:
+    notes = []
+    if not overall["fid_reliable"]:
+        n = min(overall["n_real"], overall["n_synthetic"])
+        notes.append(f"FID of {n} images is unreliable (under {scores.FID_RELIABLE:,}): go by KID")
+    if manifest.is_leaky(config.real):
+        notes.append("the real set was split by image: LEAKY, its held-out images show training lesions")
+    filtered = Path(config.synthetic, "filter.json")
+    if filtered.exists() and json.loads(filtered.read_text())["scorer_revision"] == extractor.revision:
+        notes.append("the synthetic set was filtered by this same network, which flatters it: take another extractor")
+    return notes
+
+
+def _rows(found: dict) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                **{k: entry[k] for k in ("scope", "group")},
+                "score": name,
+                **values,
+                **{k: entry[k] for k in ("n_real", "n_train", "n_synthetic", "n_floor")},
+                "extractor": found["extractor"]["name"],
+                "revision": found["extractor"]["revision"],
+                "resize": found["extractor"]["resize"],
+            }
+            for entry in found["groups"]
+            for name, values in entry["scores"].items()
+        ]
+    )
+
+
+def as_text(found: dict) -> str:
+    """The overall scores, and KID with coverage of every group, for a terminal."""
+    overall = found["groups"][0]
+    e = found["extractor"]
+    lines = [
+        f"{overall['n_synthetic']} synthetic images against {overall['n_real']} held-out real ones; features of "
+        f"{e['name']} ({e['revision']}) at {e['resolution']} px, {e['resize']}",
+        *(f"note: {w}" for w in found["warnings"]),
+        "",
+        f"{'':18}{'value (95 % interval)':>34}{'real for real':>16}{'train split':>14}",
+    ]
+    for name, s in overall["scores"].items():
+        value = f"{s['value']:.4g} ({s['low']:.4g} to {s['high']:.4g})"
+        lines.append(f"{name:18}{value:>34}{_number(s['floor']):>16}{_number(s['train']):>14}   {BEST[name]} is best")
+    if len(found["groups"]) > 1:
+        lines += ["", f"{'':28}{'real':>6}{'synth.':>8}{'KID':>30}{'floor':>10}{'coverage':>10}{'floor':>8}"]
+    for g in found["groups"][1:]:
+        kid, coverage = g["scores"]["kid"], g["scores"]["coverage"]
+        interval = f"{kid['value']:.4g} ({kid['low']:.3g} to {kid['high']:.3g})"
+        lines.append(
+            f"{g['scope']:>12}: {g['group']:14}{g['n_real']:>6}{g['n_synthetic']:>8}{interval:>30}"
+            f"{_number(kid['floor'], 3):>10}{coverage['value']:>10.2f}{_number(coverage['floor'], 2):>8}"
+        )
+    if found["too_few"]:
+        named = ", ".join(f"{t['scope']} {t['group']} ({t['n_real']} and {t['n_synthetic']})" for t in found["too_few"])
+        lines.append(f"too few images for scores of their own: {named}")
+    p = found["pairs"]
+    lines += ["", f"Pixel by pixel, medians over {p['n']} images at {p['resolution']} px:"]
+    for name, value in p["nearest"].items():
+        lines.append(f"{name:18}nearest real {value:.4g}   random real of the class {p['random'][name]:.4g}")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _draw(found: dict, folder: Path) -> None:
+    groups = found["groups"]
+    labels = [f"{g['scope']}: {g['group']}".strip(": ") + f" ({g['n_synthetic']})" for g in groups]
+    for name in ("kid", "precision", "recall", "density", "coverage"):
+        dots = [
+            plots.Dot(label, *(g["scores"][name][k] for k in ("value", "low", "high")))
+            for label, g in zip(labels, groups, strict=True)
+        ]
+        floors = [
+            plots.Dot(label, *[g["scores"][name]["floor"]] * 3)
+            for label, g in zip(labels, groups, strict=True)
+            if g["scores"][name]["floor"] is not None
+        ]
+        plots.dots(folder / f"{name}.png", name, name, {"synthetic": dots, "real in its place": floors})

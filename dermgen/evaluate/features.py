@@ -1,0 +1,169 @@
+"""Feature extractors behind one interface, and features of image sets, cached by the content of the images."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+
+from dermgen.classify import networks
+from dermgen.config import InputError
+from dermgen.data.cache import cached_array, default_cache_dir, hash_file, hash_weights, key_of
+from dermgen.evaluate.images import pixel_set
+
+SHORT_NAMES = {"dinov2": "facebook/dinov2-base", "clip": "openai/clip-vit-base-patch32"}
+HELP = (
+    "inception (the FID network), inception:WEIGHTS.pth, dinov2, clip, a transformers vision model (Hub id or folder), "
+    "a classifier run of ours, or pixels (no network, always there)"
+)
+RESIZE = "bicubic with antialiasing (Pillow), middle square"
+OFFLINE = "offline, take --extractor with a classifier run of train_scripts/classifier.py, or --extractor pixels"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """What turns images into features.
+
+    `embed` takes uint8 (N, 3, resolution, resolution) and gives float32 (N, width), of which the last `num_classes`
+    columns are logits.
+    """
+
+    name: str
+    revision: str
+    resolution: int
+    width: int
+    num_classes: int
+    embed: Callable[[torch.Tensor], torch.Tensor]
+
+
+def load(name: str, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor that `name` says; see `HELP`.
+
+    Raises:
+        InputError: if it cannot be had; says what works offline.
+    """
+    if name == "pixels":
+        return Extractor("pixels", "1", 64, 3 * 16 * 16, 0, _pixels)
+    if name.partition(":")[0] == "inception":
+        return _inception(name.partition(":")[2], device)
+    if Path(name, "results.json").exists():
+        return _classifier(name, device)
+    return _transformer(SHORT_NAMES.get(name, name), device)
+
+
+def features(
+    extractor: Extractor,
+    table: pd.DataFrame,
+    accelerator: Accelerator,
+    batch_size: int = 64,
+    orientation: int = 0,
+    cache_dir: Path | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D) and logits (N, C) of the images of `table`, float32; computed once for the same pixels.
+
+    Args:
+        extractor: computes them.
+        table: with `path` and `image_id`.
+        accelerator: its processes share the work.
+        batch_size: images at a time.
+        orientation: one of 8, see `turned`.
+        cache_dir: default `$DERMGEN_CACHE`.
+
+    Raises:
+        InputError: if a feature is NaN or infinite.
+    """
+    with ThreadPoolExecutor() as pool:
+        hashes = list(pool.map(hash_file, table["path"]))
+    key = key_of("features", extractor.name, extractor.revision, extractor.resolution, RESIZE, orientation, *hashes)
+    dataset = pixel_set(table, extractor.resolution)
+
+    def compute(rows: Sequence[int]) -> np.ndarray:
+        with ThreadPoolExecutor() as pool:
+            batch = torch.stack(list(pool.map(lambda i: dataset[i]["pixels"], rows)))
+        return extractor.embed(turned(batch, orientation)).float().cpu().numpy()
+
+    path = Path(cache_dir or default_cache_dir()) / "features" / f"{key}.npy"
+    array = cached_array(path, len(table), compute, accelerator, batch_size, f"features ({extractor.name})")
+    bad = ~np.isfinite(array).all(axis=1)
+    if bad.any():
+        names = ", ".join(table["image_id"][bad].head(3))
+        raise InputError(f"{extractor.name} gives NaN or infinite features for {bad.sum()} images, as {names}")
+    split = extractor.width - extractor.num_classes
+    return array[:, :split], array[:, split:]
+
+
+def turned(images: torch.Tensor, orientation: int) -> torch.Tensor:
+    """(N, 3, H, H) images in one of 8 orientations: `orientation` % 4 quarter turns, then a mirror from 4 on."""
+    images = torch.rot90(images, orientation % 4, (2, 3))
+    return images.flip(-1) if orientation >= 4 else images
+
+
+def _pixels(images: torch.Tensor) -> torch.Tensor:
+    """Thumbnails without their mean colour, (N, 768): light and tint of the whole picture count little."""
+    small = torch.nn.functional.interpolate(images.float() / 255, size=(16, 16), mode="area")
+    return (small - small.mean(dim=(2, 3), keepdim=True)).flatten(1)
+
+
+def _inception(weights: str, device) -> Extractor:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+    path = Path(weights) if weights else Path(torch.hub.get_dir(), "checkpoints", URL_INCEPTION_V3.rsplit("/", 1)[1])
+    try:
+        if not weights and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path))
+        torch.load(path, weights_only=True)  # torch-fidelity unpickles whatever is in the file; this refuses code
+        network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(path)).to(device)
+    except Exception as error:  # many kinds: of the network, of the file, of its content
+        raise InputError(
+            f"cannot load Inception's weights ({type(error).__name__}: {str(error).splitlines()[0][:120]}); download "
+            f"{URL_INCEPTION_V3.rsplit('/', 1)[1]} of torch-fidelity's releases and give inception:FILE, or, {OFFLINE}"
+        ) from error
+
+    @torch.inference_mode()
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        return torch.cat(network(images.to(device)), dim=1)
+
+    return Extractor("inception-v3 (FID)", hash_file(path)[:12], 299, 2048 + 1008, 1008, embed)
+
+
+def _classifier(name: str, device) -> Extractor:
+    classifier, classes, resolution = networks.load_run(name)
+    classifier.to(device)
+
+    @torch.inference_mode()
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        return torch.cat(classifier.features(images.to(device).float() / 255), dim=1)
+
+    width = embed(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8)).shape[1]
+    return Extractor(f"classifier {name}", hash_weights(classifier)[:12], resolution, width, len(classes), embed)
+
+
+def _transformer(name: str, device) -> Extractor:
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPVisionModelWithProjection, logging
+
+    logging.disable_progress_bar()
+    try:
+        is_clip = AutoConfig.from_pretrained(name).model_type in ("clip", "clip_vision_model")
+        kind = CLIPVisionModelWithProjection if is_clip else AutoModel
+        model = kind.from_pretrained(name, use_safetensors=True).eval().to(device)
+        processor = AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise InputError(f"cannot load the extractor {name!r} ({first_line}); {OFFLINE}") from error
+    size = dict(processor.crop_size or {} if getattr(processor, "do_center_crop", False) else processor.size)
+    resolution = int(size.get("height") or size.get("shortest_edge"))
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
+
+    @torch.inference_mode()
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        output = model(pixel_values=(images.to(device).float() / 255 - mean) / std)
+        return output.image_embeds if is_clip else output.pooler_output.flatten(1)
+
+    width = embed(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8)).shape[1]
+    commit = getattr(model.config, "_commit_hash", None) or ""
+    return Extractor(name, commit[:12] or hash_weights(model)[:12], resolution, width, 0, embed)

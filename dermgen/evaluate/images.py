@@ -1,0 +1,107 @@
+"""The images that are compared: sets of a manifest or a plain folder, their classes, lesions and subgroups."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from dermgen.config import InputError
+from dermgen.data import manifest, preprocess
+from dermgen.data.loading import Example, PixelSet, check_readable, folder_examples
+from dermgen.data.skin_tone import tone, typology_angle
+
+if TYPE_CHECKING:
+    import torch
+
+AGE_BANDS = ((0, 30, "under 30"), (30, 50, "30 to 49"), (50, 70, "50 to 69"), (70, 200, "70 and over"))
+
+
+def read(folder: str | Path, synthetic: bool) -> pd.DataFrame:
+    """A manifest, or a plain folder of images, with `path` for each image and `group`, its lesion.
+
+    Args:
+        folder: with metadata.csv or without.
+        synthetic: what its images must be; a plain folder cannot tell.
+
+    Raises:
+        InputError: if there are none, some cannot be read, or the manifest says that they are of the other kind.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and not (folder / "metadata.csv").exists():
+        examples = folder_examples(folder, "", "synthetic" if synthetic else "real")
+        table = pd.DataFrame({"image_id": [e.image_id for e in examples], "path": [e.path for e in examples]})
+        table["file_name"] = [Path(path).name for path in table["path"]]
+        table = table.assign(age=np.nan, **{c: "" for c in manifest.COLUMNS if c not in (*table.columns, "age")})
+    else:
+        table = manifest.read(folder)
+        wanted = "true" if synthetic else "false"
+        bad = table[table["synthetic"] != wanted]
+        if len(bad):
+            kind = "synthetic" if synthetic else "real"
+            raise InputError(
+                f"{folder} is given as the {kind} set, but {len(bad)} of its {len(table)} images have synthetic = "
+                f"{bad['synthetic'].iloc[0]!r}: expected {wanted!r}"
+            )
+        table["path"] = [str(folder / name) for name in table["file_name"]]
+        table["mask_path"] = [str(folder / name) if name else "" for name in table["mask_file_name"]]
+    check_readable([Example(path, "", "") for path in table["path"]])
+    table["group"] = table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])
+    return table.reset_index(drop=True)
+
+
+def reference_sets(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Row numbers of the held-out images (the test split) and of the training images (the train split).
+
+    Without splits, as in a plain folder, all images are held out.
+    """
+    held_out = np.flatnonzero(table["split"] == "test")
+    train = np.flatnonzero(table["split"] == "train")
+    return {
+        "held_out": held_out if len(held_out) else np.arange(len(table)),
+        "train": train if len(held_out) else train[:0],
+    }
+
+
+def subgroups(table: pd.DataFrame) -> pd.DataFrame:
+    """Class, site, sex, age band and skin tone of every image, "" where unknown."""
+    bands = [next((name for low, high, name in AGE_BANDS if low <= age < high), "") for age in table["age"]]
+    paths = table["mask_path"] if "mask_path" in table else [""] * len(table)
+    with ThreadPoolExecutor() as pool:
+        angles = list(pool.map(_angle, table["path"], paths))
+    return pd.DataFrame(
+        {
+            "class": table["dx"],
+            "site": table["localization"],
+            "sex": table["sex"],
+            "age": bands,
+            "skin tone": [tone(angle) for angle in angles],
+        },
+        index=table.index,
+    )
+
+
+def pixels(table: pd.DataFrame, resolution: int) -> "torch.Tensor":
+    """All images, uint8 (N, 3, resolution, resolution): shorter side resized (bicubic, antialiased), middle cut."""
+    import torch
+
+    dataset = pixel_set(table, resolution)
+    with ThreadPoolExecutor() as pool:
+        return torch.stack(list(pool.map(lambda i: dataset[i]["pixels"], range(len(dataset)))))
+
+
+def pixel_set(table: pd.DataFrame, resolution: int) -> PixelSet:
+    """The same images one by one."""
+    examples = [Example(path, "", name) for path, name in zip(table["path"], table["image_id"], strict=True)]
+    return PixelSet(examples, [0] * len(examples), resolution, interpolation="bicubic")
+
+
+def _angle(path: str, mask_path: str) -> float:
+    image = Image.fromarray(preprocess.read_image(Path(path)))
+    image.thumbnail((128, 128))
+    mask = None
+    if mask_path:
+        mask = np.asarray(Image.fromarray(preprocess.read_image(Path(mask_path))[..., 0]).resize(image.size))
+    return typology_angle(np.asarray(image), mask)

@@ -1,0 +1,270 @@
+"""`dermgen audit`: does a synthetic set copy training images? Nearest neighbours, calibrated on held-out lesions."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+from PIL import Image
+
+from dermgen import plots, statistics
+from dermgen.config import InputError, claim_folder, option, require_at_least
+from dermgen.data import manifest
+from dermgen.data.duplicates import aligned_correlation, orient
+from dermgen.data.sheets import contact_sheet
+from dermgen.evaluate import features, images, products
+
+THUMBNAIL = 128
+COARSE_SCALES = (1, 0.95, 0.9, 0.85, 0.8, 1.06)
+FINE_STEPS = (-0.03, -0.015, 0, 0.015, 0.03)
+CLEARLY_DIFFERENT = 0.4  # no finer alignment makes such a pair a copy
+EXACT_UP_TO = 100_000
+MIN_HELD_OUT = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """Find synthetic images that copy a training image; exit status 2 if there are too many.
+
+    A copy is an image that is nearer to a training image than all but a few held-out real lesions are.
+    """
+
+    real: str = option(None, "manifest folder of the real images that the model was trained on (its train split)")
+    synthetic: str = option(None, "manifest folder of synthetic images, or a plain folder")
+    output_dir: str = option(
+        None, "folder of audit.csv, audit.json, the closest pairs, and the manifest with its new columns"
+    )
+    extractor: str = option("pixels", f"proposes the nearest images: {features.HELP}")
+    candidates: int = option(8, "nearest training images in feature space that are compared pixel by pixel")
+    false_alarms: float = option(0.002, "share of held-out real images that may be called copies; sets the threshold")
+    max_copy_rate: float = option(0.01, "exit with status 2 above this share of copies")
+    index: Literal["auto", "exact", "faiss"] = option("auto", "auto is exact up to 100,000 training images, then faiss")
+    batch_size: int = option(256, "images at a time")
+    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
+
+    def __post_init__(self):
+        for name in ("real", "synthetic", "output_dir"):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is needed: {AuditConfig.__dataclass_fields__[name].metadata['help']}")
+        for name in ("false_alarms", "max_copy_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        require_at_least(1, candidates=self.candidates, batch_size=self.batch_size)
+
+
+def audit(config: AuditConfig) -> dict:
+    """Write `audit.csv`, `audit.json`, a sheet of the closest pairs and the manifest view.
+
+    Returns:
+        What `audit.json` holds; `passed` is false above `max_copy_rate`.
+
+    Raises:
+        InputError: without a train split, or without enough held-out real images to calibrate on.
+    """
+    real, synthetic = images.read(config.real, False), images.read(config.synthetic, True)
+    train = real[real["split"] == "train"].reset_index(drop=True)
+    held_out = real[real["split"].isin(["val", "test"])].reset_index(drop=True)
+    if train.empty or len(held_out) < MIN_HELD_OUT:
+        raise InputError(
+            f"{config.real} has {len(train)} images in train and {len(held_out)} in val and test; an audit "
+            f"compares with the first and needs at least {MIN_HELD_OUT} of the second to tell a copy from a likeness"
+        )
+    folder = Path(config.output_dir)
+    claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir", "max_copy_rate"))
+    accelerator = Accelerator()
+    extractor = features.load(config.extractor, accelerator.device)
+    base, _ = features.features(extractor, train, accelerator, config.batch_size, cache_dir=config.cache_dir)
+    thumbnails = _thumbnails(train)
+
+    def nearest(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        turns = [
+            features.features(extractor, table, accelerator, config.batch_size, k, config.cache_dir)[0]
+            for k in range(8)
+        ]
+        k = min(config.candidates, len(train))
+        which, turn = _candidates(turns, base, k, use_faiss(config.index, len(train)))
+        return closest(_thumbnails(table), thumbnails, which, turn)
+
+    distance, who = nearest(synthetic)
+    usual, _ = nearest(held_out)
+    threshold = float(np.quantile(usual, config.false_alarms, method="lower"))
+    copies = distance < threshold
+    table = pd.DataFrame(
+        {
+            "image_id": synthetic["image_id"],
+            "nearest_train_id": train["image_id"].to_numpy()[who],
+            "distance": distance.round(4),
+            "copy": np.where(copies, "true", "false"),
+        }
+    )
+    found = {
+        "extractor": extractor.name,
+        "extractor_revision": extractor.revision,
+        "threshold": threshold,
+        "false_alarms": config.false_alarms,
+        "train_images": len(train),
+        "held_out_images": len(held_out),
+        "median_distance": {"synthetic": float(np.median(distance)), "held_out": float(np.median(usual))},
+        **_rate(copies),
+        "per_class": {dx: _rate(copies[synthetic["dx"] == dx]) for dx in sorted(set(synthetic["dx"])) if dx},
+        "max_copy_rate": config.max_copy_rate,
+        "passed": bool(copies.mean() <= config.max_copy_rate),
+        "leaky": manifest.is_leaky(config.real),
+    }
+    if accelerator.is_main_process:
+        manifest.write_csv(table, folder / "audit.csv")
+        (folder / "audit.json").write_text(json.dumps(found, indent=2) + "\n")
+        view = synthetic.drop(columns=["path", "group", "mask_path"], errors="ignore").assign(
+            nearest_train_id=table["nearest_train_id"], nearest_train_distance=table["distance"], copy=table["copy"]
+        )
+        manifest.write_view(view, Path(config.synthetic), folder)
+        _sheet(table, synthetic, train, who, folder / "sheets" / "closest.png")
+        groups = {"synthetic": distance, "held-out real": usual}
+        title, label = "Distance to the nearest training image", "1 - correlation of aligned fine structure"
+        plots.histogram(folder / "plots" / "distances.png", title, label, groups, threshold)
+        print(as_text(found, folder))
+    accelerator.wait_for_everyone()
+    return found
+
+
+def use_faiss(index: str, size: int) -> bool:
+    """Whether the approximate index is used for a base of this size.
+
+    Raises:
+        InputError: if it is, and faiss is not installed.
+    """
+    if index == "exact" or (index == "auto" and size <= EXACT_UP_TO):
+        return False
+    try:
+        import faiss  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{size:,} training images are searched with faiss: pip install 'dermgen[faiss]', or --index exact (slower)"
+        ) from error
+    return True
+
+
+def approximate_nearest(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`products.nearest` by faiss: cells of similar images, of which the nearest 64 are searched."""
+    import faiss
+
+    cells = max(1, min(4096, int(np.sqrt(len(base)))))
+    index = faiss.index_factory(base.shape[1], f"IVF{cells},Flat")
+    base = np.ascontiguousarray(base, np.float32)
+    index.train(base)
+    index.add(base)
+    index.nprobe = 64
+    return index.search(np.ascontiguousarray(queries, np.float32), k)
+
+
+def closest(
+    queries: np.ndarray, base: np.ndarray, which: np.ndarray, turn: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each query's candidates the one that it matches best pixel by pixel.
+
+    All candidates are aligned at half the size; the best one again at full size and in finer steps of scale, so that
+    a copy is not held apart from its source by a fraction of a pixel.
+
+    Args:
+        queries: uint8 (M, 128, 128) grey thumbnails.
+        base: uint8 (N, 128, 128).
+        which: (M, K) rows of `base`.
+        turn: (M, K) the orientation of the query in which the candidate was found.
+
+    Returns:
+        (M,) distances, 1 - the correlation of aligned fine structure, in [0, 2], and (M,) rows of `base`.
+    """
+    small = np.stack([_half(image) for image in base])
+
+    def best(i: int) -> tuple[float, int]:
+        half = _half(queries[i])
+        correlation, scale, j, t = max(
+            (
+                aligned_correlation(np.ascontiguousarray(orient(half, t)), small[j], 0.7, 6, [scale]),
+                scale,
+                int(j),
+                int(t),
+            )
+            for j, t in zip(which[i], turn[i], strict=True)
+            for scale in COARSE_SCALES
+        )
+        if correlation > 1 - CLEARLY_DIFFERENT:
+            turned = np.ascontiguousarray(orient(queries[i], t))
+            scales = [scale + step for step in FINE_STEPS]
+            correlation = max(correlation, aligned_correlation(turned, base[j], 1.4, 12, scales))
+        return 1 - correlation, j
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # many small jobs: one thread each is faster than all threads on each
+    try:
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(best, range(len(queries))))
+    finally:
+        cv2.setNumThreads(threads)
+    return np.array([d for d, _ in found]), np.array([j for _, j in found])
+
+
+def _half(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, (THUMBNAIL // 2, THUMBNAIL // 2), interpolation=cv2.INTER_AREA)
+
+
+def _candidates(turns: list[np.ndarray], base: np.ndarray, k: int, faiss: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest training images over 8 orientations of each query: rows of `base`, and the orientations, (M, k)."""
+    search = approximate_nearest if faiss else products.nearest
+    found = [search(np.asarray(queries), base, k) for queries in turns]
+    distances = np.concatenate([d for d, _ in found], axis=1)
+    which = np.concatenate([w for _, w in found], axis=1)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(which, order, 1), order // k
+
+
+def _thumbnails(table: pd.DataFrame) -> np.ndarray:
+    pixels = images.pixels(table, THUMBNAIL).permute(0, 2, 3, 1).numpy()
+    return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pixels])
+
+
+def _rate(copies: np.ndarray) -> dict:
+    copies = np.asarray(copies)
+    low, high = statistics.wilson(int(copies.sum()), len(copies))
+    return {"n": len(copies), "copies": int(copies.sum()), "copy_rate": float(copies.mean()), "low": low, "high": high}
+
+
+def _sheet(table: pd.DataFrame, synthetic: pd.DataFrame, train: pd.DataFrame, who: np.ndarray, path: Path) -> None:
+    """The closest pairs, synthetic left, training image right."""
+    pictures, captions = [], []
+    for i in np.argsort(table["distance"].to_numpy(), kind="stable")[:24]:
+        mark = " COPY" if table["copy"][i] == "true" else ""
+        for name, text in (
+            (synthetic["path"][i], f"{table['distance'][i]:.2f}{mark}"),
+            (train["path"][who[i]], train["image_id"][who[i]]),
+        ):
+            picture = Image.open(name).convert("RGB")
+            picture.thumbnail((128, 128))
+            pictures.append(picture.resize((128, round(128 * picture.height / picture.width))))
+            captions.append(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(pictures, path, 8, captions)
+
+
+def as_text(found: dict, folder: Path) -> str:
+    """The result for a terminal."""
+    lines = [
+        f"{found['copies']} of {found['n']} synthetic images are copies: {found['copy_rate']:.1%} "
+        f"({found['low']:.1%} to {found['high']:.1%}); by chance {found['false_alarms']:.1%} would be called so",
+        f"  median distance to the nearest of {found['train_images']} training images: "
+        f"{found['median_distance']['synthetic']:.3f}, of {found['held_out_images']} held-out real images "
+        f"{found['median_distance']['held_out']:.3f}; copies are below {found['threshold']:.3f}",
+        *(
+            f"  {dx:12}{r['copies']:>5} of {r['n']:<6}{r['copy_rate']:>7.1%} ({r['low']:.1%} to {r['high']:.1%})"
+            for dx, r in found["per_class"].items()
+        ),
+        f"Look at {folder / 'sheets' / 'closest.png'}: synthetic left, training image right",
+    ]
+    if not found["passed"]:
+        lines.append(f"FAILED: more than {found['max_copy_rate']:.1%} are copies; do not share this set as it is")
+    return "\n".join(lines)

@@ -1,0 +1,202 @@
+"""Scores of feature sets: arrays in, numbers out, each with what every image contributes, for its interval."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import scipy.special
+import torch
+
+from dermgen import statistics
+from dermgen.config import InputError
+from dermgen.evaluate import products
+
+PRECISION_K = 3  # Kynkäänniemi et al. 2019, arXiv:1904.06991
+DENSITY_K = 5  # Naeem et al. 2020, arXiv:2002.09797
+MIN_IMAGES = DENSITY_K + 2
+FID_RELIABLE = 2048
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value, and the influence of every image on it (0 on average), from which its interval is drawn."""
+
+    value: float
+    real: np.ndarray | None = None
+    synthetic: np.ndarray | None = None
+    lowest: float = -np.inf  # what the score cannot be below
+
+    def interval(self, groups: Sequence[Hashable] | None = None, draws: int = 1000) -> tuple[float, float]:
+        """95 % interval: bootstrap of the influences, real ones by lesion where `groups` names the lesions."""
+        errors = np.zeros(draws)
+        if self.real is not None:
+            errors += statistics.bootstrap_errors(self.real, groups, draws, 0)
+        if self.synthetic is not None:
+            errors += statistics.bootstrap_errors(self.synthetic, None, draws, 1)
+        low, high = statistics.percentile_interval(errors)
+        return max(self.lowest, self.value + low), self.value + high
+
+
+def compare(
+    real: np.ndarray, synthetic: np.ndarray, device: torch.device | str = "cpu"
+) -> tuple[dict[str, Score], products.Across]:
+    """FID, KID, precision, recall, density and coverage of two feature sets, (N, D) and (M, D), from one pass.
+
+    KID is the unbiased estimate over all images, which is what the average over subsets of any size estimates.
+    Precision, recall, density and coverage count `<=` at the edge of a ball; their intervals take the balls as given.
+
+    Returns:
+        The scores by name, and the pass, with each synthetic image's nearest real one.
+
+    Raises:
+        InputError: if a set has fewer than 7 images.
+    """
+    n, m = len(real), len(synthetic)
+    if min(n, m) < MIN_IMAGES:
+        raise InputError(f"scores need at least {MIN_IMAGES} images on each side, got {n} real and {m} synthetic")
+    of_real = products.within(real, DENSITY_K, device=device)
+    of_synthetic = products.within(synthetic, PRECISION_K, device=device)
+    both = products.across(
+        real,
+        synthetic,
+        of_real.radius(PRECISION_K),
+        of_synthetic.radius(PRECISION_K),
+        of_real.radius(DENSITY_K),
+        device=device,
+    )
+    scores = {
+        "kid": _kid(of_real, of_synthetic, both, n, m),
+        "fid": fid(real, synthetic),
+        "precision": _mean(synthetic=both.in_real_manifold),
+        "recall": _mean(real=both.in_synthetic_manifold),
+        "density": _mean(synthetic=both.real_balls / DENSITY_K),
+        "coverage": _mean(real=both.has_synthetic_neighbour),
+    }
+    return scores, both
+
+
+def fid(real: np.ndarray, synthetic: np.ndarray) -> Score:
+    """Fréchet distance of two feature sets, (N, D) and (M, D) (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
+
+    Of sets larger than D the covariances are compared, of smaller ones the images' own products, which give the same
+    trace of the root of S₁S₂ as a sum of singular values and need no root of a singular matrix.
+    """
+    if min(len(real), len(synthetic)) > real.shape[1]:
+        return _fid_of_covariances(real, synthetic)
+    a, mean_a = _centred(real)
+    b, mean_b = _centred(synthetic)
+    u, s, vt = scipy.linalg.svd(a @ b.T, full_matrices=False, check_finite=False)
+    shift = mean_a - mean_b
+    value = shift @ shift + (a**2).sum() + (b**2).sum() - 2 * s.sum()
+    n, m = len(a), len(b)
+    return Score(
+        float(value),
+        _fid_influence(a * np.sqrt(n - 1), shift, (n - 1) * (u**2 @ s)),
+        _fid_influence(b * np.sqrt(m - 1), -shift, (m - 1) * (vt.T**2 @ s)),
+        lowest=0,
+    )
+
+
+def inception_score(logits: np.ndarray) -> Score:
+    """Inception Score of (N, C) logits, over all images at once (Salimans et al. 2016, arXiv:1606.03498)."""
+    log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
+    marginal = scipy.special.logsumexp(log_p, axis=0) - np.log(len(logits))
+    divergence = (np.exp(log_p) * (log_p - marginal)).sum(1)
+    value = float(np.exp(divergence.mean()))
+    return Score(value, synthetic=value * divergence)
+
+
+def vendi(features: np.ndarray) -> Score:
+    """Vendi score: the effective number of different images, exp of the entropy of the cosine similarities' spectrum
+    (Friedman & Dieng 2023, arXiv:2210.02410), of features (N, D)."""
+    u = _normalized(features)
+    n, width = u.shape
+    if n <= width:
+        values, vectors = scipy.linalg.eigh(u @ u.T / n, check_finite=False)
+        weights = n * vectors**2 * values
+    else:
+        values, vectors = scipy.linalg.eigh(u.T @ u / n, check_finite=False)
+        weights = (u @ vectors) ** 2
+    kept = values > 1e-12
+    logs = np.log(values[kept])
+    value = float(np.exp(-(values[kept] * logs).sum()))
+    return Score(value, synthetic=-value * (weights[:, kept] @ logs))
+
+
+def mean_cosine(features: np.ndarray) -> Score:
+    """Mean cosine similarity over all pairs of different images, of features (N, D); 1 is a set of copies."""
+    u = _normalized(features)
+    n = len(u)
+    to_others = (u @ u.sum(0) - 1) / (n - 1)
+    return Score(float(to_others.mean()), synthetic=2 * to_others)
+
+
+def _mean(real: torch.Tensor | None = None, synthetic: torch.Tensor | None = None) -> Score:
+    values = (real if real is not None else synthetic).double().cpu().numpy()
+    return Score(float(values.mean()), *((values, None) if real is not None else (None, values)))
+
+
+def _kid(of_real: products.Within, of_synthetic: products.Within, both: products.Across, n: int, m: int) -> Score:
+    rr, ss = (w.kernel_sums.cpu().numpy() / (size - 1) for w, size in ((of_real, n), (of_synthetic, m)))
+    rs, sr = both.real_kernel_sums.cpu().numpy() / m, both.synthetic_kernel_sums.cpu().numpy() / n
+    return Score(float(rr.mean() + ss.mean() - 2 * rs.mean()), 2 * (rr - rs), 2 * (ss - sr))
+
+
+def _fid_of_covariances(real: np.ndarray, synthetic: np.ndarray) -> Score:
+    mean_a, a = _moments(real)
+    mean_b, b = _moments(synthetic)
+    values, vectors = scipy.linalg.eigh(a, driver="evd", check_finite=False)
+    floor = 1e-10 * values[-1]
+    root = np.sqrt(values.clip(floor))
+    half = (vectors * root).T  # half.T @ half = a
+    squares, basis = scipy.linalg.eigh(half @ b @ half.T, driver="evd", check_finite=False)
+    s = np.sqrt(squares.clip(0))
+    shift = mean_a - mean_b
+    value = shift @ shift + np.trace(a) + np.trace(b) - 2 * s.sum()
+    # The maps that carry one normal distribution to the other: their quadratic forms are the root's derivatives.
+    inverse = np.where(s > 1e-6 * s[-1], 1 / np.maximum(s, 1e-6 * s[-1]), 0)
+    to_real = (half.T @ basis) * np.sqrt(inverse)
+    to_synthetic = (vectors / root) @ basis * np.sqrt(s)
+    return Score(
+        float(value),
+        _influence_by_blocks(real, mean_a, shift, to_synthetic),
+        _influence_by_blocks(synthetic, mean_b, -shift, to_real),
+        lowest=0,
+    )
+
+
+def _influence_by_blocks(x: np.ndarray, mean: np.ndarray, shift: np.ndarray, root: np.ndarray) -> np.ndarray:
+    root = root.astype(np.float32)
+    parts = []
+    for i in range(0, len(x), 2048):
+        centred = x[i : i + 2048] - mean.astype(np.float32)
+        parts.append(_fid_influence(centred, shift, ((centred @ root) ** 2).sum(1)))
+    return np.concatenate(parts)
+
+
+def _fid_influence(centred: np.ndarray, shift: np.ndarray, quadratic: np.ndarray) -> np.ndarray:
+    """Derivative of the Fréchet distance by the weight of each image, up to a constant."""
+    return (centred.astype(np.float64) ** 2).sum(1) + 2 * centred @ shift - quadratic
+
+
+def _centred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x = x.astype(np.float64)
+    mean = x.mean(0)
+    return (x - mean) / np.sqrt(len(x) - 1), mean
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and covariance (D, D) in float64, block by block."""
+    blocks = range(0, len(x), 2048)
+    mean = sum(x[i : i + 2048].sum(0, dtype=np.float64) for i in blocks) / len(x)
+    covariance = np.zeros((x.shape[1], x.shape[1]))
+    for i in blocks:
+        centred = x[i : i + 2048].astype(np.float64) - mean
+        covariance += centred.T @ centred
+    return mean, covariance / (len(x) - 1)
+
+
+def _normalized(features: np.ndarray) -> np.ndarray:
+    features = features.astype(np.float64)
+    return features / np.linalg.norm(features, axis=1, keepdims=True)

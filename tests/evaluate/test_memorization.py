@@ -1,0 +1,217 @@
+"""The audit finds planted copies of training images, and calls hardly any honest image a copy."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ham10000, needs_ham10000
+from datasets import load_dataset
+from PIL import Image, ImageOps
+
+from dermgen.config import InputError
+from dermgen.data import manifest
+from dermgen.data.phantom import PhantomConfig, write_phantoms
+from dermgen.data.prepare import PrepareConfig, prepare
+from dermgen.evaluate import images, memorization, products
+from dermgen.evaluate.memorization import AuditConfig, audit
+
+
+def crop(image, share):
+    edge = round(image.width * share / 2)
+    return image.crop((edge, edge, image.width - edge, image.height - edge)).resize(
+        image.size, Image.Resampling.BICUBIC
+    )
+
+
+def recompress(image):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=40)
+    return Image.open(file).convert("RGB")
+
+
+def shift_colors(image):
+    values = np.asarray(image).astype(float) * [1.15, 0.9, 0.95] + [8, -6, 10]
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+PLANTED = {
+    "exact": lambda i: i,
+    "mirrored": ImageOps.mirror,
+    "turned": lambda i: i.transpose(Image.Transpose.ROTATE_90),
+    "cropped": lambda i: crop(i, 0.1),
+    "cropped more and mirrored": lambda i: ImageOps.flip(crop(i, 0.18)),
+    "recompressed": recompress,
+    "colour-shifted": shift_colors,
+    "blurred, as by an autoencoder": lambda i: i.resize((32, 32), Image.Resampling.BOX).resize(
+        i.size, Image.Resampling.BICUBIC
+    ),
+}
+
+
+def plant(honest, train, folder):
+    """`honest` rows as a synthetic manifest in `folder`, with 8 copies of each kind among them."""
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for _, row in honest.iterrows():
+        name = f"images/honest_{row['image_id']}.png"
+        Image.open(row["path"]).convert("RGB").resize((128, 128), Image.Resampling.LANCZOS).save(folder / name)
+        rows.append({**row, "file_name": name, "kind": "honest", "source_id": ""})
+    for n, (kind, change) in enumerate(PLANTED.items()):
+        for _, row in train.drop_duplicates("lesion_id").iloc[n * 8 : n * 8 + 8].iterrows():
+            name = f"images/copy_{n}_{row['image_id']}.png"
+            whole = Image.open(row["path"]).convert("RGB").resize((128, 128), Image.Resampling.LANCZOS)
+            change(whole).save(folder / name)
+            rows.append({**row, "file_name": name, "kind": kind, "source_id": row["image_id"]})
+    table = pd.DataFrame(rows).assign(synthetic="true", split="", mask_file_name="").drop(columns="path")
+    manifest.write(table.assign(image_id=[n[7:-4] for n in table["file_name"]]), folder)
+    return folder
+
+
+def phantom_rows(folder, seed, lesions, **settings):
+    # Without nevi: drawn ones are plain ellipses, of which two lesions look as alike as a crop and its source.
+    classes = ["akiec", "bcc", "bkl", "df", "mel", "vasc"]
+    raw = write_phantoms(
+        PhantomConfig(output_dir=str(folder / "raw"), num_lesions=lesions, height=128, seed=seed, classes=classes)
+    )
+    made = prepare(
+        PrepareConfig(source="ham10000", data_dir=str(raw), output_dir=str(folder / "m"), resolution=96, **settings)
+    )
+    return made, images.read(made, False)
+
+
+@pytest.fixture(scope="module")
+def real_dir(tmp_path_factory):
+    return phantom_rows(tmp_path_factory.mktemp("real"), 0, 160, split=[0.5, 0.25, 0.25])[0]
+
+
+@pytest.fixture(scope="module")
+def planted(real_dir, tmp_path_factory):
+    """Honest phantoms of another seed, and copies of training ones."""
+    honest = phantom_rows(tmp_path_factory.mktemp("honest"), 5, 120)[1]
+    train = images.read(real_dir, False)
+    return plant(honest, train[train["split"] == "train"], tmp_path_factory.mktemp("planted") / "m")
+
+
+def photographs(folder):
+    """HAM10000 by lesion: 900 images to train on, 700 held out; 400 more are honest images of other patients."""
+    source = ham10000()
+    table = (
+        pd.read_csv(next(Path(source).glob("*metadata*")), dtype=str)
+        .drop_duplicates("lesion_id")
+        .sample(2000, random_state=0)
+    )
+    paths = {p.stem: p for p in Path(source).rglob("*.jpg")} | {
+        p.stem: p for p in Path(source).rglob("ISIC_*.png") if "segm" not in str(p)
+    }
+    table = table[table["image_id"].isin(paths)].assign(path=lambda t: [str(paths[i]) for i in t["image_id"]])
+    (folder / "images").mkdir(parents=True)
+    real = table.iloc[:1600].copy()
+    real["split"] = ["train"] * 900 + ["test"] * 700
+    real["file_name"] = [f"images/{Path(p).name}" for p in real["path"]]
+    for path, name in zip(real["path"], real["file_name"], strict=True):
+        os.symlink(path, folder / name)
+    columns = {c: "" for c in manifest.COLUMNS if c not in real.columns} | {"synthetic": "false"}
+    manifest.write(real.assign(**columns).drop(columns="path"), folder)
+    return table.iloc[1600:].assign(**columns), real
+
+
+@needs_ham10000
+def test_on_photographs_95_percent_of_copies_are_found_with_1_percent_false_alarms(tmp_path):
+    honest, real = photographs(tmp_path / "real")
+    plant(honest, real[real["split"] == "train"], tmp_path / "planted")
+    audit(AuditConfig(real=str(tmp_path / "real"), synthetic=str(tmp_path / "planted"), output_dir=str(tmp_path / "a")))
+    table = manifest.read(tmp_path / "a")
+    copies, rest = table[table["kind"] != "honest"], table[table["kind"] == "honest"]
+    hit = (copies["copy"] == "true") & (copies["nearest_train_id"] == copies["source_id"])
+    assert (len(copies), len(rest)) == (64, 400)
+    assert hit.mean() >= 0.95, copies.loc[~hit, ["kind", "nearest_train_distance"]]
+    assert (rest["copy"] == "true").mean() <= 0.01
+
+
+@pytest.fixture(scope="module")
+def audited(real_dir, planted, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audit") / "a"
+    found = audit(AuditConfig(real=str(real_dir), synthetic=str(planted), output_dir=str(folder)))
+    return folder, found, manifest.read(folder)
+
+
+def test_at_least_95_percent_of_planted_copies_are_found_with_their_source(audited):
+    table = audited[2]
+    copies = table[table["kind"] != "honest"]
+    hit = (copies["copy"] == "true") & (copies["nearest_train_id"] == copies["source_id"])
+    assert len(copies) == 64
+    assert hit.mean() >= 0.95, copies.loc[~hit, ["kind", "nearest_train_distance"]]
+
+
+def test_at_most_1_percent_of_honest_images_are_called_copies(audited):
+    table = audited[2]
+    honest = table[table["kind"] == "honest"]
+    assert len(honest) > 200
+    assert (honest["copy"] == "true").mean() <= 0.01, honest[honest["copy"] == "true"]
+
+
+def test_the_tables_say_the_same_and_the_view_loads_as_a_dataset(audited):
+    folder, found, table = audited
+    csv = pd.read_csv(folder / "audit.csv", dtype=str)
+    assert list(csv.columns) == ["image_id", "nearest_train_id", "distance", "copy"]
+    assert csv["copy"].tolist() == table["copy"].tolist()
+    assert found["copies"] == (csv["copy"] == "true").sum()
+    assert sum(c["copies"] for c in found["per_class"].values()) == found["copies"]
+    assert found["low"] < found["copy_rate"] < found["high"]
+    rows = load_dataset("imagefolder", data_dir=str(folder / "images").rsplit("/", 1)[0], split="train")
+    assert len(rows) >= len(table)
+    assert (folder / "sheets" / "closest.png").exists()
+
+
+def test_nothing_of_the_synthetic_set_is_changed(audited, planted):
+    before = manifest.read(planted)
+    assert "copy" not in before.columns
+    assert all((planted / name).exists() for name in before["file_name"])
+
+
+def test_too_many_copies_end_the_command_with_status_2(real_dir, planted, tmp_path):
+    command = [sys.executable, "-m", "dermgen.cli", "audit", "--real", str(real_dir), "--synthetic", str(planted)]
+    result = subprocess.run([*command, "--output_dir", str(tmp_path / "a")], capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert "FAILED" in result.stdout
+
+
+def test_training_images_given_as_synthetic_are_refused(real_dir, tmp_path):
+    with pytest.raises(InputError, match="given as the synthetic set, but .* synthetic = 'false'"):
+        audit(AuditConfig(real=str(real_dir), synthetic=str(real_dir), output_dir=str(tmp_path / "a")))
+
+
+def test_a_real_set_without_held_out_images_is_refused(manifest_dir, synthetic_dir, tmp_path):
+    with pytest.raises(InputError, match="needs at least 50"):
+        audit(AuditConfig(real=str(manifest_dir), synthetic=str(synthetic_dir), output_dir=str(tmp_path / "a")))
+    assert not (tmp_path / "a").exists()
+
+
+def test_faiss_gives_the_same_answers_on_a_small_set():
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    base, queries = rng.normal(size=(900, 16)).astype(np.float32), rng.normal(size=(50, 16)).astype(np.float32)
+    exact, ours = products.nearest(queries, base, 3)
+    near, theirs = memorization.approximate_nearest(queries, base, 3)
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(exact, near, rtol=1e-3)
+
+
+def test_the_index_is_chosen_by_size():
+    assert not memorization.use_faiss("auto", 100_000)
+    assert not memorization.use_faiss("exact", 10**7)
+
+
+def test_orientations_of_features_and_of_thumbnails_are_the_same_turns():
+    from dermgen.data.duplicates import orient
+    from dermgen.evaluate.features import turned
+
+    image = torch.arange(3 * 16).view(1, 3, 4, 4)
+    for k in range(8):
+        assert turned(image, k)[0, 0].tolist() == orient(image[0, 0].numpy(), k).tolist()
