@@ -52,6 +52,13 @@ def audit(argv):
         sys.exit(2)
 
 
+def filter(argv):
+    """score synthetic images, keep the best share, and say what that costs"""
+    from dermgen.evaluate.filtering import FilterConfig, filter_images
+
+    filter_images(parse(FilterConfig, argv))
+
+
 def study(argv):
     """train classifiers with and without synthetic images and say which gains are real"""
     from dermgen.classify.study import StudyConfig, study
@@ -59,7 +66,7 @@ def study(argv):
     study(parse(StudyConfig, argv))
 
 
-COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate, evaluate, audit, study)}
+COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study)}
 
 
 def main() -> None:

@@ -1,0 +1,239 @@
+"""`dermgen filter`: keep the best share of a synthetic set, and say what that costs."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+from PIL import Image
+
+from dermgen import plots
+from dermgen.classify import networks
+from dermgen.config import InputError, claim_folder, option, require_at_least
+from dermgen.data import manifest
+from dermgen.data.cache import hash_weights
+from dermgen.data.sheets import contact_sheet
+from dermgen.evaluate import features, images, products, scores
+
+NEIGHBOURS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig:
+    """Score every synthetic image and keep the best; writes a manifest of its own, no image is moved or deleted."""
+
+    synthetic: str = option(None, "manifest folder of synthetic images")
+    real: str = option(None, "manifest folder of real images: train for --scorer features, held-out for what it costs")
+    output_dir: str = option(
+        None, "folder of the manifest with `quality_score` and `kept`, filter.json, sheets and plots"
+    )
+    scorer: Literal["classifier", "features", "discriminator"] = option(
+        "features", "probability of the asked class, nearness to real images of the class, or a GAN run's discriminator"
+    )
+    run: str | None = option(None, "the classifier run of --scorer classifier, the GAN run of --scorer discriminator")
+    keep: float = option(0.3, "share of each class that is kept")
+    threshold: float | None = option(None, "keep what scores at least this, in place of a share")
+    extractor: str = option("inception", f"of --scorer features and of what it costs: {features.HELP}")
+    batch_size: int = option(64, "images at a time")
+    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
+
+    def __post_init__(self):
+        for name in ("real", "synthetic", "output_dir"):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is needed: {FilterConfig.__dataclass_fields__[name].metadata['help']}")
+        if not 0 < self.keep <= 1:
+            raise InputError(f"keep must be above 0 and at most 1, got {self.keep}")
+        if self.scorer == "discriminator":
+            raise InputError("scorer is 'discriminator', but dermgen trains no GAN yet: take classifier or features")
+        if self.scorer == "classifier" and not self.run:
+            raise InputError("--scorer classifier needs --run: a classifier run of train_scripts/classifier.py")
+        require_at_least(1, batch_size=self.batch_size)
+
+
+def filter_images(config: FilterConfig) -> dict:
+    """Write the manifest view, `filter.json`, a histogram and a sheet of kept and dropped images.
+
+    Returns:
+        What `filter.json` holds: counts, and recall, coverage, Vendi score and subgroup shares before and after.
+
+    Raises:
+        InputError: for images without a class, or a scorer that was trained on the held-out images.
+    """
+    synthetic, real = images.read(config.synthetic, True), images.read(config.real, False)
+    if (synthetic["dx"] == "").any():
+        raise InputError(f"{config.synthetic} has images without a dx, so that no class can be asked of them")
+    of = images.reference_sets(real)
+    held_out, train = real.iloc[of["held_out"]], real.iloc[of["train"]]
+    folder = Path(config.output_dir)
+    accelerator = Accelerator()
+
+    def embed(extractor, table):
+        return features.features(extractor, table, accelerator, config.batch_size, cache_dir=config.cache_dir)
+
+    if config.scorer == "classifier":
+        quality, revision = _agreement(config.run, synthetic, held_out, embed, accelerator)
+    else:
+        if train.empty:
+            raise InputError(f"{config.real} has no train split, which --scorer features compares with")
+        extractor = features.load(config.extractor, accelerator.device)
+        revision = extractor.revision
+        quality = _nearness(synthetic, train, lambda table: embed(extractor, table)[0])
+    claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir"))
+    kept = choose(quality, synthetic["dx"].to_numpy(), config.keep, config.threshold)
+    if not kept.any():
+        raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")
+
+    extractor = features.load(config.extractor, accelerator.device)
+    reference = held_out[held_out["dx"].isin(set(synthetic["dx"]))]
+    vectors, _ = embed(extractor, synthetic)
+    found = {
+        "scorer": config.scorer if config.scorer == "features" else f"classifier {config.run}",
+        "scorer_revision": revision,
+        "extractor": extractor.name,
+        "extractor_revision": extractor.revision,
+        "keep": None if config.threshold is not None else config.keep,
+        "threshold": config.threshold,
+        "n": len(synthetic),
+        "kept": int(kept.sum()),
+        "per_class": {
+            dx: {"n": int(mine.sum()), "kept": int((kept & mine).sum())}
+            for dx in sorted(set(synthetic["dx"]))
+            for mine in [(synthetic["dx"] == dx).to_numpy()]
+        },
+        "cost": _cost(vectors, kept, embed(extractor, reference)[0], accelerator.device),
+        "shares": _shares(images.subgroups(synthetic), kept),
+    }
+    if accelerator.is_main_process:
+        view = synthetic.drop(columns=["path", "group", "mask_path"], errors="ignore").assign(
+            quality_score=quality.round(6), kept=np.where(kept, "true", "false")
+        )
+        manifest.write_view(view, Path(config.synthetic), folder)
+        (folder / "filter.json").write_text(json.dumps(found, indent=2) + "\n")
+        groups = {"kept": quality[kept], "dropped": quality[~kept]} if not kept.all() else {"kept": quality}
+        plots.histogram(folder / "plots" / "quality.png", "Quality score", found["scorer"], groups)
+        _sheet(synthetic, quality, kept, folder / "sheets" / "kept_and_dropped.png")
+        print(as_text(found, folder))
+    accelerator.wait_for_everyone()
+    return found
+
+
+def choose(quality: np.ndarray, labels: np.ndarray, keep: float, threshold: float | None) -> np.ndarray:
+    """Which images are kept, (N,) bool: the best share of each class, at least one, or all from a threshold on."""
+    if threshold is not None:
+        return quality >= threshold
+    kept = np.zeros(len(quality), bool)
+    for label in set(labels):
+        mine = np.flatnonzero(labels == label)
+        best = mine[np.argsort(-quality[mine], kind="stable")]
+        kept[best[: max(1, round(keep * len(mine)))]] = True
+    return kept
+
+
+def _agreement(run: str, synthetic: pd.DataFrame, held_out: pd.DataFrame, embed, accelerator) -> tuple[np.ndarray, str]:
+    """The classifier's probability of the asked class."""
+    classifier, classes, _ = networks.load_run(run)
+    unknown = sorted(set(synthetic["dx"]) - set(classes))
+    if unknown:
+        raise InputError(f"the classifier {run} does not know {', '.join(unknown)}; it knows {', '.join(classes)}")
+    trained_on = pd.read_csv(Path(run, "training_set.csv"), dtype=str)["image_id"]
+    seen = sorted(set(trained_on) & set(held_out["image_id"]))
+    if seen:
+        raise InputError(
+            f"the classifier {run} was trained on {len(seen)} of the {len(held_out)} held-out images (as {seen[0]}): a "
+            "set that it chose cannot be judged by them; train it on the train split of the same manifest"
+        )
+    _, logits = embed(features.load(run, accelerator.device), synthetic)
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    asked = np.array([classes.index(dx) for dx in synthetic["dx"]])
+    return probabilities[np.arange(len(asked)), asked], hash_weights(classifier)[:12]
+
+
+def _nearness(synthetic: pd.DataFrame, train: pd.DataFrame, embed) -> np.ndarray:
+    """Minus the mean distance to the 5 nearest training images of the class."""
+    quality = np.empty(len(synthetic))
+    for dx in sorted(set(synthetic["dx"])):
+        mine = np.flatnonzero(synthetic["dx"] == dx)
+        real = train[train["dx"] == dx]
+        if len(real) < NEIGHBOURS:
+            raise InputError(
+                f"--scorer features needs {NEIGHBOURS} real training images of {dx}, there are {len(real)}"
+            )
+        squared, _ = products.nearest(embed(synthetic.iloc[mine]), embed(real), NEIGHBOURS)
+        quality[mine] = -np.sqrt(squared).mean(1)
+    return quality
+
+
+def _cost(vectors: np.ndarray, kept: np.ndarray, reference: np.ndarray, device) -> dict:
+    """Recall and coverage of held-out real images, precision and Vendi score, of all and of the kept images.
+
+    More images always cover more, so a random choice of as many images is measured beside the kept ones.
+    """
+    rng = np.random.default_rng(0)
+    chance = rng.permutation(len(kept))[: int(kept.sum())]
+    cost = {}
+    for name, rows in (("all", np.arange(len(kept))), ("kept", np.flatnonzero(kept)), ("random", chance)):
+        x = vectors[rows]
+        entry = {"n": len(rows), "vendi": scores.vendi(x).value}
+        if min(len(x), len(reference)) >= scores.MIN_IMAGES:
+            found, _ = scores.compare(reference, x, device)
+            entry |= {k: found[k].value for k in ("recall", "coverage", "precision", "kid")}
+        cost[name] = entry
+    return cost
+
+
+def _shares(groups: pd.DataFrame, kept: np.ndarray) -> dict:
+    """Share of every known subgroup, before and after."""
+    found: dict[str, dict] = {}
+    for scope in groups.columns:
+        known = groups[scope] != ""
+        for value in sorted(set(groups[scope][known])):
+            mine = (groups[scope] == value).to_numpy()
+            after = (mine & kept).sum() / max(1, (known & kept).sum())
+            found.setdefault(scope, {})[value] = {"before": float(mine.sum() / known.sum()), "after": float(after)}
+    return found
+
+
+def _sheet(synthetic: pd.DataFrame, quality: np.ndarray, kept: np.ndarray, path: Path) -> None:
+    """The best of the kept images, then the worst of the dropped ones."""
+    order = np.argsort(-quality, kind="stable")
+    best, worst = [i for i in order if kept[i]][:24], [i for i in order[::-1] if not kept[i]][:24]
+    pictures, captions = [], []
+    for i in [*best, *worst]:
+        picture = Image.open(synthetic["path"][i]).convert("RGB")
+        picture.thumbnail((96, 96))
+        pictures.append(picture)
+        captions.append(f"{'kept' if kept[i] else 'dropped'} {synthetic['dx'][i]} {quality[i]:.2g}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(pictures, path, 12, captions)
+
+
+def as_text(found: dict, folder: Path) -> str:
+    """The result for a terminal."""
+    cost = found["cost"]
+    lines = [
+        f"{found['kept']} of {found['n']} images kept by {found['scorer']}",
+        f"{'':12}{'all':>10}{'kept':>10}{'random':>10}",
+    ]
+    for name in ("precision", "recall", "coverage", "vendi", "kid"):
+        if name in cost["kept"]:
+            lines.append(f"{name:12}" + "".join(f"{cost[part][name]:>10.4g}" for part in ("all", "kept", "random")))
+    lines.append("(random: as many images, chosen by lot)")
+    changes = sorted(
+        (
+            (abs(s["after"] - s["before"]), scope, value, s)
+            for scope, of in found["shares"].items()
+            for value, s in of.items()
+        ),
+        reverse=True,
+        key=lambda c: c[0],
+    )
+    for _, scope, value, s in changes[:3]:
+        lines.append(f"share of {scope} {value}: {s['before']:.1%} before, {s['after']:.1%} after")
+    lines.append(
+        f"Manifest with quality_score and kept: {folder}; look at {folder / 'sheets' / 'kept_and_dropped.png'}"
+    )
+    return "\n".join(lines)

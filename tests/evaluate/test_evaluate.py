@@ -1,0 +1,258 @@
+"""`dermgen evaluate` from folders to figures: references, floors, subgroups, caches, and what it refuses."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torchmetrics.functional.image import peak_signal_noise_ratio
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model, ViTImageProcessor
+
+from dermgen.config import InputError
+from dermgen.data import manifest
+from dermgen.data.skin_tone import tone, typology_angle
+from dermgen.evaluate import features, images, pairs
+from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
+
+
+def config(real, synthetic, folder, **changes):
+    settings = {
+        "real": str(real),
+        "synthetic": str(synthetic),
+        "output_dir": str(folder),
+        "extractor": "pixels",
+        "lpips": "none",
+    }
+    return EvaluateConfig(**settings | changes)
+
+
+@pytest.fixture(scope="module")
+def found(manifest_dir, synthetic_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation") / "e"
+    return folder, evaluate(config(manifest_dir, synthetic_dir, folder, min_images=7))
+
+
+def test_every_score_has_its_interval_reference_and_floor(found, manifest_dir):
+    folder, result = found
+    overall = result["groups"][0]
+    held_out = (manifest.read(manifest_dir)["split"] == "test").sum()
+    assert overall["n_real"] == held_out
+    assert set(overall["scores"]) == {
+        "kid",
+        "fid",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "vendi",
+        "mean_cosine",
+    }
+    for name, s in overall["scores"].items():
+        assert s["low"] <= s["value"] <= s["high"], name
+        assert s["floor"] is not None
+        assert (s["train"] is None) == (name in ("vendi", "mean_cosine"))
+    assert json.loads((folder / "evaluation.json").read_text()) == result
+    rows = pd.read_csv(folder / "scores.csv")
+    assert {
+        "value",
+        "low",
+        "high",
+        "floor",
+        "train",
+        "extractor",
+        "revision",
+        "resize",
+        "n_real",
+        "n_synthetic",
+    } <= set(rows)
+
+
+def test_the_floor_is_of_as_many_real_images_of_each_class(found):
+    overall = found[1]["groups"][0]
+    assert overall["n_floor"] <= overall["n_synthetic"]
+    assert overall["n_floor"] >= 0.5 * overall["n_synthetic"]
+
+
+def test_fid_of_few_images_is_called_unreliable(found):
+    assert not found[1]["groups"][0]["fid_reliable"]
+    assert any("unreliable" in w and "KID" in w for w in found[1]["warnings"])
+
+
+def test_subgroups_that_are_too_small_are_listed_and_not_scored(found):
+    scored = {(g["scope"], g["group"]) for g in found[1]["groups"]}
+    listed = {(g["scope"], g["group"]) for g in found[1]["too_few"]}
+    assert {"site", "sex", "age", "skin tone"} <= {scope for scope, _ in scored | listed}
+    assert not scored & listed
+    assert all(min(g["n_real"], g["n_synthetic"]) < 7 for g in found[1]["too_few"])
+
+
+def test_copies_of_the_training_set_show_in_the_column_of_the_training_split(manifest_dir, tmp_path):
+    table = manifest.read(manifest_dir)
+    train = table[table["split"] == "train"].assign(synthetic="true", split="")
+    manifest.write_view(train, manifest_dir, tmp_path / "copies")
+    scores = evaluate(config(manifest_dir, tmp_path / "copies", tmp_path / "e"))["groups"][0]["scores"]
+    assert scores["fid"]["train"] == pytest.approx(0, abs=1e-3)
+    assert scores["coverage"]["train"] == 1
+    assert scores["fid"]["value"] > 10 * max(scores["fid"]["train"], 1e-6)
+
+
+def test_the_nearest_real_image_is_more_alike_than_a_random_one(found):
+    alike = found[1]["pairs"]
+    assert alike["nearest"]["ssim"] > alike["random"]["ssim"]
+    assert alike["against"] == "train"
+    assert "ms_ssim" not in alike["nearest"]  # these images are too small for it
+
+
+def test_plain_folders_are_compared_without_classes_and_their_floor_is_halves(manifest_dir, synthetic_dir, tmp_path):
+    result = evaluate(config(manifest_dir / "images", synthetic_dir / "images", tmp_path / "e"))
+    overall = result["groups"][0]
+    assert overall["n_real"] == len(manifest.read(manifest_dir))
+    assert overall["n_train"] == 0
+    assert overall["n_floor"] + overall["n_floor_reference"] == overall["n_real"]
+    assert all(g["scope"] in ("all", "skin tone") for g in result["groups"])
+
+
+def test_features_are_computed_once_for_the_same_pixels(manifest_dir, tmp_path):
+    calls = []
+    plain = features.load("pixels")
+    extractor = features.Extractor("pixels", "1", 64, plain.width, 0, lambda x: calls.append(len(x)) or plain.embed(x))
+    table = images.read(manifest_dir, False).head(10)
+    first, _ = features.features(extractor, table, Accelerator(), cache_dir=tmp_path / "cache")
+    renamed = []
+    for i, path in enumerate(table["path"]):
+        renamed.append(str(tmp_path / f"{i}.png"))
+        (tmp_path / f"{i}.png").write_bytes(Path(path).read_bytes())
+    again, _ = features.features(extractor, table.assign(path=renamed), Accelerator(), cache_dir=tmp_path / "cache")
+    computed = len(calls)
+    np.testing.assert_array_equal(first, again)
+    Image.open(renamed[3]).convert("L").convert("RGB").save(renamed[3])
+    changed, _ = features.features(extractor, table.assign(path=renamed), Accelerator(), cache_dir=tmp_path / "cache")
+    assert len(calls) > computed
+    assert (changed != first).any(axis=1).nonzero()[0].tolist() == [3]
+
+
+def test_features_do_not_depend_on_the_batch(manifest_dir, tmp_path):
+    table = images.read(manifest_dir, False).head(9)
+    a, b = (
+        features.features(features.load("pixels"), table, Accelerator(), n, cache_dir=tmp_path / str(n))[0]
+        for n in (2, 9)
+    )
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_features_that_are_nan_are_refused_with_the_images_named(manifest_dir, tmp_path):
+    broken = features.Extractor("broken", "1", 32, 4, 0, lambda x: torch.full((len(x), 4), torch.nan))
+    table = images.read(manifest_dir, False).head(4)
+    with pytest.raises(
+        InputError, match=f"broken gives NaN or infinite features for 4 images, as {table['image_id'][0]}"
+    ):
+        features.features(broken, table, Accelerator(), cache_dir=tmp_path)
+
+
+def test_a_dinov2_and_a_clip_folder_are_extractors(tmp_path):
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    Dinov2Model(Dinov2Config(**small)).save_pretrained(tmp_path / "dino")
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**small, intermediate_size=16, projection_dim=8)).save_pretrained(
+        tmp_path / "clip"
+    )
+    for name, width in (("dino", 16), ("clip", 8)):
+        ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path / name)
+        extractor = features.load(str(tmp_path / name))
+        assert (extractor.resolution, extractor.width) == (28, width)
+        assert extractor.embed(torch.zeros(3, 3, 28, 28, dtype=torch.uint8)).shape == (3, width)
+
+
+@pytest.mark.parametrize("name", ["inception", "dinov2", "no/such-model", "inception:missing.pth"])
+def test_an_extractor_that_cannot_be_had_names_the_offline_choice(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="--extractor pixels"):
+        features.load(name)
+
+
+def test_a_file_of_weights_that_holds_code_is_not_run(tmp_path):
+    import pickle
+
+    class Code:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (tmp_path / "w.pth").write_bytes(pickle.dumps(Code()))
+    with pytest.raises(InputError, match="cannot load Inception's weights"):
+        features.load(f"inception:{tmp_path / 'w.pth'}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pair_scores_of_equal_and_of_shifted_images():
+    a = torch.randint(40, 200, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    same, brighter = pairs.similarities(a, a), pairs.similarities(a, a + 51)
+    assert same["mse"] == [0, 0, 0]
+    assert same["ssim"] == pytest.approx([1, 1, 1])
+    assert math.isinf(same["psnr"][0])
+    assert brighter["mse"] == pytest.approx([0.04] * 3)
+    assert brighter["psnr"][0] == pytest.approx(
+        float(peak_signal_noise_ratio(a[:1] / 255, (a[:1] + 51) / 255, data_range=1.0)), rel=1e-4
+    )
+    assert "ms_ssim" in pairs.similarities(*[torch.zeros(1, 3, 192, 192, dtype=torch.uint8)] * 2)
+
+
+def test_lpips_that_cannot_be_downloaded_names_the_offline_choice(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    zeros = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    with pytest.raises(InputError, match="--lpips none"):
+        pairs.similarities(zeros, zeros, "alex")
+
+
+@pytest.mark.parametrize(
+    ("rgb", "band"), [((245, 225, 205), "very light"), ((170, 125, 95), "tan"), ((70, 45, 35), "dark")]
+)
+def test_skin_tone_is_that_of_the_skin_whatever_the_lesion_and_the_corners(rgb, band):
+    image = np.full((64, 64, 3), rgb, np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:44, 20:44] = 255
+    image[mask > 0] = (60, 30, 25)
+    image[:8, :8] = 0
+    assert tone(typology_angle(image, mask)) == band
+
+
+def test_the_typology_angle_is_its_formula():
+    linear = ((np.array([200, 160, 130]) / 255 + 0.055) / 1.055) ** 2.4  # sRGB, all above its linear part
+    y, z = np.array([[0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear / [1, 1.089]
+    lightness, b = 116 * np.cbrt(y) - 16, 200 * (np.cbrt(y) - np.cbrt(z))
+    image = np.full((32, 32, 3), (200, 160, 130), np.uint8)
+    expected = math.degrees(math.atan2(lightness - 50, b))
+    assert typology_angle(image, np.zeros((32, 32), np.uint8)) == pytest.approx(expected, abs=0.3)
+
+
+def test_an_image_that_is_all_lesion_has_no_skin_tone():
+    assert tone(typology_angle(np.full((32, 32, 3), 120, np.uint8), np.full((32, 32), 255, np.uint8))) == ""
+
+
+def test_sets_that_cannot_be_compared_are_refused_in_one_sentence(manifest_dir, synthetic_dir, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes(next((synthetic_dir / "images").glob("*.png")).read_bytes())
+    for real, synthetic, message in (
+        (manifest_dir, tmp_path / "empty", "has no images"),
+        (manifest_dir, tmp_path / "one", "at least 7 images"),
+        (manifest_dir, manifest_dir, "given as the synthetic set, but .* synthetic = 'false': expected 'true'"),
+        (synthetic_dir, synthetic_dir, "given as the real set"),
+        (tmp_path / "nowhere", synthetic_dir, "no such folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate(config(real, synthetic, tmp_path / "e"))
+
+
+def test_a_class_that_is_missing_on_one_side_is_left_out_of_the_reference(manifest_dir, synthetic_dir, tmp_path):
+    table = manifest.read(synthetic_dir)
+    manifest.write_view(table[table["dx"].isin(["nv", "mel", "bkl", "bcc"])], synthetic_dir, tmp_path / "four")
+    result = evaluate(config(manifest_dir, tmp_path / "four", tmp_path / "e", min_images=7))
+    real = manifest.read(manifest_dir)
+    assert (
+        result["groups"][0]["n_real"]
+        == ((real["split"] == "test") & real["dx"].isin(["nv", "mel", "bkl", "bcc"])).sum()
+    )
