@@ -1,4 +1,4 @@
-# make demo   lesions from a fine-tuned Stable Diffusion, offline, on a CPU
+# make demo   from phantoms to a fine-tuned Stable Diffusion, its images, their scores and a report; offline, on a CPU
 # make test   the test suite
 # make check  lint and format
 
@@ -16,10 +16,19 @@ demo: .venv/installed
 	$(DERMGEN) tiny --data_dir demo/manifest --output_dir demo/base --exclude_classes vasc
 	$(LAUNCH) train_scripts/dreambooth_lora.py --config train_scripts/configs/dreambooth_lora_tiny.yaml
 	$(LAUNCH) -m dermgen.cli generate --model demo/lora_vasc --output_dir demo/synthetic \
-		--classes vasc:32,mel:16,df:16 --guidance_scale 3 --batch_size 16
+		--classes vasc:64,mel:32,df:32 --guidance_scale 3 --batch_size 32
+	$(LAUNCH) train_scripts/classifier.py --config train_scripts/configs/classifier_tiny.yaml
+	$(DERMGEN) evaluate --real demo/manifest --synthetic demo/synthetic --output_dir demo/scores \
+		--extractor demo/classifier --lpips none
+	$(DERMGEN) audit --real demo/manifest --synthetic demo/synthetic --output_dir demo/audit --max_copy_rate 0.1
+	$(DERMGEN) filter --real demo/manifest --synthetic demo/synthetic --output_dir demo/filtered \
+		--scorer classifier --run demo/classifier --extractor pixels --keep 0.5
+	$(DERMGEN) study --config train_scripts/configs/study_tiny.yaml
+	$(DERMGEN) report demo --output_dir demo/report
 	@echo
+	@echo "Open        demo/report/report.html          (data, training, images, scores, copies, filter, study)"
 	@echo "Look at     demo/synthetic/sheets/vasc.png   (a class the base model had never seen)"
-	@echo "            demo/synthetic/images            (64 images, metadata.csv tells how each was made)"
+	@echo "            demo/synthetic/images            (128 images, metadata.csv tells how each was made)"
 	@echo "            demo/lora_vasc                   (the run: samples/, metrics.jsonl, the adapter)"
 	@echo "Try next    $(DERMGEN) generate --model demo/lora_vasc --prompt 'malignant skin lesion' --guidance_scale 3 --output_dir demo/malignant"
 	@echo "            $(DERMGEN) generate --model demo/base --classes bkl:16,nv:16 --guidance_scale 3 --output_dir demo/from_base"

@@ -66,7 +66,16 @@ def study(argv):
     study(parse(StudyConfig, argv))
 
 
-COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study)}
+def report(argv):
+    """one self-contained HTML page from the folders of the stages"""
+    from dermgen.report import ReportConfig, report
+
+    first_flag = next((i for i, a in enumerate(argv) if a.startswith("-")), len(argv))
+    folders = ["--folders", *argv[:first_flag]] if first_flag else []
+    report(parse(ReportConfig, [*folders, *argv[first_flag:]]))
+
+
+COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study, report)}
 
 
 def main() -> None:
@@ -74,7 +83,7 @@ def main() -> None:
     lines = [f"  {name:<10} {function.__doc__}" for name, function in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="dermgen",
-        description="Generative models of skin-lesion images: data, training, generation.",
+        description="Generative models of skin-lesion images: data, training, generation, evaluation.",
         epilog="\n".join(["commands:", *lines, "", "`dermgen <command> --help` lists the options of a command."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

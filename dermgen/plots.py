@@ -113,7 +113,7 @@ def bars(path: Path, title: str, ylabel: str, groups: Mapping[str, Mapping[str, 
     axes.set_xticks(range(len(labels)), labels)
     axes.set_ylabel(ylabel)
     if len(groups) > 1:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, ncols=len(groups), loc="lower right", bbox_to_anchor=(1, 1))
     _save(figure, path)
 
 

@@ -12,7 +12,8 @@ LAYERS = [
     {"training", "sampling"},
     {"stable_diffusion"},
     {"methods", "classify"},
-    {"generate", "tiny"},
+    {"evaluate"},
+    {"generate", "tiny", "report"},
     {"publish"},
     {"cli"},
 ]

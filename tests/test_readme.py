@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from dermgen.data.phantom import PhantomConfig, write_phantoms
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -19,18 +22,26 @@ SMALLER = {
     "train": "--resolution 32 --max_train_steps 2 --num_class_images 2 --gradient_accumulation_steps 1 "
     "--num_validation_images 1 --validation_steps 2 --checkpointing_steps 2",
     "generate": "--num_inference_steps 2 --batch_size 4",
+    "evaluate": "--extractor pixels --lpips none",
+    "audit": "--max_copy_rate 0.9",
+    "filter": "--extractor pixels",
+    "study": "--arms real+augment real real+augment+filtered --max_train_steps 2 --num_validations 1 --bootstrap_draws 100",
+    "report": "",
 }
 
 
 @pytest.fixture(scope="module")
-def place(phantoms, base_dir, manifest_dir, tmp_path_factory):
-    """A checkout with the phantoms where a user has HAM10000, and a few photographs in photos/melanoma."""
+def place(base_dir, manifest_dir, tmp_path_factory):
+    """A checkout with phantoms where a user has HAM10000, and a few photographs in photos/melanoma."""
     folder = tmp_path_factory.mktemp("readme")
+    write_phantoms(PhantomConfig(output_dir=str(folder / "data" / "raw" / "ham10000"), num_lesions=105, height=96))
     for name in ("train_scripts", "accelerate_configs"):
         shutil.copytree(ROOT / name, folder / name)
-    shutil.copytree(phantoms, folder / "data" / "raw" / "ham10000")
     for recipe in (folder / "train_scripts" / "configs").glob("*.yaml"):
         recipe.write_text(recipe.read_text().replace("stable-diffusion-v1-5/stable-diffusion-v1-5", str(base_dir)))
+    tiny = yaml.safe_load((folder / "train_scripts" / "configs" / "classifier_tiny.yaml").read_text())
+    small = tiny | {"resolution": 32, "width": 32, "layers": 1, "output_dir": "runs/classifier_vit"}
+    (folder / "train_scripts" / "configs" / "classifier_vit.yaml").write_text(yaml.safe_dump(small))
     (folder / "photos" / "melanoma").mkdir(parents=True)
     for path in sorted((manifest_dir / "images").glob("*.png"))[:3]:
         shutil.copy(path, folder / "photos" / "melanoma")
@@ -40,7 +51,7 @@ def place(phantoms, base_dir, manifest_dir, tmp_path_factory):
 def smaller(command: str, base_dir) -> str:
     command = command.replace("stable-diffusion-v1-5/stable-diffusion-v1-5", str(base_dir))
     command = command.replace("accelerate_configs/single_gpu.yaml", "accelerate_configs/cpu.yaml")
-    command = re.sub(r"mel:\d+", "mel:2", re.sub(r"--num_images \d+", "--num_images 2", command))
+    command = re.sub(r"mel:\d+", "mel:8", re.sub(r"--num_images \d+", "--num_images 2", command))
     kind = "train" if "train_scripts" in command else command.split()[1]
     return f"{command} {SMALLER[kind]}"
 
@@ -74,8 +85,9 @@ def test_every_other_command_runs_in_the_readmes_order(place, base_dir):
         )
         assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
         ran += 1
-    assert ran >= 6
-    assert len(list((place / "data" / "synthetic_mel" / "images").glob("*.png"))) == 2
+    assert ran >= 11
+    assert len(list((place / "data" / "synthetic_mel" / "images").glob("*.png"))) == 8
+    assert (place / "results" / "report" / "report.html").read_text().count("<h2>") >= 6
     assert (place / "runs" / "sks" / "pytorch_lora_weights.safetensors").exists()
 
 

@@ -24,7 +24,7 @@ COARSE_SCALES = (1, 0.95, 0.9, 0.85, 0.8, 1.06)
 FINE_STEPS = (-0.03, -0.015, 0, 0.015, 0.03)
 CLEARLY_DIFFERENT = 0.4  # no finer alignment makes such a pair a copy
 EXACT_UP_TO = 100_000
-MIN_HELD_OUT = 50
+MIN_HELD_OUT = 50  # fewer say nothing of how near an honest image may come
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,389 @@
+"""`dermgen report`: one self-contained HTML page from the files of whatever stages exist."""
+
+import base64
+import datetime
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from PIL import Image
+
+from dermgen import __version__, plots
+from dermgen.config import InputError, option
+from dermgen.data import manifest
+from dermgen.data.sheets import contact_sheet
+
+GRID = 32  # images of a set that are shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write report.html from stage folders. `dermgen report DIR… --output_dir OUT`"""
+
+    folders: list[str] = option(None, "folders of stages, or folders that hold such folders")
+    output_dir: str = option(None, "folder of report.html and its plots")
+    title: str = option("Synthetic skin lesions: report", "heading of the page")
+
+    def __post_init__(self):
+        if not self.folders or not self.output_dir:
+            raise InputError("report needs folders of stages and --output_dir: dermgen report DIR… --output_dir OUT")
+
+
+@dataclass
+class Section:
+    """One stage on the page."""
+
+    title: str
+    folder: Path
+    notes: list[str] = field(default_factory=list)
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+    id: str = ""
+
+    def text(self, text: str, kind: str = "text") -> None:
+        self.blocks.append({"kind": kind, "text": text})
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence], main: Sequence[int] = ()) -> None:
+        self.blocks.append({"kind": "table", "head": head, "rows": rows, "main": main})
+
+    def pictures(self, *pictures: tuple[Path, str]) -> None:
+        there = [{"src": _data_uri(path), "caption": caption} for path, caption in pictures if path.exists()]
+        if there:
+            self.blocks.append({"kind": "pictures", "pictures": there})
+
+
+def report(config: ReportConfig) -> Path:
+    """Write the page; returns its path.
+
+    Raises:
+        InputError: if a folder is missing, or none of them is a stage's.
+    """
+    out = Path(config.output_dir)
+    found = [(write, folder) for folder in _stage_folders(config.folders, out) for write in _writers(folder)]
+    if not found:
+        raise InputError(f"no stage of dermgen in {', '.join(config.folders)}: nothing to report")
+    found.sort(key=lambda pair: ORDER.index(pair[0]))
+    plots_dir = out / "plots"
+    try:
+        plots_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {out} ({error.strerror}): choose another output_dir") from error
+    real = next((folder for write, folder in found if write is _data), None)
+    sections = []
+    for i, (write, folder) in enumerate(found):
+        section = Section("", folder, id=f"s{i}")
+        write(section, folder, plots_dir / f"{i}_{folder.name}", real)
+        sections.append(section)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dermgen"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=config.title, version=__version__, date=datetime.date.today().isoformat(), sections=sections
+    )
+    path = out / "report.html"
+    path.write_text(page, encoding="utf-8")
+    print(f"{len(sections)} sections in {path} ({path.stat().st_size / 2**20:.1f} MiB)")
+    return path
+
+
+def _stage_folders(folders: Sequence[str], out: Path) -> list[Path]:
+    found: list[Path] = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise InputError(f"no such folder: {folder}")
+        inside = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.resolve() != out.resolve()]
+        chosen = [folder] if _writers(folder) else [p for p in inside if _writers(p)]
+        found += [p for p in chosen if p not in found]
+    return found
+
+
+def _writers(folder: Path) -> list[Callable]:
+    """Which sections a folder gives: its files tell what stage wrote it."""
+    by_file = [
+        ("prepare.json", _data),
+        ("evaluation.json", _scores),
+        ("audit.json", _audit),
+        ("filter.json", _filter),
+        ("study.json", _study),
+        ("results.json", _classifier),
+    ]
+    found = [write for name, write in by_file if (folder / name).exists()]
+    if not found and (folder / "metrics.jsonl").exists():
+        return [_training]
+    if not found and (folder / "metadata.csv").exists():
+        return [_generated]
+    return found
+
+
+def _data(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
+    section.title = "Data"
+    facts = json.loads((folder / "prepare.json").read_text())
+    audit, table = facts["audit"], manifest.read(folder)
+    _leaky(section, facts["leaky"])
+    section.text(
+        f"{audit['images']:,} images of {audit['groups']:,} groups; a group is a lesion or patient with its "
+        f"near-duplicates and lies in one split. Groups in more than one split: {audit['groups_crossing_splits']}. "
+        f"Near-duplicates under different ids: {audit['near_duplicate_pairs']} pairs. "
+        f"Licence: {', '.join(sorted(set(table['license']) - {''})) or 'unknown'}."
+    )
+    counts = pd.crosstab(table["dx"].replace("", "unknown"), table["split"])[list(manifest.SPLITS)]
+    bars = f"{plot}_classes.png"
+    plots.bars(Path(bars), "Images per class", "images", {s: counts[s].to_dict() for s in counts.columns})
+    rows = [[dx, *counts.loc[dx].tolist(), int(counts.loc[dx].sum())] for dx in counts.index]
+    section.table(["class", *counts.columns, "all"], rows)
+    if facts["rejected"]:
+        section.table(["left out because", "files"], list(facts["rejected"].items()))
+    grid = Path(f"{plot}_images.png")
+    _grid(table, folder, grid)
+    section.pictures((Path(bars), "Images per class and split"), (grid, "Some of the prepared images"))
+
+
+def _training(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
+    section.title = f"Training: {folder.name}"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    provenance = folder / "provenance.json"
+    facts = json.loads(provenance.read_text()) if provenance.exists() else {}
+    _leaky(section, bool(facts.get("leaky")))
+    if not lines:
+        section.text("Nothing has been logged yet.")
+        return
+    section.text(f"{lines[-1]['step']:,} optimizer steps.")
+    names = sorted({n for line in lines for n in line} - {"step", "learning_rate"})
+    drawn = []
+    for name in names[:4]:
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        if len(points) > 1:
+            path = Path(f"{plot}_{name}.png")
+            plots.curves(path, name, name, {name: points})
+            drawn.append((path, f"{name} against the step"))
+    section.pictures(*drawn)
+    samples = sorted((folder / "samples").glob("step-*.png"), key=lambda p: int(p.stem.split("-")[1]))
+    if samples:
+        section.pictures((samples[-1], f"Samples at {samples[-1].stem.replace('-', ' ')}"))
+
+
+def _generated(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
+    section.title = "Generated images"
+    table = manifest.read(folder)
+    models = ", ".join(sorted(set(table.get("model", pd.Series(dtype=str))) - {""})) or "unknown"
+    section.text(f"{len(table):,} synthetic images, drawn by {models}.")
+    if "LEAKY" in " ".join(set(table["source"])):
+        _leaky(section, True)
+    counts = table["dx"].replace("", "unknown").value_counts()
+    section.table(["class", "images"], [[dx, int(n)] for dx, n in counts.items()])
+    ours = Path(f"{plot}_synthetic.png")
+    _grid(table, folder, ours)
+    pictures = [(ours, "Synthetic")]
+    if real is not None:
+        beside = manifest.read(real)
+        beside = beside[(beside["split"] == "test") & beside["dx"].isin(set(table["dx"]))]
+        if len(beside):
+            theirs = Path(f"{plot}_real.png")
+            _grid(beside, real, theirs, like=table)
+            pictures.append((theirs, "Real, held out, of the same classes"))
+    section.pictures(*pictures)
+
+
+def _scores(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
+    section.title = "Scores"
+    found = json.loads((folder / "evaluation.json").read_text())
+    section.notes += found["warnings"]
+    e, overall = found["extractor"], found["groups"][0]
+    section.text(
+        f"{overall['n_synthetic']:,} synthetic images against {overall['n_real']:,} held-out real ones. Features: "
+        f"{e['name']} (revision {e['revision']}) at {e['resolution']} px, resized {e['resize']}. The floor is what "
+        f"{overall['n_floor']:,} real images get in their place. A score that is better against the "
+        "training split than against held-out images can come from copying. Intervals of 95 %; those of precision, "
+        "recall, density and coverage take the neighbourhoods as given."
+    )
+    head = ["score", "value", "95 % interval", "floor (real)", "training split"]
+    rows = [
+        [n, _num(s["value"]), f"{_num(s['low'])} to {_num(s['high'])}", _num(s["floor"]), _num(s["train"])]
+        for n, s in overall["scores"].items()
+    ]
+    section.table(head, rows, main=[0])
+    if len(found["groups"]) > 1:
+        section.text("By class and subgroup", "heading")
+        rows = [
+            [
+                f"{g['scope']}: {g['group']}",
+                g["n_real"],
+                g["n_synthetic"],
+                *(_with_floor(g["scores"][n]) for n in ("kid", "precision", "recall", "coverage")),
+            ]
+            for g in found["groups"][1:]
+        ]
+        section.table(["", "real", "synthetic", "KID (floor)", "precision", "recall", "coverage"], rows)
+    if found["too_few"]:
+        names = ", ".join(
+            f"{t['scope']} {t['group']} ({t['n_real']} real, {t['n_synthetic']} synthetic)" for t in found["too_few"]
+        )
+        section.text(f"Too few images for scores of their own: {names}.")
+    section.pictures(*((folder / "plots" / f"{n}.png", n) for n in ("kid", "recall", "precision", "coverage")))
+    p = found["pairs"]
+    section.text(f"Pixel by pixel, medians over {p['n']} images at {p['resolution']} px", "heading")
+    rows = [[n, _num(p["nearest"][n]), _num(p["random"][n])] for n in p["nearest"]]
+    section.table(["", "nearest real image", "random real image of the class"], rows)
+
+
+def _audit(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
+    section.title = "Copies of training images"
+    found = json.loads((folder / "audit.json").read_text())
+    _leaky(section, found["leaky"])
+    if not found["passed"]:
+        section.notes.append(
+            f"More than {found['max_copy_rate']:.1%} of the images are copies: do not share this set as it is."
+        )
+    section.text(
+        f"{found['copies']} of {found['n']:,} synthetic images are copies: {found['copy_rate']:.1%} "
+        f"({found['low']:.1%} to {found['high']:.1%}). A copy is nearer to a training image than all but "
+        f"{found['false_alarms']:.1%} of {found['held_out_images']:,} held-out real lesions are, flips, turns, crops and tints tried.",
+        "verdict",
+    )
+    rows = [
+        [dx, r["n"], r["copies"], f"{r['copy_rate']:.1%}", f"{r['low']:.1%} to {r['high']:.1%}"]
+        for dx, r in found["per_class"].items()
+    ]
+    section.table(["class", "images", "copies", "rate", "95 % interval"], rows)
+    section.pictures(
+        (folder / "sheets" / "closest.png", "The closest pairs: synthetic left, training image right"),
+        (folder / "plots" / "distances.png", "Distances; copies lie left of the dashed line"),
+    )
+
+
+def _filter(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
+    section.title = "Quality filter"
+    found = json.loads((folder / "filter.json").read_text())
+    section.text(
+        f"{found['kept']:,} of {found['n']:,} images are kept by {found['scorer']}. "
+        f"What that costs, by {found['extractor']}:"
+    )
+    cost = found["cost"]
+    names = [n for n in ("precision", "recall", "coverage", "vendi", "kid") if n in cost["kept"]]
+    rows = [[n, *(_num(cost[part].get(n)) for part in ("all", "kept", "random"))] for n in names]
+    section.table(["", "all", "kept", "as many by lot"], rows)
+    shares = [
+        [f"{scope}: {value}", f"{s['before']:.1%}", f"{s['after']:.1%}"]
+        for scope, of in found["shares"].items()
+        for value, s in of.items()
+    ]
+    section.table(["share of", "before", "after"], shares)
+    section.pictures(
+        (folder / "plots" / "quality.png", "Scores of kept and dropped images"),
+        (folder / "sheets" / "kept_and_dropped.png", "The best kept images, then the worst dropped ones"),
+    )
+
+
+def _classifier(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
+    section.title = f"Classifier: {folder.name}"
+    found = json.loads((folder / "results.json").read_text())
+    _leaky(section, found["leaky"])
+    test = found["test"]
+    section.text(
+        f"Test split, {test['n']:,} real images: balanced accuracy {test['bma']:.3f}, accuracy {test['accuracy']:.3f}, "
+        f"AUROC {test['macro_auroc']:.3f}, calibration error {test['calibration_error']:.3f}."
+    )
+    columns = ["recall", "precision", "f1", "specificity", "auroc", "sensitivity_at_95_specificity"]
+    rows = [[c, v["n"], *(_num(v[n]) for n in columns)] for c, v in test["per_class"].items()]
+    section.table(["class", "n", *(n.replace("_", " ") for n in columns)], rows)
+    confusion = Path(f"{plot}_confusion.png")
+    plots.confusions(confusion, found["classes"], {"test": test["confusion"]})
+    section.pictures((confusion, "Confusion matrix, shares of the true class"))
+
+
+def _study(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
+    section.title = "Do synthetic images help a classifier?"
+    found = json.loads((folder / "study.json").read_text())
+    _leaky(section, found["leaky"])
+    focus = found["focus_class"]
+    length = f"{found['steps']:,} optimizer steps each" if found["steps"] else "the same number of epochs each"
+    section.text(
+        f"The same classifier, trained on each mixture with {len(found['seeds'])} seeds, {length}, measured on the "
+        f"same {found['test_images']:,} real images of {found['test_lesions']:,} lesions. Intervals of 95 % over "
+        f"lesions and seeds; p values corrected for the number of arms (Holm)."
+    )
+    for entry in found["arms"]:
+        if "verdict" in entry:
+            section.text(entry["verdict"], "verdict")
+    head = ["arm", f"recall of {focus}", "BMA", "difference", "p (bootstrap)", "p (McNemar)", "AUROC", "accuracy"]
+    rows = []
+    for e in found["arms"]:
+        s, d = e["scores"], e.get("differences")
+        difference = (
+            f"{d['bma']['value']:+.3f} ({d['bma']['low']:+.3f} to {d['bma']['high']:+.3f})" if d else "baseline"
+        )
+        p = [_num(d["bma"]["p_holm"]), _num(e["mcnemar_p_holm"])] if d else ["", ""]
+        rows.append(
+            [
+                e["arm"],
+                *(_interval(s[n]) for n in (f"recall_{focus}", "bma")),
+                difference,
+                *p,
+                *(_interval(s[n]) for n in ("macro_auroc", "accuracy")),
+            ]
+        )
+    section.table(head, rows, main=[i for i, e in enumerate(found["arms"]) if e["arm"] == found["baseline"]])
+    folder = folder / "plots"
+    section.pictures((folder / "arms.png", "All arms"), (folder / "dose_response.png", "More synthetic images"))
+    section.pictures((folder / "training_curves.png", "Validation during training"))
+    section.pictures(*((p, "Change of recall by class") for p in sorted(folder.glob("recall_changes_*.png"))))
+    section.pictures((folder / "confusion.png", "Confusion matrices, sums over seeds"))
+
+
+# The order of the page.
+ORDER = [_data, _training, _generated, _scores, _audit, _filter, _classifier, _study]
+
+
+def _leaky(section: Section, leaky: bool) -> None:
+    if leaky:
+        section.notes.append(
+            "LEAKY: the data was split by image, so that one lesion is in several splits; do not trust scores."
+        )
+
+
+def _grid(table: pd.DataFrame, folder: Path, path: Path, like: pd.DataFrame | None = None) -> None:
+    """Images of every class in turn; with `like`, as many of each class as a grid of that table shows."""
+    lesions = table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])
+    table = table[~lesions.duplicated()].reset_index(drop=True)
+    counts = _round_robin(table if like is None else like).value_counts()
+    chosen = [i for dx, n in counts.sort_index().items() for i in table.index[table["dx"] == dx][:n]]
+    pictures = []
+    for i in chosen:
+        with Image.open(folder / table["file_name"][i]) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((96, 96))
+        pictures.append(picture)
+    contact_sheet(pictures, path, 8, [table["dx"][i] for i in chosen])
+
+
+def _round_robin(table: pd.DataFrame) -> pd.Series:
+    """The class of each of the first `GRID` images when the classes take turns."""
+    turn = table.groupby("dx").cumcount()
+    return table["dx"].iloc[turn.sort_values(kind="stable").index[:GRID] if len(table) > GRID else slice(None)]
+
+
+def _data_uri(path: Path) -> str:
+    """A picture inside the page; contact sheets of photographs as JPEG, which is a tenth of the size."""
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    if path.parent.name == "plots" and not path.stem.endswith(("images", "synthetic", "real")):
+        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _num(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _interval(s: dict) -> str:
+    return f"{s['value']:.3f} ({s['low']:.3f}–{s['high']:.3f})"
+
+
+def _with_floor(s: dict) -> str:
+    return _num(s["value"]) + (f" ({_num(s['floor'])})" if s["floor"] is not None else "")
