@@ -241,7 +241,8 @@ def _audit(section: Section, folder: Path, plot: Path, real: Path | None) -> Non
     section.text(
         f"{found['copies']} of {found['n']:,} synthetic images are copies: {found['copy_rate']:.1%} "
         f"({found['low']:.1%} to {found['high']:.1%}). A copy is nearer to a training image than all but "
-        f"{found['false_alarms']:.1%} of {found['held_out_images']:,} held-out real lesions are, flips, turns, crops and tints tried.",
+        f"{found['false_alarms']:.1%} of {found['held_out_images']:,} held-out real "
+        "lesions are, flips, turns, crops and tints tried.",
         "verdict",
     )
     rows = [

@@ -18,7 +18,7 @@ TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 SMALLER = {
-    "prepare": "--resolution 32 --num_workers 1",
+    "prepare": "--resolution 32 --num_workers 1 --split 0.4 0.2 0.4",
     "train": "--resolution 32 --max_train_steps 2 --num_class_images 2 --gradient_accumulation_steps 1 "
     "--num_validation_images 1 --validation_steps 2 --checkpointing_steps 2",
     "generate": "--num_inference_steps 2 --batch_size 4",
@@ -52,7 +52,7 @@ def smaller(command: str, base_dir) -> str:
     command = command.replace("stable-diffusion-v1-5/stable-diffusion-v1-5", str(base_dir))
     command = command.replace("accelerate_configs/single_gpu.yaml", "accelerate_configs/cpu.yaml")
     command = re.sub(r"mel:\d+", "mel:8", re.sub(r"--num_images \d+", "--num_images 2", command))
-    kind = "train" if "train_scripts" in command else command.split()[1]
+    kind = "train" if ".py" in command else command.split()[1]
     return f"{command} {SMALLER[kind]}"
 
 

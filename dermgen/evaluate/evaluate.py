@@ -82,6 +82,11 @@ def evaluate(config: EvaluateConfig) -> dict:
     real_groups, synthetic_groups = images.subgroups(real.table), images.subgroups(synthetic.table)
     of = images.reference_sets(real.table)
     held_out, train = real.take(of["held_out"]), real.take(of["train"])
+    if min(len(held_out), len(synthetic)) < scores.MIN_IMAGES:
+        raise InputError(
+            f"scores need at least {scores.MIN_IMAGES} images on each side; {config.synthetic} has {len(synthetic)}, {config.real} "
+            f"has {len(held_out)} held-out ones of its classes ({', '.join(sorted(shown - {''})) or 'any'})"
+        )
     entries, too_few = [], []
     for scope, group in _scopes(real_groups, synthetic_groups):
         parts = []
