@@ -56,7 +56,25 @@ def manifest_dir(phantoms, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def synthetic_dir(manifest_dir, tmp_path_factory) -> Path:
+def tested_dir(tmp_path_factory) -> Path:
+    """Phantoms with as many held-out images of each class as scores need, prepared at 32 pixels."""
+    raw = write_phantoms(
+        PhantomConfig(output_dir=str(tmp_path_factory.mktemp("many") / "raw"), num_lesions=84, height=64)
+    )
+    return prepare(
+        PrepareConfig(
+            source="ham10000",
+            data_dir=str(raw),
+            output_dir=str(tmp_path_factory.mktemp("tested") / "m"),
+            resolution=32,
+            split=[0.4, 0.1, 0.5],
+            num_workers=1,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def synthetic_dir(tmp_path_factory) -> Path:
     """Other phantoms at 32 pixels, in the place of generated images."""
     raw = write_phantoms(
         PhantomConfig(output_dir=str(tmp_path_factory.mktemp("other") / "raw"), num_lesions=28, height=96, seed=9)

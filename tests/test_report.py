@@ -18,10 +18,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @pytest.fixture(scope="module")
-def stages(manifest_dir, synthetic_dir, tmp_path_factory):
+def stages(tested_dir, synthetic_dir, tmp_path_factory):
     """Stage folders as a user has them: all but the data in one place."""
     place = tmp_path_factory.mktemp("stages")
-    both = {"real": str(manifest_dir), "synthetic": str(synthetic_dir)}
+    both = {"real": str(tested_dir), "synthetic": str(synthetic_dir)}
     evaluate(EvaluateConfig(**both, output_dir=str(place / "scores"), extractor="pixels", lpips="none", min_images=7))
     filter_images(FilterConfig(**both, output_dir=str(place / "filtered"), extractor="pixels"))
     recipe = place / "tiny.yaml"
@@ -36,16 +36,16 @@ def stages(manifest_dir, synthetic_dir, tmp_path_factory):
     recipe.write_text(yaml.safe_dump(settings))
     study(
         StudyConfig(**both, output_dir=str(place / "study"), classifier=str(recipe), max_train_steps=2, num_validations=2,
-                    bootstrap_draws=100, arms=["real+augment", "real", "real+augment+synthetic:0.5"])
+                    bootstrap_draws=100, arms=["real+augment", "real", "real+augment+synthetic:0.4"])
     )  # fmt: skip
     return place
 
 
 @pytest.fixture(scope="module")
-def page(stages, manifest_dir, tmp_path_factory):
+def page(stages, tested_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "r"
     first_run = stages / "study" / "runs" / "real" / "seed-0"
-    return report(ReportConfig(folders=[str(manifest_dir), str(stages), str(first_run)], output_dir=str(out)))
+    return report(ReportConfig(folders=[str(tested_dir), str(stages), str(first_run)], output_dir=str(out)))
 
 
 def test_every_stage_has_its_section_in_order(page):

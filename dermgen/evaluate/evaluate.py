@@ -18,6 +18,7 @@ BEST = {
     "kid": "lower", "fid": "lower", "precision": "higher", "recall": "higher", "density": "higher",
     "coverage": "higher", "inception_score": "higher", "vendi": "as real", "mean_cosine": "as real",
 }  # fmt: skip
+OF_ONE_SET = ("vendi", "mean_cosine", "inception_score")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,34 +77,40 @@ def evaluate(config: EvaluateConfig) -> dict:
         for t in (real_table, synthetic_table)
     )
     shown = set(synthetic_table["dx"])
-    if config_classes := shown & set(real_table["dx"]):
-        chosen = np.flatnonzero(real_table["dx"].isin(config_classes))
-        real = real.take(chosen)
-    real_groups, synthetic_groups = images.subgroups(real.table), images.subgroups(synthetic.table)
-    of = images.reference_sets(real.table)
-    held_out, train = real.take(of["held_out"]), real.take(of["train"])
-    if min(len(held_out), len(synthetic)) < scores.MIN_IMAGES:
+    if shown & set(real_table["dx"]):
+        real = real.take(np.flatnonzero(real_table["dx"].isin(shown)))
+    parts = _parts(real, synthetic, extractor)
+    if min(len(parts["held_out"]), len(synthetic)) < scores.MIN_IMAGES:
+        classes = ", ".join(sorted(shown - {""})) or "any"
         raise InputError(
-            f"scores need at least {scores.MIN_IMAGES} images on each side; {config.synthetic} has {len(synthetic)}, {config.real} "
-            f"has {len(held_out)} held-out ones of its classes ({', '.join(sorted(shown - {''})) or 'any'})"
+            f"scores need at least {scores.MIN_IMAGES} images on each side; {config.synthetic} has {len(synthetic)}, "
+            f"{config.real} has {len(parts['held_out'])} held-out ones of its classes ({classes})"
         )
+    groups = {name: images.subgroups(part.table) for name, part in parts.items()}
     entries, too_few = [], []
-    for scope, group in _scopes(real_groups, synthetic_groups):
-        parts = []
-        for s, names, rows in (
-            (held_out, real_groups, of["held_out"]),
-            (train, real_groups, of["train"]),
-            (synthetic, synthetic_groups, np.arange(len(synthetic))),
-        ):
-            inside = np.arange(len(s)) if scope == "all" else np.flatnonzero(names.iloc[rows][scope] == group)
-            parts.append(s.take(inside))
-        counts = {"scope": scope, "group": group, "n_real": len(parts[0]), "n_synthetic": len(parts[2])}
+    for scope, group in _scopes(groups["held_out"], groups["synthetic"]):
+        inside = {
+            name: part if scope == "all" else part.take(np.flatnonzero(groups[name][scope] == group))
+            for name, part in parts.items()
+        }
+        inside["synthetic"] = _of_shared_classes(inside["synthetic"], inside["held_out"])
+        reference = of_same_mix(inside["held_out"], inside["synthetic"], config.seed)
+        counts = {
+            "scope": scope,
+            "group": group,
+            "n_real": len(reference),
+            "n_synthetic": len(inside["synthetic"]),
+            "n_train": len(inside["train"]),
+        }
+        if scope == "all" and min(counts["n_real"], counts["n_synthetic"]) < scores.MIN_IMAGES:
+            raise InputError(
+                f"no class has {scores.MIN_IMAGES} images on each side: {config.real} has {len(inside['held_out'])} "
+                f"held-out images of {config.synthetic}'s classes"
+            )
         if scope != "all" and min(counts["n_real"], counts["n_synthetic"]) < config.min_images:
             too_few.append(counts)
         else:
-            entries.append(
-                {**counts, "n_train": len(parts[1]), **_compare(*parts, config.seed, device=accelerator.device)}
-            )
+            entries.append(counts | _compare(reference, inside, config.seed, accelerator.device))
     found = {
         "real": config.real,
         "synthetic": config.synthetic,
@@ -114,10 +121,10 @@ def evaluate(config: EvaluateConfig) -> dict:
             "resize": features.RESIZE,
         },
         "leaky": manifest.is_leaky(config.real),
-        "warnings": _warnings(config, extractor, entries[0]),
+        "warnings": _warnings(config, extractor, parts, entries[0]),
         "groups": entries,
         "too_few": too_few,
-        "pairs": _pairs(held_out if not len(train) else train, synthetic, config),
+        "pairs": _pairs(parts["train"] if len(parts["train"]) else parts["held_out"], synthetic, config),
     }
     if accelerator.is_main_process:
         (folder / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -139,57 +146,85 @@ def _scopes(real: pd.DataFrame, synthetic: pd.DataFrame) -> list[tuple[str, str]
     return [("all", ""), *both]
 
 
-def _compare(held_out: FeatureSet, train: FeatureSet, synthetic: FeatureSet, seed: int, device) -> dict:
+def _parts(real: FeatureSet, synthetic: FeatureSet, extractor: features.Extractor) -> dict[str, FeatureSet]:
+    """The sets that are compared: held-out, training and synthetic images, and the real ones that stand in for these.
+
+    Stand-ins are real images beside the held-out ones that did not shape the extractor, to which they would look other
+    than new ones do. Without any, the held-out images are halved by lesion.
+    """
+    of = images.reference_sets(real.table)
+    held_out = of["held_out"]
+    other = np.setdiff1d(np.arange(len(real)), held_out)
+    stand_in = other[~real.table["image_id"].iloc[other].isin(extractor.trained_on).to_numpy()]
+    if not len(stand_in):
+        lesions = real.table["group"].iloc[held_out]
+        chosen = np.random.default_rng(0).permutation(lesions.unique())[: lesions.nunique() // 2]
+        stand_in = held_out[lesions.isin(chosen).to_numpy()]
+    parts = {"held_out": held_out, "train": of["train"], "stand_in": stand_in}
+    return {name: real.take(rows) for name, rows in parts.items()} | {"synthetic": synthetic}
+
+
+def _of_shared_classes(synthetic: FeatureSet, held_out: FeatureSet) -> FeatureSet:
+    """The images of classes that both sides show often enough to be compared."""
+    counts = [part.table["dx"].value_counts() for part in (synthetic, held_out)]
+    often = [set(c.index[c >= scores.MIN_IMAGES]) for c in counts]
+    return synthetic.take(np.flatnonzero(synthetic.table["dx"].isin(often[0] & often[1])))
+
+
+def of_same_mix(source: FeatureSet, like: FeatureSet, seed: int, at_most: int | None = None) -> FeatureSet:
+    """As many images of `source` as have the classes in the shares that `like` has them; a score of all images would
+    otherwise tell how many of each class there are. Classes that `source` lacks are left out."""
+    there, wanted = source.table["dx"].value_counts(), like.table["dx"].value_counts()
+    wanted = wanted[wanted.index.isin(there.index)]
+    if wanted.empty:
+        return source.take(np.arange(0))
+    total = min(np.inf if at_most is None else at_most, (there[wanted.index] * wanted.sum() / wanted).min())
+    rng = np.random.default_rng(seed)
+    rows = []
+    for dx, count in wanted.items():
+        mine = rng.permutation(np.flatnonzero(source.table["dx"] == dx))
+        rows.append(mine[: int(total * count / wanted.sum() + 1e-6)])
+    return source.take(np.sort(np.concatenate(rows)))
+
+
+def _compare(held_out: FeatureSet, inside: dict[str, FeatureSet], seed: int, device) -> dict:
     """Scores against held-out images, against training images, and of real images in the synthetic ones' place."""
-    found, _ = scores.compare(held_out.features, synthetic.features, device)
-    of_set = {"vendi": scores.vendi(synthetic.features), "mean_cosine": scores.mean_cosine(synthetic.features)}
-    if synthetic.logits.shape[1]:
-        of_set["inception_score"] = scores.inception_score(synthetic.logits)
-    against_train: dict[str, scores.Score] = {}
-    if len(train) >= scores.MIN_IMAGES:
-        against_train, _ = scores.compare(train.features, synthetic.features, device)
-    floor, reference, n_floor = {}, held_out, 0
-    stand_in = _stand_in(held_out, train, synthetic, seed)
-    if stand_in is not None:
-        reference, sample = stand_in
-        n_floor = len(sample)
-        floor, _ = scores.compare(reference.features, sample.features, device)
-        floor |= {"vendi": scores.vendi(sample.features), "mean_cosine": scores.mean_cosine(sample.features)}
-        if sample.logits.shape[1]:
-            floor["inception_score"] = scores.inception_score(sample.logits)
+    synthetic = inside["synthetic"]
+    found = _all_scores(held_out, synthetic, device)
+    train = of_same_mix(inside["train"], synthetic, seed)
+    against_train = _all_scores(train, synthetic, device) if len(train) >= scores.MIN_IMAGES else {}
+    stand_in = of_same_mix(inside["stand_in"], synthetic, seed, at_most=len(synthetic))
+    reference = held_out
+    shared = set(stand_in.table["image_id"])
+    if shared & set(held_out.table["image_id"]):
+        reference = held_out.take(np.flatnonzero(~held_out.table["image_id"].isin(shared)))
+    enough = min(len(stand_in), len(reference)) >= scores.MIN_IMAGES
+    floor = _all_scores(reference, stand_in, device) if enough else {}
     entries = {}
-    for name, score in {**found, **of_set}.items():
+    for name, score in found.items():
         low, high = score.interval(held_out.table["group"])
         entries[name] = {
             "value": score.value,
             "low": low,
             "high": high,
-            "train": against_train[name].value if name in against_train else None,
+            "train": against_train[name].value if name in against_train and name not in OF_ONE_SET else None,
             "floor": floor[name].value if name in floor else None,
         }
     reliable = min(len(held_out), len(synthetic)) >= scores.FID_RELIABLE
-    return {"n_floor": n_floor, "n_floor_reference": len(reference), "fid_reliable": reliable, "scores": entries}
+    return {
+        "n_floor": len(stand_in) if enough else 0,
+        "n_floor_reference": len(reference) if enough else 0,
+        "fid_reliable": reliable,
+        "scores": entries,
+    }
 
 
-def _stand_in(
-    held_out: FeatureSet, train: FeatureSet, synthetic: FeatureSet, seed: int
-) -> tuple[FeatureSet, FeatureSet] | None:
-    """A reference and real images in the place of the synthetic ones, as many of each class where there are enough.
-
-    They come from the training split; without one the held-out images are halved by lesion.
-    """
-    rng = np.random.default_rng(seed)
-    if len(train) >= scores.MIN_IMAGES:
-        chosen = []
-        for dx, count in synthetic.table["dx"].value_counts().items():
-            there = np.flatnonzero(train.table["dx"] == dx) if dx else np.arange(len(train))
-            chosen.append(rng.permutation(there)[:count])
-        rows = np.concatenate(chosen)
-        return (held_out, train.take(rows)) if len(rows) >= scores.MIN_IMAGES else None
-    lesions = held_out.table["group"].unique()
-    first = held_out.table["group"].isin(rng.permutation(lesions)[: len(lesions) // 2]).to_numpy()
-    halves = held_out.take(np.flatnonzero(first)), held_out.take(np.flatnonzero(~first))
-    return halves if min(map(len, halves)) >= scores.MIN_IMAGES else None
+def _all_scores(reference: FeatureSet, judged: FeatureSet, device) -> dict[str, scores.Score]:
+    found, _ = scores.compare(reference.features, judged.features, device)
+    found |= {"vendi": scores.vendi(judged.features), "mean_cosine": scores.mean_cosine(judged.features)}
+    if judged.logits.shape[1]:
+        found["inception_score"] = scores.inception_score(judged.logits)
+    return found
 
 
 def _pairs(real: FeatureSet, synthetic: FeatureSet, config: EvaluateConfig) -> dict:
@@ -224,8 +259,28 @@ def _side(path: str) -> int:
         return min(image.size)
 
 
-def _warnings(config: EvaluateConfig, extractor: features.Extractor, overall: dict) -> list[str]:
+def _warnings(
+    config: EvaluateConfig, extractor: features.Extractor, parts: dict[str, FeatureSet], overall: dict
+) -> list[str]:
     notes = []
+    left_out = set(parts["synthetic"].table["dx"]) - {""}
+    left_out -= set(_of_shared_classes(parts["synthetic"], parts["held_out"]).table["dx"])
+    if left_out:
+        notes.append(
+            f"classes with under {scores.MIN_IMAGES} images on a side are left out: {', '.join(sorted(left_out))}"
+        )
+    if overall["n_real"] < len(parts["held_out"]):
+        notes.append(
+            f"{overall['n_real']} of {len(parts['held_out'])} held-out images are the reference, as many as have the "
+            "synthetic set's shares of the classes"
+        )
+    if set(parts["held_out"].table["image_id"]) & extractor.trained_on:
+        notes.append("the extractor was trained on held-out images: its scores are not to be trusted")
+    if set(parts["train"].table["image_id"]) & extractor.trained_on:
+        notes.append(
+            "the extractor was trained on the training split, to which every other image looks new: its column says "
+            "little, and the floor is of other real images"
+        )
     if not overall["fid_reliable"]:
         n = min(overall["n_real"], overall["n_synthetic"])
         notes.append(f"FID of {n} images is unreliable (under {scores.FID_RELIABLE:,}): go by KID")

@@ -38,6 +38,7 @@ class Extractor:
     width: int
     num_classes: int
     embed: Callable[[torch.Tensor], torch.Tensor]
+    trained_on: frozenset[str] = frozenset()  # ids of our images that shaped it
 
 
 def load(name: str, device: torch.device | str = "cpu") -> Extractor:
@@ -140,7 +141,8 @@ def _classifier(name: str, device) -> Extractor:
         return torch.cat(classifier.features(images.to(device).float() / 255), dim=1)
 
     width = embed(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8)).shape[1]
-    return Extractor(f"classifier {name}", hash_weights(classifier)[:12], resolution, width, len(classes), embed)
+    seen = frozenset(pd.read_csv(Path(name, "training_set.csv"), dtype=str)["image_id"])
+    return Extractor(f"classifier {name}", hash_weights(classifier)[:12], resolution, width, len(classes), embed, seen)
 
 
 def _transformer(name: str, device) -> Extractor:

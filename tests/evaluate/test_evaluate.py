@@ -13,11 +13,13 @@ from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model, ViTImageProcessor
 
+from dermgen.classify import classifier
+from dermgen.classify.classifier import ClassifierConfig
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.skin_tone import tone, typology_angle
 from dermgen.evaluate import features, images, pairs
-from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
+from dermgen.evaluate.evaluate import EvaluateConfig, FeatureSet, evaluate, of_same_mix
 
 
 def config(real, synthetic, folder, **changes):
@@ -32,16 +34,16 @@ def config(real, synthetic, folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def found(manifest_dir, synthetic_dir, tmp_path_factory):
+def found(tested_dir, synthetic_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation") / "e"
-    return folder, evaluate(config(manifest_dir, synthetic_dir, folder, min_images=7))
+    return folder, evaluate(config(tested_dir, synthetic_dir, folder, min_images=7))
 
 
-def test_every_score_has_its_interval_reference_and_floor(found, manifest_dir):
+def test_every_score_has_its_interval_reference_and_floor(found, tested_dir):
     folder, result = found
     overall = result["groups"][0]
-    held_out = (manifest.read(manifest_dir)["split"] == "test").sum()
-    assert overall["n_real"] == held_out
+    held_out = manifest.read(tested_dir)["split"] == "test"
+    assert 0.5 * held_out.sum() < overall["n_real"] <= held_out.sum()
     assert set(overall["scores"]) == {
         "kid",
         "fid",
@@ -91,11 +93,11 @@ def test_subgroups_that_are_too_small_are_listed_and_not_scored(found):
     assert all(min(g["n_real"], g["n_synthetic"]) < 7 for g in found[1]["too_few"])
 
 
-def test_copies_of_the_training_set_show_in_the_column_of_the_training_split(manifest_dir, tmp_path):
-    table = manifest.read(manifest_dir)
+def test_copies_of_the_training_set_show_in_the_column_of_the_training_split(tested_dir, tmp_path):
+    table = manifest.read(tested_dir)
     train = table[table["split"] == "train"].assign(synthetic="true", split="")
-    manifest.write_view(train, manifest_dir, tmp_path / "copies")
-    scores = evaluate(config(manifest_dir, tmp_path / "copies", tmp_path / "e"))["groups"][0]["scores"]
+    manifest.write_view(train, tested_dir, tmp_path / "copies")
+    scores = evaluate(config(tested_dir, tmp_path / "copies", tmp_path / "e"))["groups"][0]["scores"]
     assert scores["fid"]["train"] == pytest.approx(0, abs=1e-3)
     assert scores["coverage"]["train"] == 1
     assert scores["fid"]["value"] > 10 * max(scores["fid"]["train"], 1e-6)
@@ -108,20 +110,20 @@ def test_the_nearest_real_image_is_more_alike_than_a_random_one(found):
     assert "ms_ssim" not in alike["nearest"]  # these images are too small for it
 
 
-def test_plain_folders_are_compared_without_classes_and_their_floor_is_halves(manifest_dir, synthetic_dir, tmp_path):
-    result = evaluate(config(manifest_dir / "images", synthetic_dir / "images", tmp_path / "e"))
+def test_plain_folders_are_compared_without_classes_and_their_floor_is_halves(tested_dir, synthetic_dir, tmp_path):
+    result = evaluate(config(tested_dir / "images", synthetic_dir / "images", tmp_path / "e"))
     overall = result["groups"][0]
-    assert overall["n_real"] == len(manifest.read(manifest_dir))
+    assert overall["n_real"] == len(manifest.read(tested_dir))
     assert overall["n_train"] == 0
     assert overall["n_floor"] + overall["n_floor_reference"] == overall["n_real"]
     assert all(g["scope"] in ("all", "skin tone") for g in result["groups"])
 
 
-def test_features_are_computed_once_for_the_same_pixels(manifest_dir, tmp_path):
+def test_features_are_computed_once_for_the_same_pixels(tested_dir, tmp_path):
     calls = []
     plain = features.load("pixels")
     extractor = features.Extractor("pixels", "1", 64, plain.width, 0, lambda x: calls.append(len(x)) or plain.embed(x))
-    table = images.read(manifest_dir, False).head(10)
+    table = images.read(tested_dir, False).head(10)
     first, _ = features.features(extractor, table, Accelerator(), cache_dir=tmp_path / "cache")
     renamed = []
     for i, path in enumerate(table["path"]):
@@ -136,8 +138,8 @@ def test_features_are_computed_once_for_the_same_pixels(manifest_dir, tmp_path):
     assert (changed != first).any(axis=1).nonzero()[0].tolist() == [3]
 
 
-def test_features_do_not_depend_on_the_batch(manifest_dir, tmp_path):
-    table = images.read(manifest_dir, False).head(9)
+def test_features_do_not_depend_on_the_batch(tested_dir, tmp_path):
+    table = images.read(tested_dir, False).head(9)
     a, b = (
         features.features(features.load("pixels"), table, Accelerator(), n, cache_dir=tmp_path / str(n))[0]
         for n in (2, 9)
@@ -145,9 +147,9 @@ def test_features_do_not_depend_on_the_batch(manifest_dir, tmp_path):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_features_that_are_nan_are_refused_with_the_images_named(manifest_dir, tmp_path):
+def test_features_that_are_nan_are_refused_with_the_images_named(tested_dir, tmp_path):
     broken = features.Extractor("broken", "1", 32, 4, 0, lambda x: torch.full((len(x), 4), torch.nan))
-    table = images.read(manifest_dir, False).head(4)
+    table = images.read(tested_dir, False).head(4)
     with pytest.raises(
         InputError, match=f"broken gives NaN or infinite features for 4 images, as {table['image_id'][0]}"
     ):
@@ -232,14 +234,14 @@ def test_an_image_that_is_all_lesion_has_no_skin_tone():
     assert tone(typology_angle(np.full((32, 32, 3), 120, np.uint8), np.full((32, 32), 255, np.uint8))) == ""
 
 
-def test_sets_that_cannot_be_compared_are_refused_in_one_sentence(manifest_dir, synthetic_dir, tmp_path):
+def test_sets_that_cannot_be_compared_are_refused_in_one_sentence(tested_dir, synthetic_dir, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.png").write_bytes(next((synthetic_dir / "images").glob("*.png")).read_bytes())
     for real, synthetic, message in (
-        (manifest_dir, tmp_path / "empty", "has no images"),
-        (manifest_dir, tmp_path / "one", "at least 7 images"),
-        (manifest_dir, manifest_dir, "given as the synthetic set, but .* synthetic = 'false': expected 'true'"),
+        (tested_dir, tmp_path / "empty", "has no images"),
+        (tested_dir, tmp_path / "one", "at least 7 images"),
+        (tested_dir, tested_dir, "given as the synthetic set, but .* synthetic = 'false': expected 'true'"),
         (synthetic_dir, synthetic_dir, "given as the real set"),
         (tmp_path / "nowhere", synthetic_dir, "no such folder"),
     ):
@@ -247,12 +249,52 @@ def test_sets_that_cannot_be_compared_are_refused_in_one_sentence(manifest_dir, 
             evaluate(config(real, synthetic, tmp_path / "e"))
 
 
-def test_a_class_that_is_missing_on_one_side_is_left_out_of_the_reference(manifest_dir, synthetic_dir, tmp_path):
+def test_a_class_that_is_missing_on_one_side_is_left_out_of_the_reference(tested_dir, synthetic_dir, tmp_path):
     table = manifest.read(synthetic_dir)
     manifest.write_view(table[table["dx"].isin(["nv", "mel", "bkl", "bcc"])], synthetic_dir, tmp_path / "four")
-    result = evaluate(config(manifest_dir, tmp_path / "four", tmp_path / "e", min_images=7))
-    real = manifest.read(manifest_dir)
-    assert (
-        result["groups"][0]["n_real"]
-        == ((real["split"] == "test") & real["dx"].isin(["nv", "mel", "bkl", "bcc"])).sum()
-    )
+    result = evaluate(config(tested_dir, tmp_path / "four", tmp_path / "e", min_images=7))
+    real = manifest.read(tested_dir)
+    held_out = (real["split"] == "test") & real["dx"].isin(["nv", "mel", "bkl", "bcc"])
+    assert result["groups"][0]["n_real"] <= held_out.sum()
+    assert {g["group"] for g in result["groups"] if g["scope"] == "class"} <= {"nv", "mel", "bkl", "bcc"}
+
+
+def feature_set(**counts):
+    table = pd.DataFrame({"dx": [dx for dx, n in counts.items() for _ in range(n)]})
+    return FeatureSet(table, np.arange(len(table))[:, None], np.zeros((len(table), 0)))
+
+
+def test_a_reference_has_the_classes_in_the_synthetic_sets_shares():
+    source, like = feature_set(nv=100, mel=30, df=8), feature_set(nv=20, mel=20)
+    assert of_same_mix(source, like, 0).table["dx"].value_counts().to_dict() == {"nv": 30, "mel": 30}
+    assert of_same_mix(source, like, 0, at_most=10).table["dx"].value_counts().to_dict() == {"nv": 5, "mel": 5}
+    assert len(of_same_mix(source, feature_set(vasc=4), 0)) == 0
+    chosen = of_same_mix(source, like, 1).features[:, 0]
+    assert len(set(chosen)) == 60
+
+
+def test_a_different_mix_of_classes_alone_does_not_make_the_scores_worse(tested_dir, tmp_path):
+    table = manifest.read(tested_dir)
+    train = table[table["split"] == "train"].assign(synthetic="true", split="")
+    uneven = train.groupby("dx").apply(lambda g: g.head(40 if g.name in ("nv", "mel") else 8)).reset_index(level=0)
+    manifest.write_view(uneven, tested_dir, tmp_path / "uneven")
+    overall = evaluate(config(tested_dir, tmp_path / "uneven", tmp_path / "e"))["groups"][0]
+    assert overall["scores"]["kid"]["low"] < 0.02
+
+
+def test_the_floor_is_not_of_images_that_the_extractor_was_trained_on(tested_dir, synthetic_dir, tmp_path):
+    run = tmp_path / "run"
+    settings = {
+        "from_scratch": True,
+        "resolution": 32,
+        "width": 32,
+        "layers": 1,
+        "max_train_steps": 2,
+        "validation_steps": 2,
+    }
+    classifier.train(ClassifierConfig(data_dir=str(tested_dir), output_dir=str(run), report_to="none", **settings))
+    result = evaluate(config(tested_dir, synthetic_dir, tmp_path / "e", extractor=str(run)))
+    table = manifest.read(tested_dir)
+    assert 7 <= result["groups"][0]["n_floor"] <= (table["split"] == "val").sum()
+    assert any("trained on the training split" in w for w in result["warnings"])
+    assert "inception_score" in result["groups"][0]["scores"]

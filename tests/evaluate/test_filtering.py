@@ -16,7 +16,7 @@ from dermgen.evaluate.filtering import FilterConfig, choose, filter_images
 
 
 @pytest.fixture(scope="module")
-def run_dir(manifest_dir, tmp_path_factory):
+def run_dir(tested_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "r"
     settings = {
         "from_scratch": True,
@@ -28,7 +28,7 @@ def run_dir(manifest_dir, tmp_path_factory):
     }
     classifier.train(
         ClassifierConfig(
-            data_dir=str(manifest_dir),
+            data_dir=str(tested_dir),
             output_dir=str(folder),
             max_train_steps=30,
             validation_steps=30,
@@ -39,10 +39,10 @@ def run_dir(manifest_dir, tmp_path_factory):
     return folder
 
 
-def config(manifest_dir, synthetic_dir, folder, **changes):
+def config(tested_dir, synthetic_dir, folder, **changes):
     settings = {
         "extractor": "pixels",
-        "real": str(manifest_dir),
+        "real": str(tested_dir),
         "synthetic": str(synthetic_dir),
         "output_dir": str(folder),
     }
@@ -57,9 +57,9 @@ def test_the_best_share_of_each_class_is_kept():
     assert choose(quality, labels, 0.01, None).sum() == 3
 
 
-def test_a_view_with_scores_is_written_and_nothing_is_moved(manifest_dir, synthetic_dir, tmp_path):
+def test_a_view_with_scores_is_written_and_nothing_is_moved(tested_dir, synthetic_dir, tmp_path):
     before = manifest.read(synthetic_dir)
-    found = filter_images(config(manifest_dir, synthetic_dir, tmp_path / "f", keep=0.5))
+    found = filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", keep=0.5))
     view = manifest.read(tmp_path / "f")
     assert manifest.read(synthetic_dir).equals(before)
     assert all((synthetic_dir / name).exists() for name in before["file_name"])
@@ -74,9 +74,9 @@ def test_a_view_with_scores_is_written_and_nothing_is_moved(manifest_dir, synthe
 
 
 def test_the_score_of_the_classifier_is_its_probability_of_the_asked_class(
-    manifest_dir, synthetic_dir, run_dir, tmp_path
+    tested_dir, synthetic_dir, run_dir, tmp_path
 ):
-    filter_images(config(manifest_dir, synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir)))
+    filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir)))
     view = manifest.read(tmp_path / "f")
     loaded, classes, resolution = classifier.networks.load_run(run_dir)
     item = classifier.LesionSet(
@@ -86,8 +86,8 @@ def test_the_score_of_the_classifier_is_its_probability_of_the_asked_class(
     assert float(view["quality_score"][0]) == pytest.approx(float(p), abs=1e-5)
 
 
-def test_what_it_cost_is_told_before_and_after(manifest_dir, synthetic_dir, tmp_path):
-    found = filter_images(config(manifest_dir, synthetic_dir, tmp_path / "f", keep=0.4))
+def test_what_it_cost_is_told_before_and_after(tested_dir, synthetic_dir, tmp_path):
+    found = filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", keep=0.4))
     cost = found["cost"]
     assert cost["kept"]["n"] == cost["random"]["n"] < cost["all"]["n"]
     assert cost["kept"]["recall"] <= cost["all"]["recall"]
@@ -97,22 +97,22 @@ def test_what_it_cost_is_told_before_and_after(manifest_dir, synthetic_dir, tmp_
     assert json.loads((tmp_path / "f" / "filter.json").read_text()) == found
 
 
-def test_near_images_score_higher_than_far_ones(manifest_dir, tmp_path):
-    train = manifest.read(manifest_dir)
+def test_near_images_score_higher_than_far_ones(tested_dir, tmp_path):
+    train = manifest.read(tested_dir)
     train = train[(train["split"] == "train") & (train["dx"] == "nv")]
     rows = train.head(4).assign(synthetic="true", split="")
-    other = manifest.read(manifest_dir)
+    other = manifest.read(tested_dir)
     other = other[other["dx"] == "akiec"].head(4).assign(synthetic="true", split="", dx="nv")
-    manifest.write_view(pd.concat([rows, other]), manifest_dir, tmp_path / "syn")
-    filter_images(config(manifest_dir, tmp_path / "syn", tmp_path / "f", keep=0.5))
+    manifest.write_view(pd.concat([rows, other]), tested_dir, tmp_path / "syn")
+    filter_images(config(tested_dir, tmp_path / "syn", tmp_path / "f", keep=0.5))
     quality = manifest.read(tmp_path / "f")["quality_score"].astype(float)
     assert quality[:4].mean() > quality[4:].mean()
 
 
-def test_a_scorer_that_was_trained_on_held_out_images_is_refused(manifest_dir, synthetic_dir, run_dir, tmp_path):
-    table = manifest.read(manifest_dir)
+def test_a_scorer_that_was_trained_on_held_out_images_is_refused(tested_dir, synthetic_dir, run_dir, tmp_path):
+    table = manifest.read(tested_dir)
     swapped = table.assign(split=table["split"].map({"train": "test", "test": "train", "val": "val"}))
-    manifest.write_view(swapped, manifest_dir, tmp_path / "swapped")
+    manifest.write_view(swapped, tested_dir, tmp_path / "swapped")
     with pytest.raises(InputError, match="was trained on .* held-out images"):
         filter_images(
             config(tmp_path / "swapped", synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir))
@@ -120,11 +120,11 @@ def test_a_scorer_that_was_trained_on_held_out_images_is_refused(manifest_dir, s
     assert not (tmp_path / "f").exists()
 
 
-def test_the_network_that_filtered_is_named_when_it_scores_the_set(manifest_dir, synthetic_dir, run_dir, tmp_path):
-    filter_images(config(manifest_dir, synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir)))
+def test_the_network_that_filtered_is_named_when_it_scores_the_set(tested_dir, synthetic_dir, run_dir, tmp_path):
+    filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir)))
     found = evaluate(
         EvaluateConfig(
-            real=str(manifest_dir),
+            real=str(tested_dir),
             synthetic=str(tmp_path / "f"),
             output_dir=str(tmp_path / "e"),
             extractor=str(run_dir),
@@ -142,11 +142,11 @@ def test_the_network_that_filtered_is_named_when_it_scores_the_set(manifest_dir,
         ({"scorer": "discriminator"}, "no GAN yet"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(changes, message, manifest_dir, synthetic_dir, tmp_path):
+def test_settings_that_cannot_work_are_refused(changes, message, tested_dir, synthetic_dir, tmp_path):
     with pytest.raises(InputError, match=message):
-        config(manifest_dir, synthetic_dir, tmp_path, **changes)
+        config(tested_dir, synthetic_dir, tmp_path, **changes)
 
 
-def test_a_threshold_that_nothing_reaches_is_an_error(manifest_dir, synthetic_dir, tmp_path):
+def test_a_threshold_that_nothing_reaches_is_an_error(tested_dir, synthetic_dir, tmp_path):
     with pytest.raises(InputError, match="nothing scores 1.0 or more; the best score is -"):
-        filter_images(config(manifest_dir, synthetic_dir, tmp_path / "f", threshold=1.0))
+        filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", threshold=1.0))
