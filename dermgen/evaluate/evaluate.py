@@ -46,21 +46,6 @@ class EvaluateConfig:
         require_at_least(1, max_pairs=self.max_pairs, batch_size=self.batch_size)
 
 
-@dataclass(frozen=True)
-class FeatureSet:
-    """Images with their features and logits, rows in the same order."""
-
-    table: pd.DataFrame
-    features: np.ndarray
-    logits: np.ndarray
-
-    def take(self, rows: np.ndarray) -> "FeatureSet":
-        return FeatureSet(self.table.iloc[rows], self.features[rows], self.logits[rows])
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-
 def evaluate(config: EvaluateConfig) -> dict:
     """Write `evaluation.json`, `scores.csv` and plots.
 
@@ -73,7 +58,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     accelerator = Accelerator()
     extractor = features.load(config.extractor, accelerator.device)
     real, synthetic = (
-        FeatureSet(t, *features.features(extractor, t, accelerator, config.batch_size, cache_dir=config.cache_dir))
+        features.features(extractor, t, accelerator, config.batch_size, cache_dir=config.cache_dir)
         for t in (real_table, synthetic_table)
     )
     shown = set(synthetic_table["dx"])
@@ -94,7 +79,7 @@ def evaluate(config: EvaluateConfig) -> dict:
             for name, part in parts.items()
         }
         inside["synthetic"] = _of_shared_classes(inside["synthetic"], inside["held_out"])
-        reference = of_same_mix(inside["held_out"], inside["synthetic"], config.seed)
+        reference = features.of_same_mix(inside["held_out"], inside["synthetic"], config.seed)
         counts = {
             "scope": scope,
             "group": group,
@@ -146,7 +131,9 @@ def _scopes(real: pd.DataFrame, synthetic: pd.DataFrame) -> list[tuple[str, str]
     return [("all", ""), *both]
 
 
-def _parts(real: FeatureSet, synthetic: FeatureSet, extractor: features.Extractor) -> dict[str, FeatureSet]:
+def _parts(
+    real: features.FeatureSet, synthetic: features.FeatureSet, extractor: features.Extractor
+) -> dict[str, features.FeatureSet]:
     """The sets that are compared: held-out, training and synthetic images, and the real ones that stand in for these.
 
     Stand-ins are real images beside the held-out ones that did not shape the extractor, to which they would look other
@@ -164,36 +151,20 @@ def _parts(real: FeatureSet, synthetic: FeatureSet, extractor: features.Extracto
     return {name: real.take(rows) for name, rows in parts.items()} | {"synthetic": synthetic}
 
 
-def _of_shared_classes(synthetic: FeatureSet, held_out: FeatureSet) -> FeatureSet:
+def _of_shared_classes(synthetic: features.FeatureSet, held_out: features.FeatureSet) -> features.FeatureSet:
     """The images of classes that both sides show often enough to be compared."""
     counts = [part.table["dx"].value_counts() for part in (synthetic, held_out)]
     often = [set(c.index[c >= scores.MIN_IMAGES]) for c in counts]
     return synthetic.take(np.flatnonzero(synthetic.table["dx"].isin(often[0] & often[1])))
 
 
-def of_same_mix(source: FeatureSet, like: FeatureSet, seed: int, at_most: int | None = None) -> FeatureSet:
-    """As many images of `source` as have the classes in the shares that `like` has them; a score of all images would
-    otherwise tell how many of each class there are. Classes that `source` lacks are left out."""
-    there, wanted = source.table["dx"].value_counts(), like.table["dx"].value_counts()
-    wanted = wanted[wanted.index.isin(there.index)]
-    if wanted.empty:
-        return source.take(np.arange(0))
-    total = min(np.inf if at_most is None else at_most, (there[wanted.index] * wanted.sum() / wanted).min())
-    rng = np.random.default_rng(seed)
-    rows = []
-    for dx, count in wanted.items():
-        mine = rng.permutation(np.flatnonzero(source.table["dx"] == dx))
-        rows.append(mine[: int(total * count / wanted.sum() + 1e-6)])
-    return source.take(np.sort(np.concatenate(rows)))
-
-
-def _compare(held_out: FeatureSet, inside: dict[str, FeatureSet], seed: int, device) -> dict:
+def _compare(held_out: features.FeatureSet, inside: dict[str, features.FeatureSet], seed: int, device) -> dict:
     """Scores against held-out images, against training images, and of real images in the synthetic ones' place."""
     synthetic = inside["synthetic"]
     found = _all_scores(held_out, synthetic, device)
-    train = of_same_mix(inside["train"], synthetic, seed)
+    train = features.of_same_mix(inside["train"], synthetic, seed)
     against_train = _all_scores(train, synthetic, device) if len(train) >= scores.MIN_IMAGES else {}
-    stand_in = of_same_mix(inside["stand_in"], synthetic, seed, at_most=len(synthetic))
+    stand_in = features.of_same_mix(inside["stand_in"], synthetic, seed, at_most=len(synthetic))
     reference = held_out
     shared = set(stand_in.table["image_id"])
     if shared & set(held_out.table["image_id"]):
@@ -219,7 +190,7 @@ def _compare(held_out: FeatureSet, inside: dict[str, FeatureSet], seed: int, dev
     }
 
 
-def _all_scores(reference: FeatureSet, judged: FeatureSet, device) -> dict[str, scores.Score]:
+def _all_scores(reference: features.FeatureSet, judged: features.FeatureSet, device) -> dict[str, scores.Score]:
     found, _ = scores.compare(reference.features, judged.features, device)
     found |= {"vendi": scores.vendi(judged.features), "mean_cosine": scores.mean_cosine(judged.features)}
     if judged.logits.shape[1]:
@@ -227,7 +198,7 @@ def _all_scores(reference: FeatureSet, judged: FeatureSet, device) -> dict[str, 
     return found
 
 
-def _pairs(real: FeatureSet, synthetic: FeatureSet, config: EvaluateConfig) -> dict:
+def _pairs(real: features.FeatureSet, synthetic: features.FeatureSet, config: EvaluateConfig) -> dict:
     """Pixel similarities of synthetic images with their nearest real image, and with a random one of their class."""
     from dermgen.evaluate.products import nearest
 
@@ -260,7 +231,7 @@ def _side(path: str) -> int:
 
 
 def _warnings(
-    config: EvaluateConfig, extractor: features.Extractor, parts: dict[str, FeatureSet], overall: dict
+    config: EvaluateConfig, extractor: features.Extractor, parts: dict[str, features.FeatureSet], overall: dict
 ) -> list[str]:
     notes = []
     left_out = set(parts["synthetic"].table["dx"]) - {""}

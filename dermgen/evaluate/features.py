@@ -41,6 +41,21 @@ class Extractor:
     trained_on: frozenset[str] = frozenset()  # ids of our images that shaped it
 
 
+@dataclass(frozen=True)
+class FeatureSet:
+    """Images with their features (N, D) and logits (N, C), float32, rows in the same order."""
+
+    table: pd.DataFrame
+    features: np.ndarray
+    logits: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "FeatureSet":
+        return FeatureSet(self.table.iloc[rows], self.features[rows], self.logits[rows])
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
 def load(name: str, device: torch.device | str = "cpu") -> Extractor:
     """The extractor that `name` says; see `HELP`.
 
@@ -63,8 +78,8 @@ def features(
     batch_size: int = 64,
     orientation: int = 0,
     cache_dir: Path | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, D) and logits (N, C) of the images of `table`, float32; computed once for the same pixels.
+) -> FeatureSet:
+    """Features and logits of the images of `table`; computed once for the same pixels.
 
     Args:
         extractor: computes them.
@@ -94,7 +109,23 @@ def features(
         names = ", ".join(table["image_id"][bad].head(3))
         raise InputError(f"{extractor.name} gives NaN or infinite features for {bad.sum()} images, as {names}")
     split = extractor.width - extractor.num_classes
-    return array[:, :split], array[:, split:]
+    return FeatureSet(table, array[:, :split], array[:, split:])
+
+
+def of_same_mix(source: FeatureSet, like: FeatureSet, seed: int, at_most: int | None = None) -> FeatureSet:
+    """As many images of `source` as have the classes in the shares that `like` has them; a score of all images would
+    otherwise tell how many of each class there are. Classes that `source` lacks are left out."""
+    there, wanted = source.table["dx"].value_counts(), like.table["dx"].value_counts()
+    wanted = wanted[wanted.index.isin(there.index)]
+    if wanted.empty:
+        return source.take(np.arange(0))
+    total = min(np.inf if at_most is None else at_most, (there[wanted.index] * wanted.sum() / wanted).min())
+    rng = np.random.default_rng(seed)
+    rows = []
+    for dx, count in wanted.items():
+        mine = rng.permutation(np.flatnonzero(source.table["dx"] == dx))
+        rows.append(mine[: int(total * count / wanted.sum() + 1e-6)])
+    return source.take(np.sort(np.concatenate(rows)))
 
 
 def turned(images: torch.Tensor, orientation: int) -> torch.Tensor:

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import scipy.special
+import torch
 from accelerate import Accelerator
 from PIL import Image
 
@@ -80,15 +82,13 @@ def filter_images(config: FilterConfig) -> dict:
             raise InputError(f"{config.real} has no train split, which --scorer features compares with")
         extractor = features.load(config.extractor, accelerator.device)
         revision = extractor.revision
-        quality = _nearness(synthetic, train, lambda table: embed(extractor, table)[0])
+        quality = _nearness(synthetic, train, lambda table: embed(extractor, table).features)
     claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir"))
     kept = choose(quality, synthetic["dx"].to_numpy(), config.keep, config.threshold)
     if not kept.any():
         raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")
 
     extractor = features.load(config.extractor, accelerator.device)
-    reference = held_out[held_out["dx"].isin(set(synthetic["dx"]))]
-    vectors, _ = embed(extractor, synthetic)
     found = {
         "scorer": config.scorer if config.scorer == "features" else f"classifier {config.run}",
         "scorer_revision": revision,
@@ -103,7 +103,7 @@ def filter_images(config: FilterConfig) -> dict:
             for dx in sorted(set(synthetic["dx"]))
             for mine in [(synthetic["dx"] == dx).to_numpy()]
         },
-        "cost": _cost(vectors, kept, embed(extractor, reference)[0], accelerator.device),
+        "cost": _cost(embed(extractor, synthetic), kept, embed(extractor, held_out), accelerator.device),
         "shares": _shares(images.subgroups(synthetic), kept),
     }
     if accelerator.is_main_process:
@@ -145,9 +145,7 @@ def _agreement(run: str, synthetic: pd.DataFrame, held_out: pd.DataFrame, embed,
             f"the classifier {run} was trained on {len(seen)} of the {len(held_out)} held-out images (as {seen[0]}): a "
             "set that it chose cannot be judged by them; train it on the train split of the same manifest"
         )
-    _, logits = embed(features.load(run, accelerator.device), synthetic)
-    probabilities = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities /= probabilities.sum(1, keepdims=True)
+    probabilities = scipy.special.softmax(embed(features.load(run, accelerator.device), synthetic).logits, axis=1)
     asked = np.array([classes.index(dx) for dx in synthetic["dx"]])
     return probabilities[np.arange(len(asked)), asked], hash_weights(classifier)[:12]
 
@@ -167,16 +165,19 @@ def _nearness(synthetic: pd.DataFrame, train: pd.DataFrame, embed) -> np.ndarray
     return quality
 
 
-def _cost(vectors: np.ndarray, kept: np.ndarray, reference: np.ndarray, device) -> dict:
+def _cost(
+    synthetic: features.FeatureSet, kept: np.ndarray, held_out: features.FeatureSet, device: torch.device
+) -> dict:
     """Recall and coverage of held-out real images, precision and Vendi score, of all and of the kept images.
 
     More images always cover more, so a random choice of as many images is measured beside the kept ones.
     """
+    reference = features.of_same_mix(held_out, synthetic, 0).features
     rng = np.random.default_rng(0)
     chance = rng.permutation(len(kept))[: int(kept.sum())]
     cost = {}
     for name, rows in (("all", np.arange(len(kept))), ("kept", np.flatnonzero(kept)), ("random", chance)):
-        x = vectors[rows]
+        x = synthetic.features[rows]
         entry = {"n": len(rows), "vendi": scores.vendi(x).value}
         if min(len(x), len(reference)) >= scores.MIN_IMAGES:
             found, _ = scores.compare(reference, x, device)
@@ -198,15 +199,18 @@ def _shares(groups: pd.DataFrame, kept: np.ndarray) -> dict:
 
 
 def _sheet(synthetic: pd.DataFrame, quality: np.ndarray, kept: np.ndarray, path: Path) -> None:
-    """The best of the kept images, then the worst of the dropped ones."""
+    """A row for each class: the best of the kept images, then the worst of the dropped ones."""
     order = np.argsort(-quality, kind="stable")
-    best, worst = [i for i in order if kept[i]][:24], [i for i in order[::-1] if not kept[i]][:24]
     pictures, captions = [], []
-    for i in [*best, *worst]:
-        picture = Image.open(synthetic["path"][i]).convert("RGB")
-        picture.thumbnail((96, 96))
-        pictures.append(picture)
-        captions.append(f"{'kept' if kept[i] else 'dropped'} {synthetic['dx'][i]} {quality[i]:.2g}")
+    for dx in sorted(set(synthetic["dx"])):
+        mine = [i for i in order if synthetic["dx"][i] == dx]
+        chosen = [i for i in mine if kept[i]][:6], [i for i in mine[::-1] if not kept[i]][:6]
+        for word, rows in zip(("kept", "dropped"), chosen, strict=True):
+            for i in [*rows, *[None] * (6 - len(rows))]:
+                with Image.open(synthetic["path"][i if i is not None else 0]) as image:
+                    picture = image.convert("RGB").resize((96, 96), Image.Resampling.BICUBIC)
+                pictures.append(picture if i is not None else Image.new("RGB", (96, 96), "white"))
+                captions.append(f"{word} {dx} {quality[i]:.2g}" if i is not None else "")
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(pictures, path, 12, captions)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dermgen import plots, statistics
 from dermgen.config import InputError, claim_folder, option, require_at_least
-from dermgen.data import manifest
+from dermgen.data import manifest, preprocess
 from dermgen.data.duplicates import aligned_correlation, orient
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products
@@ -78,20 +78,20 @@ def audit(config: AuditConfig) -> dict:
     claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir", "max_copy_rate"))
     accelerator = Accelerator()
     extractor = features.load(config.extractor, accelerator.device)
-    base, _ = features.features(extractor, train, accelerator, config.batch_size, cache_dir=config.cache_dir)
+    base = features.features(extractor, train, accelerator, config.batch_size, cache_dir=config.cache_dir).features
     thumbnails = _thumbnails(train)
 
-    def nearest(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         turns = [
-            features.features(extractor, table, accelerator, config.batch_size, k, config.cache_dir)[0]
+            features.features(extractor, table, accelerator, config.batch_size, k, config.cache_dir).features
             for k in range(8)
         ]
         k = min(config.candidates, len(train))
         which, turn = _candidates(turns, base, k, use_faiss(config.index, len(train)))
         return closest(_thumbnails(table), thumbnails, which, turn)
 
-    distance, who = nearest(synthetic)
-    usual, _ = nearest(held_out)
+    distance, who, turn = nearest(synthetic)
+    usual, _, _ = nearest(held_out)
     threshold = float(np.quantile(usual, config.false_alarms, method="lower"))
     copies = distance < threshold
     table = pd.DataFrame(
@@ -123,7 +123,7 @@ def audit(config: AuditConfig) -> dict:
             nearest_train_id=table["nearest_train_id"], nearest_train_distance=table["distance"], copy=table["copy"]
         )
         manifest.write_view(view, Path(config.synthetic), folder)
-        _sheet(table, synthetic, train, who, folder / "sheets" / "closest.png")
+        _sheet(table, synthetic, train, who, turn, folder / "sheets" / "closest.png")
         groups = {"synthetic": distance, "held-out real": usual}
         title, label = "Distance to the nearest training image", "1 - correlation of aligned fine structure"
         plots.histogram(folder / "plots" / "distances.png", title, label, groups, threshold)
@@ -164,7 +164,7 @@ def approximate_nearest(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[
 
 def closest(
     queries: np.ndarray, base: np.ndarray, which: np.ndarray, turn: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each query's candidates the one that it matches best pixel by pixel.
 
     All candidates are aligned at half the size; the best one again at full size and in finer steps of scale, so that
@@ -177,11 +177,12 @@ def closest(
         turn: (M, K) the orientation of the query in which the candidate was found.
 
     Returns:
-        (M,) distances, 1 - the correlation of aligned fine structure, in [0, 2], and (M,) rows of `base`.
+        (M,) distances, 1 - the correlation of aligned fine structure, in [0, 2]; (M,) rows of `base`; (M,) the query's
+        orientation.
     """
     small = np.stack([_half(image) for image in base])
 
-    def best(i: int) -> tuple[float, int]:
+    def best(i: int) -> tuple[float, int, int]:
         half = _half(queries[i])
         correlation, scale, j, t = max(
             (
@@ -197,7 +198,7 @@ def closest(
             turned = np.ascontiguousarray(orient(queries[i], t))
             scales = [scale + step for step in FINE_STEPS]
             correlation = max(correlation, aligned_correlation(turned, base[j], 1.4, 12, scales))
-        return 1 - correlation, j
+        return 1 - correlation, j, t
 
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # many small jobs: one thread each is faster than all threads on each
@@ -206,7 +207,8 @@ def closest(
             found = list(pool.map(best, range(len(queries))))
     finally:
         cv2.setNumThreads(threads)
-    return np.array([d for d, _ in found]), np.array([j for _, j in found])
+    distances, rows, turns = zip(*found, strict=True)
+    return np.array(distances), np.array(rows), np.array(turns)
 
 
 def _half(image: np.ndarray) -> np.ndarray:
@@ -234,16 +236,18 @@ def _rate(copies: np.ndarray) -> dict:
     return {"n": len(copies), "copies": int(copies.sum()), "copy_rate": float(copies.mean()), "low": low, "high": high}
 
 
-def _sheet(table: pd.DataFrame, synthetic: pd.DataFrame, train: pd.DataFrame, who: np.ndarray, path: Path) -> None:
-    """The closest pairs, synthetic left, training image right."""
+def _sheet(
+    table: pd.DataFrame, synthetic: pd.DataFrame, train: pd.DataFrame, who: np.ndarray, turn: np.ndarray, path: Path
+) -> None:
+    """The closest pairs, synthetic left, turned as it matches, training image right."""
     pictures, captions = [], []
     for i in np.argsort(table["distance"].to_numpy(), kind="stable")[:24]:
         mark = " COPY" if table["copy"][i] == "true" else ""
-        for name, text in (
-            (synthetic["path"][i], f"{table['distance'][i]:.2f}{mark}"),
-            (train["path"][who[i]], train["image_id"][who[i]]),
+        for name, k, text in (
+            (synthetic["path"][i], turn[i], f"{table['distance'][i]:.2f}{mark}"),
+            (train["path"][who[i]], 0, train["image_id"][who[i]]),
         ):
-            picture = Image.open(name).convert("RGB")
+            picture = Image.fromarray(orient(preprocess.read_image(Path(name)), k))
             picture.thumbnail((128, 128))
             pictures.append(picture.resize((128, round(128 * picture.height / picture.width))))
             captions.append(text)
@@ -263,7 +267,7 @@ def as_text(found: dict, folder: Path) -> str:
             f"  {dx:12}{r['copies']:>5} of {r['n']:<6}{r['copy_rate']:>7.1%} ({r['low']:.1%} to {r['high']:.1%})"
             for dx, r in found["per_class"].items()
         ),
-        f"Look at {folder / 'sheets' / 'closest.png'}: synthetic left, training image right",
+        f"Look at {folder / 'sheets' / 'closest.png'}: synthetic left (turned as it matches), training image right",
     ]
     if not found["passed"]:
         lines.append(f"FAILED: more than {found['max_copy_rate']:.1%} are copies; do not share this set as it is")

@@ -19,7 +19,8 @@ from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.skin_tone import tone, typology_angle
 from dermgen.evaluate import features, images, pairs
-from dermgen.evaluate.evaluate import EvaluateConfig, FeatureSet, evaluate, of_same_mix
+from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
+from dermgen.evaluate.features import FeatureSet, of_same_mix
 
 
 def config(real, synthetic, folder, **changes):
@@ -124,16 +125,20 @@ def test_features_are_computed_once_for_the_same_pixels(tested_dir, tmp_path):
     plain = features.load("pixels")
     extractor = features.Extractor("pixels", "1", 64, plain.width, 0, lambda x: calls.append(len(x)) or plain.embed(x))
     table = images.read(tested_dir, False).head(10)
-    first, _ = features.features(extractor, table, Accelerator(), cache_dir=tmp_path / "cache")
+    first = features.features(extractor, table, Accelerator(), cache_dir=tmp_path / "cache").features
     renamed = []
     for i, path in enumerate(table["path"]):
         renamed.append(str(tmp_path / f"{i}.png"))
         (tmp_path / f"{i}.png").write_bytes(Path(path).read_bytes())
-    again, _ = features.features(extractor, table.assign(path=renamed), Accelerator(), cache_dir=tmp_path / "cache")
+    again = features.features(
+        extractor, table.assign(path=renamed), Accelerator(), cache_dir=tmp_path / "cache"
+    ).features
     computed = len(calls)
     np.testing.assert_array_equal(first, again)
     Image.open(renamed[3]).convert("L").convert("RGB").save(renamed[3])
-    changed, _ = features.features(extractor, table.assign(path=renamed), Accelerator(), cache_dir=tmp_path / "cache")
+    changed = features.features(
+        extractor, table.assign(path=renamed), Accelerator(), cache_dir=tmp_path / "cache"
+    ).features
     assert len(calls) > computed
     assert (changed != first).any(axis=1).nonzero()[0].tolist() == [3]
 
@@ -141,7 +146,7 @@ def test_features_are_computed_once_for_the_same_pixels(tested_dir, tmp_path):
 def test_features_do_not_depend_on_the_batch(tested_dir, tmp_path):
     table = images.read(tested_dir, False).head(9)
     a, b = (
-        features.features(features.load("pixels"), table, Accelerator(), n, cache_dir=tmp_path / str(n))[0]
+        features.features(features.load("pixels"), table, Accelerator(), n, cache_dir=tmp_path / str(n)).features
         for n in (2, 9)
     )
     np.testing.assert_allclose(a, b, atol=1e-6)
