@@ -202,3 +202,10 @@ def require_at_least(lowest: float, **values: float) -> None:
     for name, value in values.items():
         if value < lowest:
             raise InputError(f"{name} must be at least {lowest}, got {value}")
+
+
+def require_given(config: Any, *names: str) -> None:
+    """Raise `InputError` for the first of the named settings that is not given, with what it is."""
+    for field in dataclasses.fields(config):
+        if field.name in names and not getattr(config, field.name):
+            raise InputError(f"--{field.name} is needed: {field.metadata['help']}")

@@ -19,6 +19,16 @@ from dermgen.stable_diffusion.pipeline import build_pipeline, quiet_libraries
 
 ROOT = Path(__file__).parent.parent
 
+# Settings of a classifier that trains in a second.
+SMALL_CLASSIFIER = {
+    "from_scratch": True,
+    "resolution": 32,
+    "width": 32,
+    "layers": 1,
+    "train_batch_size": 8,
+    "report_to": "none",
+}
+
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 import yaml
+from conftest import SMALL_CLASSIFIER
 from PIL import Image
 
 from dermgen.classify.study import StudyConfig, study
@@ -25,15 +26,7 @@ def stages(tested_dir, synthetic_dir, tmp_path_factory):
     evaluate(EvaluateConfig(**both, output_dir=str(place / "scores"), extractor="pixels", lpips="none", min_images=7))
     filter_images(FilterConfig(**both, output_dir=str(place / "filtered"), extractor="pixels"))
     recipe = place / "tiny.yaml"
-    settings = {
-        "from_scratch": True,
-        "resolution": 32,
-        "width": 32,
-        "layers": 1,
-        "train_batch_size": 8,
-        "report_to": "none",
-    }
-    recipe.write_text(yaml.safe_dump(settings))
+    recipe.write_text(yaml.safe_dump(SMALL_CLASSIFIER))
     study(
         StudyConfig(**both, output_dir=str(place / "study"), classifier=str(recipe), max_train_steps=2, num_validations=2,
                     bootstrap_draws=100, arms=["real+augment", "real", "real+augment+synthetic:0.4"])

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
 
 from dermgen import plots, statistics
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.classify.mixture import read_real
-from dermgen.config import InputError, claim_folder, option, parse, require_at_least
+from dermgen.config import InputError, claim_folder, option, parse, require_at_least, require_given
 
 DEFAULT_ARMS = (
     "real real+augment real+augment+oversample real+augment+synthetic:0.5 real+augment+synthetic:1 "
@@ -50,9 +51,7 @@ class StudyConfig:
     bootstrap_draws: int = option(2000, "resampled test sets behind each interval")
 
     def __post_init__(self):
-        for name in ("real", "synthetic", "output_dir", "classifier"):
-            if not getattr(self, name):
-                raise InputError(f"--{name} is needed: {StudyConfig.__dataclass_fields__[name].metadata['help']}")
+        require_given(self, "real", "synthetic", "output_dir", "classifier")
         if self.seeds is not None and len(set(self.seeds)) < 3:
             raise InputError(f"seeds must be at least 3 different ones, got {self.seeds}: one says nothing of chance")
         if self.baseline not in (self.arms or DEFAULT_ARMS):
@@ -83,15 +82,19 @@ def study(config: StudyConfig) -> dict:
             classifier.arm_rows(run, real)
         except InputError as error:
             raise InputError(f"arm {arm}: {error}") from error
-    claim_folder(folder, config, ("output_dir", "arms", "seeds", "bootstrap_draws", "baseline", "focus_class"))
+    state = PartialState()
+    with state.main_process_first():
+        claim_folder(folder, config, ("output_dir", "arms", "seeds", "bootstrap_draws", "baseline", "focus_class"))
     results = {}
     for i, ((arm, seed), run) in enumerate(runs.items()):
-        print(f"[{i + 1} of {len(runs)}] {arm}, seed {seed}", flush=True)
+        if state.is_main_process:
+            print(f"[{i + 1} of {len(runs)}] {arm}, seed {seed}", flush=True)
         results[arm, seed] = classifier.train(run)
     found = compare(config, arms, seeds, {key: Path(run.output_dir) for key, run in runs.items()}, results)
-    (folder / "study.json").write_text(json.dumps(found, indent=2) + "\n")
-    _draw(found, {key: Path(run.output_dir) for key, run in runs.items()}, results, folder / "plots")
-    print(as_text(found))
+    if state.is_main_process:
+        (folder / "study.json").write_text(json.dumps(found, indent=2) + "\n")
+        _draw(found, {key: Path(run.output_dir) for key, run in runs.items()}, folder / "plots")
+        print(as_text(found))
     return found
 
 
@@ -326,7 +329,7 @@ def _summary(values: np.ndarray) -> dict[str, float]:
     return {"value": float(values[0]), "low": low, "high": high}
 
 
-def _draw(found: dict, folders: dict, results: dict, folder: Path) -> None:
+def _draw(found: dict, folders: dict, folder: Path) -> None:
     focus, classes = f"recall_{found['focus_class']}", found["classes"]
 
     def dot(entry: dict, name: str, part: str = "scores", label: str | None = None) -> plots.Dot:

@@ -10,9 +10,10 @@ import pandas as pd
 from accelerate import Accelerator
 
 from dermgen import plots
-from dermgen.config import InputError, claim_folder, option, require_at_least
+from dermgen.config import InputError, claim_folder, option, require_at_least, require_given
 from dermgen.data import manifest
 from dermgen.evaluate import features, images, pairs, scores
+from dermgen.training.run import require_together
 
 BEST = {
     "kid": "lower", "fid": "lower", "precision": "higher", "recall": "higher", "density": "higher",
@@ -39,9 +40,7 @@ class EvaluateConfig:
     cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
 
     def __post_init__(self):
-        for name in ("real", "synthetic", "output_dir"):
-            if not getattr(self, name):
-                raise InputError(f"--{name} is needed: {EvaluateConfig.__dataclass_fields__[name].metadata['help']}")
+        require_given(self, "real", "synthetic", "output_dir")
         require_at_least(scores.MIN_IMAGES, min_images=self.min_images)
         require_at_least(1, max_pairs=self.max_pairs, batch_size=self.batch_size)
 
@@ -53,9 +52,11 @@ def evaluate(config: EvaluateConfig) -> dict:
         InputError: for sets that are empty, too small or of the wrong kind, or an extractor that cannot be had.
     """
     real_table, synthetic_table = images.read(config.real, False), images.read(config.synthetic, True)
-    claim_folder(Path(config.output_dir), config, ("output_dir", "batch_size", "cache_dir"))
     folder = Path(config.output_dir)
     accelerator = Accelerator()
+    require_together(accelerator)
+    with accelerator.main_process_first():
+        claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir"))
     extractor = features.load(config.extractor, accelerator.device)
     real, synthetic = (
         features.features(extractor, t, accelerator, config.batch_size, cache_dir=config.cache_dir)
@@ -104,6 +105,12 @@ def evaluate(config: EvaluateConfig) -> dict:
             "revision": extractor.revision,
             "resolution": extractor.resolution,
             "resize": features.RESIZE,
+        },
+        "methods": {
+            "kid": "unbiased estimate over all images, the mean over all subsets",
+            "precision and recall": f"{scores.PRECISION_K} nearest neighbours",
+            "density and coverage": f"{scores.DENSITY_K} nearest neighbours",
+            "intervals": "bootstrap of each image's influence, real images by lesion; neighbourhoods taken as given",
         },
         "leaky": manifest.is_leaky(config.real),
         "warnings": _warnings(config, extractor, parts, entries[0]),

@@ -14,11 +14,12 @@ from PIL import Image
 
 from dermgen import plots
 from dermgen.classify import networks
-from dermgen.config import InputError, claim_folder, option, require_at_least
+from dermgen.config import InputError, claim_folder, option, require_at_least, require_given
 from dermgen.data import manifest
 from dermgen.data.cache import hash_weights
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products, scores
+from dermgen.training.run import require_together
 
 NEIGHBOURS = 5
 
@@ -43,9 +44,7 @@ class FilterConfig:
     cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
 
     def __post_init__(self):
-        for name in ("real", "synthetic", "output_dir"):
-            if not getattr(self, name):
-                raise InputError(f"--{name} is needed: {FilterConfig.__dataclass_fields__[name].metadata['help']}")
+        require_given(self, "real", "synthetic", "output_dir")
         if not 0 < self.keep <= 1:
             raise InputError(f"keep must be above 0 and at most 1, got {self.keep}")
         if self.scorer == "discriminator":
@@ -71,6 +70,7 @@ def filter_images(config: FilterConfig) -> dict:
     held_out, train = real.iloc[of["held_out"]], real.iloc[of["train"]]
     folder = Path(config.output_dir)
     accelerator = Accelerator()
+    require_together(accelerator)
 
     def embed(extractor, table):
         return features.features(extractor, table, accelerator, config.batch_size, cache_dir=config.cache_dir)
@@ -83,7 +83,8 @@ def filter_images(config: FilterConfig) -> dict:
         extractor = features.load(config.extractor, accelerator.device)
         revision = extractor.revision
         quality = _nearness(synthetic, train, lambda table: embed(extractor, table).features)
-    claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir"))
+    with accelerator.main_process_first():
+        claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir"))
     kept = choose(quality, synthetic["dx"].to_numpy(), config.keep, config.threshold)
     if not kept.any():
         raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")

@@ -13,11 +13,12 @@ from accelerate import Accelerator
 from PIL import Image
 
 from dermgen import plots, statistics
-from dermgen.config import InputError, claim_folder, option, require_at_least
+from dermgen.config import InputError, claim_folder, option, require_at_least, require_given
 from dermgen.data import manifest, preprocess
 from dermgen.data.duplicates import aligned_correlation, orient
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products
+from dermgen.training.run import require_together
 
 THUMBNAIL = 128
 COARSE_SCALES = (1, 0.95, 0.9, 0.85, 0.8, 1.06)
@@ -48,9 +49,7 @@ class AuditConfig:
     cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
 
     def __post_init__(self):
-        for name in ("real", "synthetic", "output_dir"):
-            if not getattr(self, name):
-                raise InputError(f"--{name} is needed: {AuditConfig.__dataclass_fields__[name].metadata['help']}")
+        require_given(self, "real", "synthetic", "output_dir")
         for name in ("false_alarms", "max_copy_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -75,8 +74,10 @@ def audit(config: AuditConfig) -> dict:
             f"compares with the first and needs at least {MIN_HELD_OUT} of the second to tell a copy from a likeness"
         )
     folder = Path(config.output_dir)
-    claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir", "max_copy_rate"))
     accelerator = Accelerator()
+    require_together(accelerator)
+    with accelerator.main_process_first():
+        claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir", "max_copy_rate"))
     extractor = features.load(config.extractor, accelerator.device)
     base = features.features(extractor, train, accelerator, config.batch_size, cache_dir=config.cache_dir).features
     thumbnails = _thumbnails(train)
@@ -226,8 +227,14 @@ def _candidates(turns: list[np.ndarray], base: np.ndarray, k: int, faiss: bool) 
 
 
 def _thumbnails(table: pd.DataFrame) -> np.ndarray:
-    pixels = images.pixels(table, THUMBNAIL).permute(0, 2, 3, 1).numpy()
-    return np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pixels])
+    """Grey pictures, uint8 (N, 128, 128)."""
+    dataset = images.pixel_set(table, THUMBNAIL)
+
+    def grey(i: int) -> np.ndarray:
+        return cv2.cvtColor(dataset[i]["pixels"].permute(1, 2, 0).numpy(), cv2.COLOR_RGB2GRAY)
+
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(grey, range(len(table)))))
 
 
 def _rate(copies: np.ndarray) -> dict:

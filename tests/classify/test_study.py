@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import SMALL_CLASSIFIER
 from sklearn import metrics as sk
 
 from dermgen.classify import classifier, study
@@ -17,15 +18,7 @@ from dermgen.config import InputError
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    settings = {
-        "from_scratch": True,
-        "resolution": 32,
-        "width": 32,
-        "layers": 1,
-        "train_batch_size": 8,
-        "report_to": "none",
-    }
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(SMALL_CLASSIFIER))
     return path
 
 

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import SMALL_CLASSIFIER
 from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model, ViTImageProcessor
@@ -289,17 +293,51 @@ def test_a_different_mix_of_classes_alone_does_not_make_the_scores_worse(tested_
 
 def test_the_floor_is_not_of_images_that_the_extractor_was_trained_on(tested_dir, synthetic_dir, tmp_path):
     run = tmp_path / "run"
-    settings = {
-        "from_scratch": True,
-        "resolution": 32,
-        "width": 32,
-        "layers": 1,
-        "max_train_steps": 2,
-        "validation_steps": 2,
-    }
-    classifier.train(ClassifierConfig(data_dir=str(tested_dir), output_dir=str(run), report_to="none", **settings))
+    classifier.train(
+        ClassifierConfig(
+            data_dir=str(tested_dir), output_dir=str(run), max_train_steps=2, validation_steps=2, **SMALL_CLASSIFIER
+        )
+    )
     result = evaluate(config(tested_dir, synthetic_dir, tmp_path / "e", extractor=str(run)))
     table = manifest.read(tested_dir)
     assert 7 <= result["groups"][0]["n_floor"] <= (table["split"] == "val").sum()
     assert any("trained on the training split" in w for w in result["warnings"])
     assert "inception_score" in result["groups"][0]["scores"]
+
+
+def test_two_processes_find_what_one_finds(found, tested_dir, synthetic_dir, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "dermgen.cli",
+        "evaluate",
+    ]
+    flags = [
+        "--real",
+        tested_dir,
+        "--synthetic",
+        synthetic_dir,
+        "--output_dir",
+        tmp_path / "e",
+        "--extractor",
+        "pixels",
+    ]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "DERMGEN_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*command, *map(str, flags), "--lpips", "none", "--min_images", "7"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    ours = json.loads((found[0] / "evaluation.json").read_text())
+    assert [g["scores"]["kid"]["value"] for g in theirs["groups"]] == pytest.approx(
+        [g["scores"]["kid"]["value"] for g in ours["groups"]], rel=1e-4
+    )

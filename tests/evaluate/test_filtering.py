@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SMALL_CLASSIFIER
 from datasets import load_dataset
 
 from dermgen.classify import classifier
@@ -18,22 +19,14 @@ from dermgen.evaluate.filtering import FilterConfig, choose, filter_images
 @pytest.fixture(scope="module")
 def run_dir(tested_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "r"
-    settings = {
-        "from_scratch": True,
-        "resolution": 32,
-        "width": 32,
-        "layers": 1,
-        "train_batch_size": 8,
-        "learning_rate": 1e-3,
-    }
     classifier.train(
         ClassifierConfig(
             data_dir=str(tested_dir),
             output_dir=str(folder),
             max_train_steps=30,
             validation_steps=30,
-            report_to="none",
-            **settings,
+            learning_rate=1e-3,
+            **SMALL_CLASSIFIER,
         )
     )
     return folder
