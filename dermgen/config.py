@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -72,6 +73,13 @@ def save(config: Any, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     values = {name: value for name, value in dataclasses.asdict(config).items() if name != "hub_token"}  # a secret
     partial.write_text(yaml.safe_dump(values, sort_keys=False))
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as strict JSON (a NaN is an error), whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)
 
 

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 
 from dermgen import __version__
-from dermgen.config import InputError, claim_folder, option, require_at_least
+from dermgen.config import InputError, option, require_at_least
 from dermgen.data import captions, manifest, preprocess
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.loading import folder_examples
@@ -26,7 +26,7 @@ from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.inputs import check_prompts
 from dermgen.stable_diffusion.pipeline import check_model, load_pipeline
 from dermgen.stable_diffusion.weights import LORA_FILE
-from dermgen.training.run import require_together
+from dermgen.training.run import claim_together
 
 GRID_FIELDS = (*captions.FIELDS, "skin_tone")
 
@@ -79,12 +79,9 @@ def generate(config: GenerateConfig) -> Path:
     rows = _plan(config)
     model_path, base = _resolve_model(config)
     accelerator = Accelerator()
-    require_together(accelerator)
     folder = Path(config.output_dir)
-    if accelerator.is_main_process:
-        claim_folder(folder, config, may_change=("output_dir", "batch_size"))
-        (folder / "images").mkdir(exist_ok=True)
-    accelerator.wait_for_everyone()
+    claim_together(accelerator, folder, config, may_change=("output_dir", "batch_size"))
+    (folder / "images").mkdir(exist_ok=True)
 
     default = "fp16" if accelerator.device.type in ("cuda", "xpu") else "fp32"
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.dtype or default]

@@ -17,6 +17,8 @@ from dermgen import __version__, plots
 from dermgen.config import InputError, option
 from dermgen.data import manifest
 from dermgen.data.sheets import contact_sheet
+from dermgen.evaluate.filtering import FLATTERED
+from dermgen.training.run import logged
 
 GRID = 32  # images of a set that are shown
 
@@ -130,7 +132,9 @@ def _data(section: Section, folder: Path, plot: Path, real: Path | None) -> None
         f"Near-duplicates under different ids: {audit['near_duplicate_pairs']} pairs. "
         f"Licence: {', '.join(sorted(set(table['license']) - {''})) or 'unknown'}."
     )
-    counts = pd.crosstab(table["dx"].replace("", "unknown"), table["split"])[list(manifest.SPLITS)]
+    counts = pd.crosstab(table["dx"].replace("", "unknown"), table["split"]).reindex(
+        columns=list(manifest.SPLITS), fill_value=0
+    )
     bars = f"{plot}_classes.png"
     plots.bars(Path(bars), "Images per class", "images", {s: counts[s].to_dict() for s in counts.columns})
     rows = [[dx, *counts.loc[dx].tolist(), int(counts.loc[dx].sum())] for dx in counts.index]
@@ -144,7 +148,7 @@ def _data(section: Section, folder: Path, plot: Path, real: Path | None) -> None
 
 def _training(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
     section.title = f"Training: {folder.name}"
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(folder / "metrics.jsonl")
     provenance = folder / "provenance.json"
     facts = json.loads(provenance.read_text()) if provenance.exists() else {}
     _leaky(section, bool(facts.get("leaky")))
@@ -200,9 +204,14 @@ def _scores(section: Section, folder: Path, plot: Path, real: Path | None) -> No
         "training split than against held-out images can come from copying. Intervals of 95 %; those of precision, "
         "recall, density and coverage take the neighbourhoods as given."
     )
-    head = ["score", "value", "95 % interval", "floor (real)", "training split"]
+    head = ["score", "value", "95 % interval", "floor (real)", "at the floor's number", "training split"]
     rows = [
-        [n, _num(s["value"]), f"{_num(s['low'])} to {_num(s['high'])}", _num(s["floor"]), _num(s["train"])]
+        [
+            n,
+            _num(s["value"]),
+            f"{_num(s['low'])} to {_num(s['high'])}",
+            *(_num(s[k]) for k in ("floor", "at_floor_n", "train")),
+        ]
         for n, s in overall["scores"].items()
     ]
     section.table(head, rows, main=[0])
@@ -226,8 +235,16 @@ def _scores(section: Section, folder: Path, plot: Path, real: Path | None) -> No
     section.pictures(*((folder / "plots" / f"{n}.png", n) for n in ("kid", "recall", "precision", "coverage")))
     p = found["pairs"]
     section.text(f"Pixel by pixel, medians over {p['n']} images at {p['resolution']} px", "heading")
-    rows = [[n, _num(p["nearest"][n]), _num(p["random"][n])] for n in p["nearest"]]
-    section.table(["", "nearest real image", "random real image of the class"], rows)
+    rows = [
+        [
+            n,
+            f"{_num(s['value'])} ({_num(s['low'])} to {_num(s['high'])})",
+            _num(p["floor"].get(n, {}).get("value")),
+            _num(p["random"][n]["value"]),
+        ]
+        for n, s in p["nearest"].items()
+    ]
+    section.table(["", "nearest real image", "floor (real)", "random real image of the class"], rows)
 
 
 def _audit(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
@@ -264,6 +281,8 @@ def _filter(section: Section, folder: Path, plot: Path, real: Path | None) -> No
         f"What that costs, by {found['extractor']}:"
     )
     cost = found["cost"]
+    if found["judged_by_its_scorer"]:
+        section.notes.append(FLATTERED)
     names = [n for n in ("precision", "recall", "coverage", "vendi", "kid") if n in cost["kept"]]
     rows = [[n, *(_num(cost[part].get(n)) for part in ("all", "kept", "random"))] for n in names]
     section.table(["", "all", "kept", "as many by lot"], rows)

@@ -1,8 +1,10 @@
 """Intervals and tests: bootstrap over lesions and seeds, exact McNemar, Holm's correction, Wilson's interval."""
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 LEVEL = 0.95
 
@@ -56,10 +58,36 @@ def bootstrap_errors(
     return errors / len(influence)
 
 
-def two_sided_p(differences: np.ndarray) -> float:
-    """Bootstrap p-value of a difference being 0: twice the smaller tail, counting the observed sample itself."""
-    tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    return min(1.0, float(2 * (tail + 1) / (len(differences) + 1)))
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over training seeds with its 95 % interval, and the p-value of its being 0."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def mean_over_seeds(of_seeds: np.ndarray, resampled: np.ndarray) -> Estimate:
+    """What a mean over few seeds says of seeds and lesions to come.
+
+    Its variance is that over test lesions, from the bootstrap, plus that of the mean of S seeds. With 3 seeds the
+    latter is itself poorly known, so t with Satterthwaite's degrees of freedom replaces the normal distribution;
+    drawing seeds with replacement would find every difference real on which 3 seeds agree by chance.
+
+    Args:
+        of_seeds: (S,) the score, or the paired difference, of each seed on the whole test set.
+        resampled: (B,) its mean over seeds on bootstrap samples of the test set.
+    """
+    value, seeds = float(np.mean(of_seeds)), len(of_seeds)
+    of_lesions = float(np.var(resampled, ddof=1))
+    of_training = float(np.var(of_seeds, ddof=1)) / seeds
+    error = np.sqrt(of_lesions + of_training)
+    if error == 0:
+        return Estimate(value, value, value, 1.0 if value == 0 else 0.0)
+    freedom = (of_lesions + of_training) ** 2 * (seeds - 1) / of_training**2 if of_training else np.inf
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * error)
+    return Estimate(value, value - reach, value + reach, float(2 * stats.t.sf(abs(value) / error, freedom)))
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
@@ -84,13 +112,3 @@ def wilson(count: int, n: int) -> tuple[float, float]:
 
     low, high = proportion_confint(count, n, alpha=1 - LEVEL, method="wilson")
     return float(low), float(high)
-
-
-def mean_over_seeds(values: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """Means over training seeds that are themselves drawn anew.
-
-    Args:
-        values: (draws, S) a score of each seed's training in each bootstrap sample of the test set.
-        seeds: (draws, S) how often each seed was drawn.
-    """
-    return (values * seeds).sum(1) / seeds.sum(1)

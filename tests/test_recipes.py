@@ -7,6 +7,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from dermgen.classify.classifier import ClassifierConfig
+from dermgen.classify.study import StudyConfig
 from dermgen.config import parse
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 
@@ -61,3 +62,11 @@ def test_the_published_settings_of_the_classifiers():
     assert (resnet.reduce_on_plateau_patience, resnet.early_stopping_patience) == (5, 15)
     assert resnet.head_width > 0
     assert resnet.freeze_stages > 0
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("study*.yaml")), ids=lambda p: p.stem)
+def test_a_studys_recipe_parses_and_names_a_classifiers_recipe(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = parse(StudyConfig, ["--config", str(path)])
+    parse(ClassifierConfig, ["--config", config.classifier])
+    assert f"dermgen study --config train_scripts/configs/{path.name}" in path.read_text()

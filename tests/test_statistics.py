@@ -47,7 +47,32 @@ def test_wilson_agrees_with_scipy():
     assert statistics.wilson(0, 50)[1] > 0.05
 
 
-def test_the_p_value_of_a_shifted_bootstrap_is_its_tail_twice():
-    values = np.linspace(-1, 9, 1000)  # a tenth lies below 0
-    assert statistics.two_sided_p(values) == pytest.approx(0.2, abs=0.01)
-    assert statistics.two_sided_p(values + 100) == pytest.approx(2 / 1001)
+def test_with_many_seeds_alike_the_interval_is_that_of_the_lesions():
+    resampled = np.random.default_rng(0).normal(0.3, 0.1, size=20_000)
+    found = statistics.mean_over_seeds(np.array([0.3, 0.3, 0.3]), resampled)
+    assert (found.low, found.high) == pytest.approx((0.3 - 0.196, 0.3 + 0.196), abs=0.005)
+    assert found.p == pytest.approx(2 * stats.norm.sf(3), rel=0.1)
+
+
+def test_with_lesions_without_end_the_interval_is_the_t_interval_of_the_seeds():
+    seeds = np.array([0.1, 0.2, 0.4, 0.25])
+    found = statistics.mean_over_seeds(seeds, np.full(100, seeds.mean()))
+    expected = stats.ttest_1samp(seeds, 0)
+    interval = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_of_differences_by_chance_one_in_twenty_is_called_real():
+    rng = np.random.default_rng(0)
+    called = 0
+    for _ in range(3000):
+        lesions = rng.normal(0, 0.5)  # all seeds are measured on one test set
+        seeds = lesions + rng.normal(0, 1.0, size=3)
+        resampled = seeds.mean() + rng.normal(0, 0.5, size=300)
+        called += statistics.mean_over_seeds(seeds, resampled).p < 0.05
+    assert 0.03 < called / 3000 < 0.075
+
+
+def test_no_difference_at_all_is_not_real():
+    assert statistics.mean_over_seeds(np.zeros(3), np.zeros(10)) == statistics.Estimate(0, 0, 0, 1)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,11 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from dermgen.classify import metrics, networks
 from dermgen.classify.augmentation import augment, mixup
 from dermgen.classify.mixture import read_real, read_synthetic, training_rows
-from dermgen.config import InputError, TrainConfig, option, require_at_least
+from dermgen.config import InputError, TrainConfig, option, require_at_least, write_json
 from dermgen.data import manifest
+from dermgen.data.cache import hash_file
 from dermgen.data.loading import Example, PixelSet, check_readable, collate
 from dermgen.labels import from_labels
-from dermgen.training.run import Run, checkpoints
+from dermgen.training.run import Run, checkpoints, logged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +77,12 @@ class ClassifierConfig(TrainConfig):
             raise InputError("--data_dir is needed: a manifest folder of real images")
         if self.no_real and self.synthetic_dir is None:
             raise InputError("--no_real needs --synthetic_dir, or there is nothing to train on")
+        for name in ("synthetic_ratio", "synthetic_classes", "only_kept"):
+            if getattr(self, name) not in (None, False) and self.synthetic_dir is None:
+                raise InputError(f"--{name} needs --synthetic_dir, the images that it is about")
+        if self.synthetic_ratio is not None:
+            require_at_least(0, synthetic_ratio=self.synthetic_ratio)
+        require_at_least(1, patch_size=self.patch_size, width=self.width, layers=self.layers)
         if self.use_8bit_adam:
             raise InputError("use_8bit_adam is not offered for classifiers: choose --optimizer adamw or adam")
         if self.from_scratch and (self.resolution % self.patch_size or self.width % 32):
@@ -112,6 +120,7 @@ def train(config: ClassifierConfig) -> dict:
         [Example(p, "", "") for p in [*rows["path"].unique(), *parts["val"]["path"], *parts["test"]["path"]]]
     )
     run = Run(config)
+    _keep_to_data(run, rows)
     done = run.output_dir / "results.json"
     dataset = LesionSet(rows, classes, config.resolution)
     steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(dataset)
@@ -130,9 +139,7 @@ def train(config: ClassifierConfig) -> dict:
     weights = _class_weights(rows, classes, config.class_weights).to(run.accelerator.device)
     model, optimizer = run.prepare(classifier, optimizer, average=classifier)
     model.train()
-    run.record(training_images=_counts(rows), leaky=manifest.is_leaky(config.data_dir), classes=classes)
-    if run.is_main:
-        manifest.write_csv(rows[["image_id", "dx", "synthetic"]].drop_duplicates(), run.output_dir / "training_set.csv")
+    run.record(leaky=manifest.is_leaky(config.data_dir), classes=classes)
     validate_every = config.validation_steps or run.steps_per_epoch(dataset)
     run.resume()
     history = validations(run.output_dir / "metrics.jsonl")
@@ -169,6 +176,14 @@ def arm_rows(config: ClassifierConfig, real: "pd.DataFrame") -> "pd.DataFrame":
     if missing:
         raise InputError(f"{config.data_dir}: {', '.join(missing)} has no images in the train split")
     synthetic = read_synthetic(config.synthetic_dir) if config.synthetic_dir else None
+    if synthetic is not None and "source_image_id" in synthetic:
+        held_out = set(real.loc[real["split"] != "train", "image_id"])
+        drawn_over = sorted(held_out & set(synthetic["source_image_id"]))
+        if drawn_over:
+            raise InputError(
+                f"{config.synthetic_dir} has images that were drawn over {len(drawn_over)} held-out images (as "
+                f"{drawn_over[0]}), whose scores would be worthless: generate from the train split's images"
+            )
     return training_rows(
         train_split,
         synthetic,
@@ -181,6 +196,26 @@ def arm_rows(config: ClassifierConfig, real: "pd.DataFrame") -> "pd.DataFrame":
     )
 
 
+def _keep_to_data(run: Run, rows: "pd.DataFrame") -> None:
+    """Write down what the run trains on, `training_set.csv`, or refuse to go on with other images."""
+    import pandas as pd
+
+    table = rows[["image_id", "dx", "synthetic"]].assign(times=1)
+    table = table.groupby(["image_id", "dx", "synthetic"], as_index=False, sort=False)["times"].sum()
+    path_of = dict(zip(rows["image_id"], rows["path"], strict=True))
+    with ThreadPoolExecutor() as pool:
+        table["sha256"] = list(pool.map(hash_file, map(path_of.get, table["image_id"])))
+    path = run.output_dir / "training_set.csv"
+    if path.exists() and not pd.read_csv(path, dtype=str).equals(table.astype(str)):
+        raise InputError(
+            f"{run.output_dir} was trained on other images, as its training_set.csv tells: choose a new output_dir"
+        )
+    run.accelerator.wait_for_everyone()
+    if run.is_main and not path.exists():
+        manifest.write_csv(table, path)
+    run.accelerator.wait_for_everyone()
+
+
 def build(config: ClassifierConfig, classes: list[str]) -> networks.Classifier:
     """The network that the config asks for, its head new, its first stages frozen."""
     torch.manual_seed(config.seed)
@@ -190,6 +225,9 @@ def build(config: ClassifierConfig, classes: list[str]) -> networks.Classifier:
         )
     else:
         classifier = networks.load_pretrained(config.pretrained_model_name_or_path, classes, config.revision)
+        wanted = getattr(classifier.model.config, "image_size", None)  # a ViT's; convolutions have none
+        if wanted is not None and wanted != config.resolution:
+            raise InputError(f"{config.pretrained_model_name_or_path!r} sees {wanted} px: give --resolution {wanted}")
     if config.head_width:
         networks.widen_head(classifier, config.head_width, config.head_dropout)
     classifier.freeze(config.freeze_stages)
@@ -235,8 +273,7 @@ def predict(
 
 def validations(path: Path) -> list[dict]:
     """The validations that a run has logged, in order."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [line for line in lines if "val_bma" in line]
+    return [line for line in logged(path) if "val_bma" in line]
 
 
 def plateau_factor(
@@ -336,8 +373,6 @@ def _finish(run, model, classifier, history, parts, rows, classes, config, steps
             manifest.write_csv(table, run.output_dir / f"predictions_{split}.csv")
     if run.is_main:
         networks.save(classifier, run.output_dir, config.resolution)
-        partial = run.output_dir / "results.json.partial"
-        partial.write_text(json.dumps(results, indent=2) + "\n")
-        os.replace(partial, run.output_dir / "results.json")
+        write_json(run.output_dir / "results.json", results)
     run.accelerator.wait_for_everyone()
     return results

@@ -10,10 +10,10 @@ from torch import nn
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
+    CLIPImageProcessor,
     PreTrainedModel,
     ViTConfig,
     ViTForImageClassification,
-    ViTImageProcessor,
     logging,
 )
 
@@ -135,11 +135,16 @@ def widen_head(classifier: Classifier, width: int, dropout: float) -> None:
 
 
 def save(classifier: Classifier, folder: Path, resolution: int) -> None:
-    """Write weights, config and preprocessing in transformers' own format."""
+    """Write weights, config and preprocessing in transformers' own format.
+
+    A plain transformers pipeline reads them, but for a wide head, which only `load_run` knows.
+    """
     logging.disable_progress_bar()
     classifier.model.save_pretrained(folder)
-    ViTImageProcessor(
-        size={"height": resolution, "width": resolution},
+    CLIPImageProcessor(  # the one that resizes the shorter side, bicubic, and cuts out the middle
+        size={"shortest_edge": resolution},
+        crop_size={"height": resolution, "width": resolution},
+        do_convert_rgb=True,
         image_mean=classifier.mean.flatten().tolist(),
         image_std=classifier.std.flatten().tolist(),
     ).save_pretrained(folder)

@@ -1,7 +1,6 @@
 """`dermgen study`: classifiers trained with and without synthetic images, on the same test set, compared with care."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +11,14 @@ import numpy as np
 import pandas as pd
 from accelerate import PartialState
 
-from dermgen import plots, statistics
+from dermgen import plots
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
+from dermgen.classify.comparison import compare
 from dermgen.classify.mixture import read_real
-from dermgen.config import InputError, claim_folder, option, parse, require_at_least, require_given
+from dermgen.config import InputError, option, parse, require_at_least, require_given, write_json
+from dermgen.data import splits
+from dermgen.training.run import claim_together
 
 DEFAULT_ARMS = (
     "real real+augment real+augment+oversample real+augment+synthetic:0.5 real+augment+synthetic:1 "
@@ -46,7 +48,9 @@ class StudyConfig:
     same: Literal["steps", "epochs"] = option("steps", "what all arms have in common; epochs favours larger sets")
     max_train_steps: int = option(1000, "optimizer steps of each training, for --same steps")
     num_train_epochs: int = option(10, "passes over its training set, for --same epochs")
-    num_validations: int = option(10, "during a training; the best of them is measured on the test split")
+    num_validations: int = option(
+        10, "during a training, for --same steps; the best of them is measured on the test split"
+    )
     focus_class: str = option("mel", "the class whose recall is told first")
     bootstrap_draws: int = option(2000, "resampled test sets behind each interval")
 
@@ -60,6 +64,8 @@ class StudyConfig:
             )
         for arm in self.arms or DEFAULT_ARMS:
             arm_settings(arm)
+        if self.arms and len(set(self.arms)) < len(self.arms):
+            raise InputError(f"arms must differ, got {' '.join(self.arms)}")
         require_at_least(1, max_train_steps=self.max_train_steps, num_train_epochs=self.num_train_epochs)
         require_at_least(1, num_validations=self.num_validations)
         require_at_least(100, bootstrap_draws=self.bootstrap_draws)
@@ -75,6 +81,9 @@ def study(config: StudyConfig) -> dict:
     arms, seeds = config.arms or DEFAULT_ARMS, config.seeds or [0, 1, 2]
     if config.focus_class not in set(real["dx"]):
         raise InputError(f"focus_class {config.focus_class!r} is not among {', '.join(sorted(set(real['dx'])))}")
+    untested = sorted(set(real["dx"]) - set(real.loc[real["split"] == "test", "dx"]))
+    if untested:
+        raise InputError(f"{config.real} has no test images of {', '.join(untested)}, whose recall would be unknown")
     folder = Path(config.output_dir)
     runs = {(arm, seed): _run_config(config, arm, seed) for arm in arms for seed in seeds}
     for (arm, _), run in runs.items():
@@ -83,16 +92,15 @@ def study(config: StudyConfig) -> dict:
         except InputError as error:
             raise InputError(f"arm {arm}: {error}") from error
     state = PartialState()
-    with state.main_process_first():
-        claim_folder(folder, config, ("output_dir", "arms", "seeds", "bootstrap_draws", "baseline", "focus_class"))
+    claim_together(state, folder, config, ("output_dir", "arms", "seeds", "bootstrap_draws", "baseline", "focus_class"))
     results = {}
     for i, ((arm, seed), run) in enumerate(runs.items()):
         if state.is_main_process:
             print(f"[{i + 1} of {len(runs)}] {arm}, seed {seed}", flush=True)
         results[arm, seed] = classifier.train(run)
-    found = compare(config, arms, seeds, {key: Path(run.output_dir) for key, run in runs.items()}, results)
+    found = _summarize(config, arms, seeds, runs, results)
     if state.is_main_process:
-        (folder / "study.json").write_text(json.dumps(found, indent=2) + "\n")
+        write_json(folder / "study.json", found)
         _draw(found, {key: Path(run.output_dir) for key, run in runs.items()}, folder / "plots")
         print(as_text(found))
     return found
@@ -116,6 +124,9 @@ def arm_settings(arm: str) -> dict[str, Any]:
         "synthetic_ratio": None,
         "only_kept": False,
     }
+    sources = [part for part in parts if part.startswith(("synthetic", "filtered"))]
+    if len(sources) > 1 or len(set(parts)) < len(parts):
+        raise InputError(f"the arm {arm!r} names a part twice: at most one synthetic or filtered, and each other once")
     for part in parts:
         match = re.fullmatch(r"(synthetic|filtered)(?::(\d+\.?\d*))?", part)
         if match:
@@ -132,72 +143,22 @@ def arm_settings(arm: str) -> dict[str, Any]:
     return settings
 
 
-def compare(
-    config: StudyConfig,
-    arms: Sequence[str],
-    seeds: Sequence[int],
-    folders: dict[tuple[str, int], Path],
-    results: dict[tuple[str, int], dict],
-) -> dict:
-    """What the predictions on the test split say: means, intervals, paired tests against the baseline.
-
-    Intervals and differences come from one bootstrap: test lesions and seeds are drawn with replacement, the same ones
-    for every arm. McNemar's test takes one vote per lesion, of probabilities averaged over its images and the seeds.
-    """
+def _summarize(config: StudyConfig, arms: Sequence[str], seeds: Sequence[int], runs: dict, results: dict) -> dict:
+    """What `study.json` holds."""
     first = results[arms[0], seeds[0]]
     classes = first["classes"]
+    ids = {"dx": str, "image_id": str, "lesion_id": str, "patient_id": str}
     tables = {
-        key: pd.read_csv(folder / "predictions_test.csv", keep_default_na=False) for key, folder in folders.items()
+        key: pd.read_csv(Path(run.output_dir, "predictions_test.csv"), keep_default_na=False, dtype=ids)
+        for key, run in runs.items()
     }
     test = tables[arms[0], seeds[0]]
+    groups = splits.join_groups(test["lesion_id"], test["patient_id"])
+    probabilities = {arm: [tables[arm, s][[f"p_{c}" for c in classes]].to_numpy() for s in seeds] for arm in arms}
     labels = np.array([classes.index(dx) for dx in test["dx"]])
-    lesions = test["lesion_id"].where(test["lesion_id"] != "", test["image_id"]).to_numpy(str)
-    probabilities = {key: table[[f"p_{c}" for c in classes]].to_numpy() for key, table in tables.items()}
-    weights = np.vstack([np.ones(len(test)), statistics.resampled_weights(lesions, config.bootstrap_draws, 0)])
-    drawn_seeds = np.random.default_rng(1).multinomial(
-        len(seeds), np.full(len(seeds), 1 / len(seeds)), size=config.bootstrap_draws
+    entries = compare(
+        probabilities, labels, groups, classes, config.baseline, config.focus_class, config.bootstrap_draws
     )
-    drawn_seeds = np.vstack([np.ones(len(seeds)), drawn_seeds])  # row 0 is what was observed
-
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for arm in arms:
-        of_seed = [weighted_scores(probabilities[arm, seed], labels, weights, classes) for seed in seeds]
-        found[arm] = {
-            name: statistics.mean_over_seeds(np.stack([scores[name] for scores in of_seed], 1), drawn_seeds)
-            for name in of_seed[0]
-        }
-    votes = {arm: _lesion_votes([probabilities[arm, s] for s in seeds], labels, lesions) for arm in arms}
-    others = [arm for arm in arms if arm != config.baseline]
-    focus = f"recall_{config.focus_class}"
-    entries = []
-    for arm in arms:
-        entry: dict[str, Any] = {
-            "arm": arm,
-            "training_images": results[arm, seeds[0]]["training_images"],
-            "scores": {name: _summary(values) for name, values in found[arm].items()},
-            "of_seeds": {
-                "bma": [results[arm, s]["test"]["bma"] for s in seeds],
-                focus: [results[arm, s]["test"]["per_class"][config.focus_class]["recall"] for s in seeds],
-            },
-            "confusion": np.sum([results[arm, s]["test"]["confusion"] for s in seeds], axis=0).tolist(),
-        }
-        if arm != config.baseline:
-            differences = {name: found[arm][name] - found[config.baseline][name] for name in found[arm]}
-            entry["differences"] = {
-                name: _summary(values) | {"p": statistics.two_sided_p(values[1:])}
-                for name, values in differences.items()
-            }
-            entry["mcnemar_p"] = statistics.mcnemar(votes[arm], votes[config.baseline])
-        entries.append(entry)
-    compared = [e for e in entries if e["arm"] != config.baseline]
-    for name in ("bma", focus):
-        corrected = statistics.holm([e["differences"][name]["p"] for e in compared])
-        for entry, p in zip(compared, corrected, strict=True):
-            entry["differences"][name]["p_holm"] = p
-    for entry, p in zip(compared, statistics.holm([e["mcnemar_p"] for e in compared]), strict=True):
-        entry["mcnemar_p_holm"] = p
-    for entry in compared:
-        entry["verdict"] = verdict(entry, config.baseline, focus, len(others))
     return {
         "baseline": config.baseline,
         "focus_class": config.focus_class,
@@ -205,77 +166,15 @@ def compare(
         "same": config.same,
         "steps": first["max_train_steps"] if config.same == "steps" else None,
         "test_images": len(test),
-        "test_lesions": len(set(lesions)),
+        "test_lesions": int(groups.max()) + 1,
         "leaky": first["leaky"],
         "classes": classes,
         "bootstrap_draws": config.bootstrap_draws,
-        "arms": entries,
+        "arms": [
+            {"arm": arm, "training_images": results[arm, seeds[0]]["training_images"], **entry}
+            for arm, entry in entries.items()
+        ],
     }
-
-
-def weighted_scores(
-    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, classes: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Scores of one set of predictions in many reweighted test sets at once.
-
-    Args:
-        probabilities: (N, C).
-        labels: (N,) class indices.
-        weights: (B, N) how often each image counts.
-        classes: C codes.
-
-    Returns:
-        (B,) values by name: bma, accuracy, macro_f1, macro_auroc, recall_<code>. Classes without images do not count
-        in means; recall of such a class is NaN.
-    """
-    c = len(classes)
-    predicted = probabilities.argmax(1)
-    cells = np.zeros((len(labels), c * c))
-    cells[np.arange(len(labels)), labels * c + predicted] = 1
-    confusion = (weights @ cells).reshape(-1, c, c)
-    true, called, right = confusion.sum(2), confusion.sum(1), np.einsum("bcc->bc", confusion)
-    with np.errstate(invalid="ignore"):
-        recall = right / np.where(true > 0, true, np.nan)
-        f1 = 2 * right / np.where(true > 0, true + called, np.nan)
-    auroc = np.stack([_auroc(probabilities[:, i], labels == i, weights) for i in range(c)], axis=1)
-    return {
-        "bma": np.nanmean(recall, axis=1),
-        "accuracy": right.sum(1) / weights.sum(1),
-        "macro_f1": np.nanmean(f1, axis=1),
-        "macro_auroc": np.nanmean(auroc, axis=1),
-        **{f"recall_{code}": recall[:, i] for i, code in enumerate(classes)},
-    }
-
-
-def _auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted area under the ROC curve in (B,) reweightings: P(positive above negative), ties count half."""
-    levels = np.unique(scores, return_inverse=True)[1]
-    order = np.argsort(levels, kind="stable")
-    starts = np.flatnonzero(np.diff(levels[order], prepend=-1))
-    pos = np.add.reduceat(np.where(positive, weights, 0)[:, order], starts, axis=1)
-    neg = np.add.reduceat(np.where(positive, 0, weights)[:, order], starts, axis=1)
-    below = np.cumsum(neg, axis=1) - neg / 2
-    total = pos.sum(1) * neg.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(total > 0, (pos * below).sum(1) / total, np.nan)
-
-
-def verdict(entry: dict, baseline: str, focus: str, arms: int) -> str:
-    """One plain sentence: is the difference to the baseline real?"""
-    d = entry["differences"]["bma"]
-    p = d["p_holm"]
-    text = (
-        f"{entry['arm']}: BMA {entry['scores']['bma']['value']:.3f}, {d['value']:+.3f} ({d['low']:+.3f} to "
-        f"{d['high']:+.3f}) against {baseline}"
-    )
-    if p < 0.05:
-        text += f"; the {'gain' if d['value'] > 0 else 'loss'} is real (p = {p:.3f}, corrected for {arms} arms)"
-    else:
-        text += f"; no difference can be shown (p = {p:.2f}, corrected for {arms} arms)"
-    f = entry["differences"][focus]
-    name = focus.removeprefix("recall_")
-    shown = "real" if f["p_holm"] < 0.05 else "not shown"
-    return f"{text}. Recall of {name} {f['value']:+.3f} ({f['low']:+.3f} to {f['high']:+.3f}), {shown}."
 
 
 def as_text(found: dict) -> str:
@@ -301,7 +200,11 @@ def _run_config(config: StudyConfig, arm: str, seed: int) -> ClassifierConfig:
     synthetic = settings.pop("synthetic")
     steps = config.max_train_steps
     length = (
-        {"max_train_steps": steps, "validation_steps": max(1, steps // config.num_validations)}
+        {
+            "max_train_steps": steps,
+            "validation_steps": max(1, steps // config.num_validations),
+            "early_stopping_patience": None,  # of a recipe; it would give the arms different numbers of steps
+        }
         if config.same == "steps"
         else {"max_train_steps": None, "num_train_epochs": config.num_train_epochs, "validation_steps": None}
     )
@@ -314,19 +217,6 @@ def _run_config(config: StudyConfig, arm: str, seed: int) -> ClassifierConfig:
         seed=seed,
         output_dir=str(Path(config.output_dir, "runs", arm.replace(":", "_"), f"seed-{seed}")),
     )
-
-
-def _lesion_votes(probabilities: list[np.ndarray], labels: np.ndarray, lesions: np.ndarray) -> np.ndarray:
-    """Whether each lesion is called right by probabilities averaged over seeds and the lesion's images."""
-    mean = pd.DataFrame(np.mean(probabilities, axis=0)).groupby(lesions).mean()
-    truth = pd.Series(labels).groupby(lesions).first()
-    return mean.to_numpy().argmax(1) == truth.to_numpy()
-
-
-def _summary(values: np.ndarray) -> dict[str, float]:
-    """Observed value (the first) and interval (the others)."""
-    low, high = statistics.percentile_interval(values[1:][~np.isnan(values[1:])])
-    return {"value": float(values[0]), "low": low, "high": high}
 
 
 def _draw(found: dict, folders: dict, folder: Path) -> None:

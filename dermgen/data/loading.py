@@ -1,5 +1,6 @@
 """Images for training: lists of examples from a folder or a manifest, torch data sets over them, pixel ranges."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ def folder_examples(folder: str | Path, prompt: str, what: str) -> list[Example]
     paths = image_files(folder)
     if not paths:
         raise InputError(f"{what}: {folder} has no images ({', '.join(sorted(preprocess.FORMATS))})")
-    return [Example(str(p), prompt, p.stem) for p in paths]
+    stems = Counter(p.stem for p in paths)
+    return [Example(str(p), prompt, p.stem if stems[p.stem] == 1 else p.name) for p in paths]
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -81,8 +81,7 @@ def write_view(table: "pd.DataFrame", source: Path, folder: Path) -> None:
         for name in filter(None, table[column]):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                continue
+            target.unlink(missing_ok=True)  # of an earlier view, perhaps over another set
             try:
                 os.link(source / name, target)
             except OSError:

@@ -1,6 +1,7 @@
 """`dermgen evaluate`: how good a synthetic set is, every score with its interval, its floor and its reference."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,10 +11,10 @@ import pandas as pd
 from accelerate import Accelerator
 
 from dermgen import plots
-from dermgen.config import InputError, claim_folder, option, require_at_least, require_given
+from dermgen.config import InputError, option, require_at_least, require_given, write_json
 from dermgen.data import manifest
-from dermgen.evaluate import features, images, pairs, scores
-from dermgen.training.run import require_together
+from dermgen.evaluate import features, images, pairs, products, scores
+from dermgen.training.run import claim_together
 
 BEST = {
     "kid": "lower", "fid": "lower", "precision": "higher", "recall": "higher", "density": "higher",
@@ -52,12 +53,14 @@ def evaluate(config: EvaluateConfig) -> dict:
         InputError: for sets that are empty, too small or of the wrong kind, or an extractor that cannot be had.
     """
     real_table, synthetic_table = images.read(config.real, False), images.read(config.synthetic, True)
+    lpips = pairs.load_lpips(config.lpips) if config.lpips != "none" else None
     folder = Path(config.output_dir)
     accelerator = Accelerator()
-    require_together(accelerator)
-    with accelerator.main_process_first():
-        claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir"))
     extractor = features.load(config.extractor, accelerator.device)
+    claim_together(accelerator, folder, config, ("output_dir", "batch_size", "cache_dir"))
+    without_classes = [t for t in (real_table, synthetic_table) if not (t["dx"] != "").any()]
+    if len(without_classes) == 1:  # then the classes of the other side cannot be matched
+        real_table, synthetic_table = real_table.assign(dx=""), synthetic_table.assign(dx="")
     real, synthetic = (
         features.features(extractor, t, accelerator, config.batch_size, cache_dir=config.cache_dir)
         for t in (real_table, synthetic_table)
@@ -86,7 +89,6 @@ def evaluate(config: EvaluateConfig) -> dict:
             "group": group,
             "n_real": len(reference),
             "n_synthetic": len(inside["synthetic"]),
-            "n_train": len(inside["train"]),
         }
         if scope == "all" and min(counts["n_real"], counts["n_synthetic"]) < scores.MIN_IMAGES:
             raise InputError(
@@ -116,10 +118,10 @@ def evaluate(config: EvaluateConfig) -> dict:
         "warnings": _warnings(config, extractor, parts, entries[0]),
         "groups": entries,
         "too_few": too_few,
-        "pairs": _pairs(parts["train"] if len(parts["train"]) else parts["held_out"], synthetic, config),
+        "pairs": _pairs(parts, config, lpips),
     }
     if accelerator.is_main_process:
-        (folder / "evaluation.json").write_text(json.dumps(found, indent=2) + "\n")
+        write_json(folder / "evaluation.json", found)
         manifest.write_csv(_rows(found), folder / "scores.csv")
         _draw(found, folder / "plots")
         print(as_text(found))
@@ -166,18 +168,23 @@ def _of_shared_classes(synthetic: features.FeatureSet, held_out: features.Featur
 
 
 def _compare(held_out: features.FeatureSet, inside: dict[str, features.FeatureSet], seed: int, device) -> dict:
-    """Scores against held-out images, against training images, and of real images in the synthetic ones' place."""
+    """Scores against held-out images, against as many training images, and of real images in the synthetic ones' place.
+
+    Most scores depend on how many images there are, so each of these comparisons is of equal numbers.
+    """
     synthetic = inside["synthetic"]
     found = _all_scores(held_out, synthetic, device)
-    train = features.of_same_mix(inside["train"], synthetic, seed)
+    train = features.of_same_mix(inside["train"], synthetic, seed, at_most=len(held_out))
     against_train = _all_scores(train, synthetic, device) if len(train) >= scores.MIN_IMAGES else {}
     stand_in = features.of_same_mix(inside["stand_in"], synthetic, seed, at_most=len(synthetic))
-    reference = held_out
-    shared = set(stand_in.table["image_id"])
-    if shared & set(held_out.table["image_id"]):
-        reference = held_out.take(np.flatnonzero(~held_out.table["image_id"].isin(shared)))
+    apart = ~held_out.table["group"].isin(set(stand_in.table["group"]))
+    reference = held_out.take(np.flatnonzero(apart))
     enough = min(len(stand_in), len(reference)) >= scores.MIN_IMAGES
-    floor = _all_scores(reference, stand_in, device) if enough else {}
+    floor, at_floor = {}, {}
+    if enough:
+        floor = _all_scores(reference, stand_in, device)
+        fewer = features.of_same_mix(synthetic, synthetic, seed, at_most=len(stand_in))
+        at_floor = _all_scores(reference, fewer, device) if len(fewer) >= scores.MIN_IMAGES else {}
     entries = {}
     for name, score in found.items():
         low, high = score.interval(held_out.table["group"])
@@ -187,9 +194,11 @@ def _compare(held_out: features.FeatureSet, inside: dict[str, features.FeatureSe
             "high": high,
             "train": against_train[name].value if name in against_train and name not in OF_ONE_SET else None,
             "floor": floor[name].value if name in floor else None,
+            "at_floor_n": at_floor[name].value if name in at_floor else None,
         }
     reliable = min(len(held_out), len(synthetic)) >= scores.FID_RELIABLE
     return {
+        "n_train": len(train),
         "n_floor": len(stand_in) if enough else 0,
         "n_floor_reference": len(reference) if enough else 0,
         "fid_reliable": reliable,
@@ -205,29 +214,55 @@ def _all_scores(reference: features.FeatureSet, judged: features.FeatureSet, dev
     return found
 
 
-def _pairs(real: features.FeatureSet, synthetic: features.FeatureSet, config: EvaluateConfig) -> dict:
-    """Pixel similarities of synthetic images with their nearest real image, and with a random one of their class."""
-    from dermgen.evaluate.products import nearest
-
+def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips) -> dict:
+    """Pixel similarities, medians over images: of synthetic images with their nearest real one, of held-out real images
+    with theirs (the floor), and of synthetic images with a random real one of their class."""
     rng = np.random.default_rng(config.seed)
-    rows = rng.permutation(len(synthetic))[: config.max_pairs]
-    chosen = synthetic.take(rows)
-    _, which = nearest(chosen.features, real.features, 1)
-    by_class = {dx: np.flatnonzero(real.table["dx"] == dx) for dx in set(chosen.table["dx"])}
-    random = [rng.choice(c if len(c := by_class[dx]) else np.arange(len(real))) for dx in chosen.table["dx"]]
+    against = "train" if len(parts["train"]) else "stand_in"
+    base = parts[against]
+    chosen, held_out = (
+        part.take(np.sort(rng.permutation(len(part))[: config.max_pairs]))
+        for part in (parts["synthetic"], parts["held_out"].take(_apart(parts["held_out"], base)))
+    )
+    of_class = {dx: np.flatnonzero(base.table["dx"] == dx) for dx in set(chosen.table["dx"])}
+    random = [rng.choice(rows if len(rows := of_class[dx]) else np.arange(len(base))) for dx in chosen.table["dx"]]
     side = min(256, _side(chosen.table["path"].iloc[0]))
-    lpips = None if config.lpips == "none" else config.lpips
-    drawn = images.pixels(chosen.table, side)
-    found = {
-        "n": len(rows),
+
+    def alike(judged: features.FeatureSet, partners: Sequence[int]) -> dict[str, list[float]]:
+        drawn, theirs = images.pixels(judged.table, side), images.pixels(base.table.iloc[partners], side)
+        return pairs.similarities(drawn, theirs, lpips)
+
+    nearest = alike(chosen, products.nearest(chosen.features, base.features, 1)[1][:, 0])
+    floor = alike(held_out, products.nearest(held_out.features, base.features, 1)[1][:, 0]) if len(held_out) else {}
+    labels = chosen.table["dx"].to_numpy()
+    return {
+        "n": len(chosen),
+        "n_floor": len(held_out),
         "resolution": side,
         "resize": features.RESIZE,
-        "against": "train" if (real.table["split"] == "train").any() else "real",
+        "against": against,
+        "nearest": {name: _median(values) for name, values in nearest.items()},
+        "floor": {name: _median(values) for name, values in floor.items()},
+        "random": {name: _median(values) for name, values in alike(chosen, random).items()},
+        "nearest_per_class": {
+            dx: {name: _median(np.array(values)[labels == dx]) for name, values in nearest.items()}
+            for dx in sorted(set(labels) - {""})
+        },
     }
-    for name, partners in (("nearest", which[:, 0]), ("random", np.array(random))):
-        values = pairs.similarities(drawn, images.pixels(real.table.iloc[partners], side), lpips)
-        found[name] = {k: float(np.median(v)) for k, v in values.items()}
-    return found
+
+
+def _apart(part: features.FeatureSet, from_: features.FeatureSet) -> np.ndarray:
+    return np.flatnonzero(~part.table["group"].isin(set(from_.table["group"])))
+
+
+def _median(values: Sequence[float]) -> dict[str, float | None]:
+    """Median and bootstrap interval; None where it is infinite, as the PSNR of equal images."""
+    values = np.asarray(values, float)
+    drawn = np.random.default_rng(0).integers(len(values), size=(1000, len(values)))
+    # inverted_cdf takes one of the values and never the difference of two infinite ones
+    interval = np.quantile(np.median(values[drawn], axis=1), [0.025, 0.975], method="inverted_cdf")
+    found = [float(np.median(values)), *map(float, interval)]
+    return {k: v if np.isfinite(v) else None for k, v in zip(("value", "low", "high"), found, strict=True)}
 
 
 def _side(path: str) -> int:
@@ -241,6 +276,8 @@ def _warnings(
     config: EvaluateConfig, extractor: features.Extractor, parts: dict[str, features.FeatureSet], overall: dict
 ) -> list[str]:
     notes = []
+    if not (parts["synthetic"].table["dx"] != "").any():
+        notes.append("one side does not tell its classes, so a different mix of them counts as a difference")
     left_out = set(parts["synthetic"].table["dx"]) - {""}
     left_out -= set(_of_shared_classes(parts["synthetic"], parts["held_out"]).table["dx"])
     if left_out:
@@ -252,7 +289,15 @@ def _warnings(
             f"{overall['n_real']} of {len(parts['held_out'])} held-out images are the reference, as many as have the "
             "synthetic set's shares of the classes"
         )
-    if set(parts["held_out"].table["image_id"]) & extractor.trained_on:
+    if overall["n_floor"] and overall["n_floor"] < overall["n_synthetic"]:
+        notes.append(
+            f"the floor is of {overall['n_floor']} real images, all there are; compare it with the column of as many "
+            "synthetic ones, since all scores but KID and precision depend on the number"
+        )
+    held_out_ids = set(parts["held_out"].table["image_id"])
+    if held_out_ids & set(parts["synthetic"].table.get("source_image_id", [])):
+        notes.append("some synthetic images were drawn over held-out images (source_image_id): do not trust the scores")
+    if held_out_ids & extractor.trained_on:
         notes.append("the extractor was trained on held-out images: its scores are not to be trusted")
     if set(parts["train"].table["image_id"]) & extractor.trained_on:
         notes.append(
@@ -297,11 +342,12 @@ def as_text(found: dict) -> str:
         f"{e['name']} ({e['revision']}) at {e['resolution']} px, {e['resize']}",
         *(f"note: {w}" for w in found["warnings"]),
         "",
-        f"{'':18}{'value (95 % interval)':>34}{'real for real':>16}{'train split':>14}",
+        " " * 18 + f"{'value (95 % interval)':>34}{'real for real':>16}{'at its number':>16}{'train split':>14}",
     ]
     for name, s in overall["scores"].items():
         value = f"{s['value']:.4g} ({s['low']:.4g} to {s['high']:.4g})"
-        lines.append(f"{name:18}{value:>34}{_number(s['floor']):>16}{_number(s['train']):>14}   {BEST[name]} is best")
+        cells = f"{_number(s['floor']):>16}{_number(s['at_floor_n']):>16}{_number(s['train']):>14}"
+        lines.append(f"{name:18}{value:>34}{cells}   {BEST[name]} is best")
     if len(found["groups"]) > 1:
         lines += ["", f"{'':28}{'real':>6}{'synth.':>8}{'KID':>30}{'floor':>10}{'coverage':>10}{'floor':>8}"]
     for g in found["groups"][1:]:
@@ -316,8 +362,10 @@ def as_text(found: dict) -> str:
         lines.append(f"too few images for scores of their own: {named}")
     p = found["pairs"]
     lines += ["", f"Pixel by pixel, medians over {p['n']} images at {p['resolution']} px:"]
-    for name, value in p["nearest"].items():
-        lines.append(f"{name:18}nearest real {value:.4g}   random real of the class {p['random'][name]:.4g}")
+    lines.append(f"{'':18}{'nearest real':>14}{'real for real':>16}{'random real':>14}")
+    for name, s in p["nearest"].items():
+        floor = p["floor"].get(name, {}).get("value")
+        lines.append(f"{name:18}{_number(s['value']):>14}{_number(floor):>16}{_number(p['random'][name]['value']):>14}")
     return "\n".join(lines)
 
 

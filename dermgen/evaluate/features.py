@@ -63,7 +63,7 @@ def load(name: str, device: torch.device | str = "cpu") -> Extractor:
         InputError: if it cannot be had; says what works offline.
     """
     if name == "pixels":
-        return Extractor("pixels", "1", 64, 3 * 16 * 16, 0, _pixels)
+        return Extractor("pixels", "pixels-1", 64, 3 * 16 * 16, 0, _pixels)
     if name.partition(":")[0] == "inception":
         return _inception(name.partition(":")[2], device)
     if Path(name, "results.json").exists():
@@ -94,20 +94,20 @@ def features(
     """
     with ThreadPoolExecutor() as pool:
         hashes = list(pool.map(hash_file, table["path"]))
-    key = key_of("features", extractor.name, extractor.revision, extractor.resolution, RESIZE, orientation, *hashes)
+    key = key_of("features", extractor.revision, extractor.width, extractor.resolution, RESIZE, orientation, *hashes)
     dataset = pixel_set(table, extractor.resolution)
 
     def compute(rows: Sequence[int]) -> np.ndarray:
         with ThreadPoolExecutor() as pool:
             batch = torch.stack(list(pool.map(lambda i: dataset[i]["pixels"], rows)))
-        return extractor.embed(turned(batch, orientation)).float().cpu().numpy()
+        found = extractor.embed(turned(batch, orientation)).float().cpu().numpy()
+        bad = table["image_id"].iloc[list(rows)][~np.isfinite(found).all(axis=1)]
+        if len(bad):
+            raise InputError(f"{extractor.name} gives NaN or infinite features for {', '.join(bad.head(3))}")
+        return found
 
     path = Path(cache_dir or default_cache_dir()) / "features" / f"{key}.npy"
     array = cached_array(path, len(table), compute, accelerator, batch_size, f"features ({extractor.name})")
-    bad = ~np.isfinite(array).all(axis=1)
-    if bad.any():
-        names = ", ".join(table["image_id"][bad].head(3))
-        raise InputError(f"{extractor.name} gives NaN or infinite features for {bad.sum()} images, as {names}")
     split = extractor.width - extractor.num_classes
     return FeatureSet(table, array[:, :split], array[:, split:])
 
@@ -183,11 +183,17 @@ def _transformer(name: str, device) -> Extractor:
     try:
         is_clip = AutoConfig.from_pretrained(name).model_type in ("clip", "clip_vision_model")
         kind = CLIPVisionModelWithProjection if is_clip else AutoModel
-        model = kind.from_pretrained(name, use_safetensors=True).eval().to(device)
+        model, loading = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True)
         processor = AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise InputError(f"cannot load the extractor {name!r} ({first_line}); {OFFLINE}") from error
+    missing = loading["missing_keys"]
+    if any(not key.startswith("pooler") for key in missing):
+        raise InputError(f"{name!r} lacks weights ({sorted(missing)[0]}, …), which would be random: take another model")
+    # A classification checkpoint has no pooler of its own; its class token is the feature then.
+    pooled = not missing
+    model.eval().to(device)
     size = dict(processor.crop_size or {} if getattr(processor, "do_center_crop", False) else processor.size)
     resolution = int(size.get("height") or size.get("shortest_edge"))
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
@@ -195,7 +201,9 @@ def _transformer(name: str, device) -> Extractor:
     @torch.inference_mode()
     def embed(images: torch.Tensor) -> torch.Tensor:
         output = model(pixel_values=(images.to(device).float() / 255 - mean) / std)
-        return output.image_embeds if is_clip else output.pooler_output.flatten(1)
+        if is_clip:
+            return output.image_embeds
+        return output.pooler_output.flatten(1) if pooled else output.last_hidden_state[:, 0]
 
     width = embed(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8)).shape[1]
     commit = getattr(model.config, "_commit_hash", None) or ""

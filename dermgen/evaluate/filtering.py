@@ -1,6 +1,5 @@
 """`dermgen filter`: keep the best share of a synthetic set, and say what that costs."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,14 +13,14 @@ from PIL import Image
 
 from dermgen import plots
 from dermgen.classify import networks
-from dermgen.config import InputError, claim_folder, option, require_at_least, require_given
+from dermgen.config import InputError, option, require_at_least, require_given, write_json
 from dermgen.data import manifest
-from dermgen.data.cache import hash_weights
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products, scores
-from dermgen.training.run import require_together
+from dermgen.training.run import claim_together
 
 NEIGHBOURS = 5
+FLATTERED = "precision, coverage and KID of the kept images are by the network that chose them, which flatters them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +62,13 @@ def filter_images(config: FilterConfig) -> dict:
     Raises:
         InputError: for images without a class, or a scorer that was trained on the held-out images.
     """
-    synthetic, real = images.read(config.synthetic, True), images.read(config.real, False)
+    synthetic, real = images.read(config.synthetic, True, dropped_too=True), images.read(config.real, False)
     if (synthetic["dx"] == "").any():
         raise InputError(f"{config.synthetic} has images without a dx, so that no class can be asked of them")
     of = images.reference_sets(real)
     held_out, train = real.iloc[of["held_out"]], real.iloc[of["train"]]
     folder = Path(config.output_dir)
     accelerator = Accelerator()
-    require_together(accelerator)
 
     def embed(extractor, table):
         return features.features(extractor, table, accelerator, config.batch_size, cache_dir=config.cache_dir)
@@ -81,10 +79,10 @@ def filter_images(config: FilterConfig) -> dict:
         if train.empty:
             raise InputError(f"{config.real} has no train split, which --scorer features compares with")
         extractor = features.load(config.extractor, accelerator.device)
+        _refuse_if_seen(extractor.trained_on, held_out, extractor.name)
         revision = extractor.revision
         quality = _nearness(synthetic, train, lambda table: embed(extractor, table).features)
-    with accelerator.main_process_first():
-        claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir"))
+    claim_together(accelerator, folder, config, ("output_dir", "batch_size", "cache_dir"))
     kept = choose(quality, synthetic["dx"].to_numpy(), config.keep, config.threshold)
     if not kept.any():
         raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")
@@ -95,6 +93,7 @@ def filter_images(config: FilterConfig) -> dict:
         "scorer_revision": revision,
         "extractor": extractor.name,
         "extractor_revision": extractor.revision,
+        "judged_by_its_scorer": extractor.revision == revision,
         "keep": None if config.threshold is not None else config.keep,
         "threshold": config.threshold,
         "n": len(synthetic),
@@ -112,7 +111,7 @@ def filter_images(config: FilterConfig) -> dict:
             quality_score=quality.round(6), kept=np.where(kept, "true", "false")
         )
         manifest.write_view(view, Path(config.synthetic), folder)
-        (folder / "filter.json").write_text(json.dumps(found, indent=2) + "\n")
+        write_json(folder / "filter.json", found)
         groups = {"kept": quality[kept], "dropped": quality[~kept]} if not kept.all() else {"kept": quality}
         plots.histogram(folder / "plots" / "quality.png", "Quality score", found["scorer"], groups)
         _sheet(synthetic, quality, kept, folder / "sheets" / "kept_and_dropped.png")
@@ -135,20 +134,24 @@ def choose(quality: np.ndarray, labels: np.ndarray, keep: float, threshold: floa
 
 def _agreement(run: str, synthetic: pd.DataFrame, held_out: pd.DataFrame, embed, accelerator) -> tuple[np.ndarray, str]:
     """The classifier's probability of the asked class."""
-    classifier, classes, _ = networks.load_run(run)
+    _, classes, _ = networks.load_run(run)
     unknown = sorted(set(synthetic["dx"]) - set(classes))
     if unknown:
         raise InputError(f"the classifier {run} does not know {', '.join(unknown)}; it knows {', '.join(classes)}")
-    trained_on = pd.read_csv(Path(run, "training_set.csv"), dtype=str)["image_id"]
-    seen = sorted(set(trained_on) & set(held_out["image_id"]))
+    extractor = features.load(run, accelerator.device)
+    _refuse_if_seen(extractor.trained_on, held_out, f"the classifier {run}")
+    probabilities = scipy.special.softmax(embed(extractor, synthetic).logits, axis=1)
+    asked = np.array([classes.index(dx) for dx in synthetic["dx"]])
+    return probabilities[np.arange(len(asked)), asked], extractor.revision
+
+
+def _refuse_if_seen(trained_on: frozenset[str], held_out: pd.DataFrame, scorer: str) -> None:
+    seen = sorted(trained_on & set(held_out["image_id"]))
     if seen:
         raise InputError(
-            f"the classifier {run} was trained on {len(seen)} of the {len(held_out)} held-out images (as {seen[0]}): a "
-            "set that it chose cannot be judged by them; train it on the train split of the same manifest"
+            f"{scorer} was trained on {len(seen)} of the {len(held_out)} held-out images (as {seen[0]}): a set that it "
+            "chose cannot be judged by them; train it on the train split of the same manifest"
         )
-    probabilities = scipy.special.softmax(embed(features.load(run, accelerator.device), synthetic).logits, axis=1)
-    asked = np.array([classes.index(dx) for dx in synthetic["dx"]])
-    return probabilities[np.arange(len(asked)), asked], hash_weights(classifier)[:12]
 
 
 def _nearness(synthetic: pd.DataFrame, train: pd.DataFrame, embed) -> np.ndarray:
@@ -221,12 +224,14 @@ def as_text(found: dict, folder: Path) -> str:
     cost = found["cost"]
     lines = [
         f"{found['kept']} of {found['n']} images kept by {found['scorer']}",
-        f"{'':12}{'all':>10}{'kept':>10}{'random':>10}",
+        f"{'':12}{'all':>12}{'kept':>12}{'random':>12}",
     ]
     for name in ("precision", "recall", "coverage", "vendi", "kid"):
         if name in cost["kept"]:
-            lines.append(f"{name:12}" + "".join(f"{cost[part][name]:>10.4g}" for part in ("all", "kept", "random")))
+            lines.append(f"{name:12}" + "".join(f"{cost[part][name]:>12.4g}" for part in ("all", "kept", "random")))
     lines.append("(random: as many images, chosen by lot)")
+    if found["judged_by_its_scorer"]:
+        lines.append(f"note: {FLATTERED}")
     changes = sorted(
         (
             (abs(s["after"] - s["before"]), scope, value, s)

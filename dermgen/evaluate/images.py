@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from dermgen.config import InputError
-from dermgen.data import manifest, preprocess
+from dermgen.data import manifest, preprocess, splits
 from dermgen.data.loading import Example, PixelSet, check_readable, folder_examples
 from dermgen.data.skin_tone import tone, typology_angle
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 AGE_BANDS = ((0, 30, "under 30"), (30, 50, "30 to 49"), (50, 70, "50 to 69"), (70, 200, "70 and over"))
 
 
-def read(folder: str | Path, synthetic: bool) -> pd.DataFrame:
-    """A manifest, or a plain folder of images, with `path` for each image and `group`, its lesion.
+def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.DataFrame:
+    """A manifest, or a plain folder of images, with `path` for each image and `group`, its lesion or patient.
 
     Args:
         folder: with metadata.csv or without.
         synthetic: what its images must be; a plain folder cannot tell.
+        dropped_too: whether images that `dermgen filter` dropped are read.
 
     Raises:
         InputError: if there are none, some cannot be read, or the manifest says that they are of the other kind.
@@ -46,31 +47,38 @@ def read(folder: str | Path, synthetic: bool) -> pd.DataFrame:
                 f"{bad['synthetic'].iloc[0]!r}: expected {wanted!r}"
             )
         table["path"] = [str(folder / name) for name in table["file_name"]]
-        table["mask_path"] = [str(folder / name) if name else "" for name in table["mask_file_name"]]
+        if "kept" in table and not dropped_too:
+            table = table[table["kept"] == "true"]
+            if table.empty:
+                raise InputError(f"{folder}: the filter kept none of its images")
     check_readable([Example(path, "", "") for path in table["path"]])
-    table["group"] = table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])
-    return table.reset_index(drop=True)
+    table = table.reset_index(drop=True)
+    return table.assign(group=splits.join_groups(table["lesion_id"], table["patient_id"]))
 
 
 def reference_sets(table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Row numbers of the held-out images (the test split) and of the training images (the train split).
 
     Without splits, as in a plain folder, all images are held out.
+
+    Raises:
+        InputError: if there are splits, but no test split.
     """
     held_out = np.flatnonzero(table["split"] == "test")
     train = np.flatnonzero(table["split"] == "train")
-    return {
-        "held_out": held_out if len(held_out) else np.arange(len(table)),
-        "train": train if len(held_out) else train[:0],
-    }
+    if not len(held_out) and (table["split"] != "").any():
+        raise InputError("the real set has no test split, and images that a model was trained on cannot judge it")
+    return {"held_out": held_out if len(held_out) else np.arange(len(table)), "train": train}
 
 
 def subgroups(table: pd.DataFrame) -> pd.DataFrame:
-    """Class, site, sex, age band and skin tone of every image, "" where unknown."""
+    """Class, site, sex, age band and skin tone of every image, "" where unknown.
+
+    Skin is found without lesion masks, which synthetic images do not have: both sides are measured in one way.
+    """
     bands = [next((name for low, high, name in AGE_BANDS if low <= age < high), "") for age in table["age"]]
-    paths = table["mask_path"] if "mask_path" in table else [""] * len(table)
     with ThreadPoolExecutor() as pool:
-        angles = list(pool.map(_angle, table["path"], paths))
+        angles = list(pool.map(_angle, table["path"]))
     return pd.DataFrame(
         {
             "class": table["dx"],
@@ -98,10 +106,7 @@ def pixel_set(table: pd.DataFrame, resolution: int) -> PixelSet:
     return PixelSet(examples, [0] * len(examples), resolution, interpolation="bicubic")
 
 
-def _angle(path: str, mask_path: str) -> float:
+def _angle(path: str) -> float:
     image = Image.fromarray(preprocess.read_image(Path(path)))
     image.thumbnail((128, 128))
-    mask = None
-    if mask_path:
-        mask = np.asarray(Image.fromarray(preprocess.read_image(Path(mask_path))[..., 0]).resize(image.size))
-    return typology_angle(np.asarray(image), mask)
+    return typology_angle(np.asarray(image))

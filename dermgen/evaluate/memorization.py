@@ -1,6 +1,5 @@
 """`dermgen audit`: does a synthetic set copy training images? Nearest neighbours, calibrated on held-out lesions."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,18 @@ from accelerate import Accelerator
 from PIL import Image
 
 from dermgen import plots, statistics
-from dermgen.config import InputError, claim_folder, option, require_at_least, require_given
+from dermgen.config import InputError, option, require_at_least, require_given, write_json
 from dermgen.data import manifest, preprocess
 from dermgen.data.duplicates import aligned_correlation, orient
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products
-from dermgen.training.run import require_together
+from dermgen.training.run import claim_together
 
 THUMBNAIL = 128
 COARSE_SCALES = (1, 0.95, 0.9, 0.85, 0.8, 1.06)
 FINE_STEPS = (-0.03, -0.015, 0, 0.015, 0.03)
+MIN_CONTRAST = 2.0  # standard deviation of grey levels, of 255
+MIN_THRESHOLD = 0.02  # blurred or recompressed copies come within this distance
 CLEARLY_DIFFERENT = 0.4  # no finer alignment makes such a pair a copy
 EXACT_UP_TO = 100_000
 MIN_HELD_OUT = 50  # fewer say nothing of how near an honest image may come
@@ -75,9 +76,7 @@ def audit(config: AuditConfig) -> dict:
         )
     folder = Path(config.output_dir)
     accelerator = Accelerator()
-    require_together(accelerator)
-    with accelerator.main_process_first():
-        claim_folder(folder, config, ("output_dir", "batch_size", "cache_dir", "max_copy_rate"))
+    claim_together(accelerator, folder, config, ("output_dir", "batch_size", "cache_dir", "max_copy_rate"))
     extractor = features.load(config.extractor, accelerator.device)
     base = features.features(extractor, train, accelerator, config.batch_size, cache_dir=config.cache_dir).features
     thumbnails = _thumbnails(train)
@@ -93,13 +92,19 @@ def audit(config: AuditConfig) -> dict:
 
     distance, who, turn = nearest(synthetic)
     usual, _, _ = nearest(held_out)
-    threshold = float(np.quantile(usual, config.false_alarms, method="lower"))
+    threshold = float(np.nanquantile(usual, config.false_alarms, method="lower"))
+    if threshold < MIN_THRESHOLD:
+        names = ", ".join(held_out["image_id"][usual < MIN_THRESHOLD].head(3))
+        raise InputError(
+            f"held-out images of {config.real} are copies of training images themselves (as {names}), so none can "
+            "be told: split it with `dermgen prepare`, which joins near-duplicates, or raise --false_alarms"
+        )
     copies = distance < threshold
     table = pd.DataFrame(
         {
             "image_id": synthetic["image_id"],
             "nearest_train_id": train["image_id"].to_numpy()[who],
-            "distance": distance.round(4),
+            "distance": distance.round(4),  # NaN, an empty cell, for an image without structure
             "copy": np.where(copies, "true", "false"),
         }
     )
@@ -107,25 +112,28 @@ def audit(config: AuditConfig) -> dict:
         "extractor": extractor.name,
         "extractor_revision": extractor.revision,
         "threshold": threshold,
-        "false_alarms": config.false_alarms,
+        # Of n held-out images the nearest one sets the threshold, and one in n + 1 new ones is nearer still.
+        "false_alarms": max(config.false_alarms, 1 / (len(held_out) + 1)),
+        "featureless": int(np.isnan(distance).sum()),
         "train_images": len(train),
         "held_out_images": len(held_out),
-        "median_distance": {"synthetic": float(np.median(distance)), "held_out": float(np.median(usual))},
+        "median_distance": {"synthetic": float(np.nanmedian(distance)), "held_out": float(np.nanmedian(usual))},
         **_rate(copies),
         "per_class": {dx: _rate(copies[synthetic["dx"] == dx]) for dx in sorted(set(synthetic["dx"])) if dx},
         "max_copy_rate": config.max_copy_rate,
         "passed": bool(copies.mean() <= config.max_copy_rate),
+        "drawn_over_real": int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
         "leaky": manifest.is_leaky(config.real),
     }
     if accelerator.is_main_process:
         manifest.write_csv(table, folder / "audit.csv")
-        (folder / "audit.json").write_text(json.dumps(found, indent=2) + "\n")
+        write_json(folder / "audit.json", found)
         view = synthetic.drop(columns=["path", "group", "mask_path"], errors="ignore").assign(
             nearest_train_id=table["nearest_train_id"], nearest_train_distance=table["distance"], copy=table["copy"]
         )
         manifest.write_view(view, Path(config.synthetic), folder)
         _sheet(table, synthetic, train, who, turn, folder / "sheets" / "closest.png")
-        groups = {"synthetic": distance, "held-out real": usual}
+        groups = {"synthetic": distance[~np.isnan(distance)], "held-out real": usual[~np.isnan(usual)]}
         title, label = "Distance to the nearest training image", "1 - correlation of aligned fine structure"
         plots.histogram(folder / "plots" / "distances.png", title, label, groups, threshold)
         print(as_text(found, folder))
@@ -178,14 +186,16 @@ def closest(
         turn: (M, K) the orientation of the query in which the candidate was found.
 
     Returns:
-        (M,) distances, 1 - the correlation of aligned fine structure, in [0, 2]; (M,) rows of `base`; (M,) the query's
-        orientation.
+        (M,) distances, 1 - the correlation of aligned fine structure, in [0, 2], NaN for a query without structure;
+        (M,) rows of `base`; (M,) the query's orientation.
     """
     small = np.stack([_half(image) for image in base])
 
     def best(i: int) -> tuple[float, int, int]:
         half = _half(queries[i])
-        correlation, scale, j, t = max(
+        if half.std() < MIN_CONTRAST:  # it would correlate with everything, or nothing
+            return np.nan, int(which[i, 0]), 0
+        found = [
             (
                 aligned_correlation(np.ascontiguousarray(orient(half, t)), small[j], 0.7, 6, [scale]),
                 scale,
@@ -194,7 +204,9 @@ def closest(
             )
             for j, t in zip(which[i], turn[i], strict=True)
             for scale in COARSE_SCALES
-        )
+            if small[j].std() >= MIN_CONTRAST
+        ]
+        correlation, scale, j, t = max(found, default=(0.0, 1, int(which[i, 0]), 0))
         if correlation > 1 - CLEARLY_DIFFERENT:
             turned = np.ascontiguousarray(orient(queries[i], t))
             scales = [scale + step for step in FINE_STEPS]
@@ -265,6 +277,7 @@ def _sheet(
 def as_text(found: dict, folder: Path) -> str:
     """The result for a terminal."""
     lines = [
+        *(["LEAKY: the data was split by image, which hides copies"] if found["leaky"] else []),
         f"{found['copies']} of {found['n']} synthetic images are copies: {found['copy_rate']:.1%} "
         f"({found['low']:.1%} to {found['high']:.1%}); by chance {found['false_alarms']:.1%} would be called so",
         f"  median distance to the nearest of {found['train_images']} training images: "
@@ -276,6 +289,10 @@ def as_text(found: dict, folder: Path) -> str:
         ),
         f"Look at {folder / 'sheets' / 'closest.png'}: synthetic left (turned as it matches), training image right",
     ]
+    if found["featureless"]:
+        lines.append(f"{found['featureless']} images have no structure (blank?) and cannot be compared")
+    if found["drawn_over_real"]:
+        lines.append(f"{found['drawn_over_real']} images were drawn over real ones (source_image_id)")
     if not found["passed"]:
         lines.append(f"FAILED: more than {found['max_copy_rate']:.1%} are copies; do not share this set as it is")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """How alike two images are, pair by pair: squared error, PSNR, SSIM, MS-SSIM, LPIPS."""
 
 import torch
+from torch import nn
 from torchmetrics.functional.image import (
     multiscale_structural_similarity_index_measure,
     structural_similarity_index_measure,
@@ -11,23 +12,21 @@ from dermgen.config import InputError
 MS_SSIM_PIXELS = 161  # five halvings of a window of 11 pixels
 
 
-def similarities(a: torch.Tensor, b: torch.Tensor, lpips: str | None = None, batch_size: int = 64) -> dict[str, list]:
+def similarities(
+    a: torch.Tensor, b: torch.Tensor, lpips: nn.Module | None = None, batch_size: int = 64
+) -> dict[str, list]:
     """Scores of N pairs by name, each a list of N; `ms_ssim` is left out under 161 pixels.
 
     Args:
         a: uint8 (N, 3, H, W).
         b: uint8 (N, 3, H, W).
-        lpips: backbone of LPIPS, "alex" or "vgg"; None leaves it out.
+        lpips: what `load_lpips` gives; None leaves LPIPS out.
         batch_size: pairs at a time.
 
     Returns:
         `mse` of values in [0, 1], `psnr` in dB (infinite for equal images), `ssim`, `ms_ssim` up to 1, `lpips` from 0.
-
-    Raises:
-        InputError: if LPIPS's backbone cannot be downloaded.
     """
     found: dict[str, list] = {}
-    network = _lpips(lpips) if lpips else None
     for x, y in zip(a.split(batch_size), b.split(batch_size), strict=True):
         x, y = x.float() / 255, y.float() / 255
         mse = (x - y).square().mean(dim=(1, 2, 3))
@@ -39,15 +38,20 @@ def similarities(a: torch.Tensor, b: torch.Tensor, lpips: str | None = None, bat
         if x.shape[-1] >= MS_SSIM_PIXELS:
             scores = multiscale_structural_similarity_index_measure(x, y, data_range=1.0, reduction="none")
             batch["ms_ssim"] = scores.reshape(-1)
-        if network is not None:
+        if lpips is not None:
             with torch.inference_mode():
-                batch["lpips"] = network(x * 2 - 1, y * 2 - 1).reshape(-1)
+                batch["lpips"] = lpips(x * 2 - 1, y * 2 - 1).reshape(-1)
         for name, values in batch.items():
             found.setdefault(name, []).extend(values.tolist())
     return found
 
 
-def _lpips(backbone: str):
+def load_lpips(backbone: str) -> nn.Module:
+    """The network of LPIPS (Zhang et al. 2018, arXiv:1801.03924) on the backbone "alex" or "vgg".
+
+    Raises:
+        InputError: if the backbone cannot be downloaded.
+    """
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 
     try:

@@ -199,4 +199,7 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _normalized(features: np.ndarray) -> np.ndarray:
     features = features.astype(np.float64)
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    if (lengths == 0).any():
+        raise InputError(f"{int((lengths == 0).sum())} images have no features at all: are they blank?")
+    return features / lengths

@@ -15,12 +15,13 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, ProjectConfiguration, gather_object, send_to_device, set_seed
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -235,7 +236,7 @@ class Run:
         if self.is_main:
             path = self.output_dir / "provenance.json"
             known = json.loads(path.read_text())
-            _replace_text(path, json.dumps({**known, **facts}, indent=2) + "\n")
+            configs.write_json(path, {**known, **facts})
 
     def _loader(self, datasets, collate_fn) -> Iterator:
         items = DrawnItems(datasets, self.config.seed)
@@ -356,6 +357,7 @@ class Run:
         else:
             if self.is_main:
                 _cut_metrics(self.output_dir / "metrics.jsonl", 0)  # of a run killed before its first checkpoint
+            self.accelerator.wait_for_everyone()
             return
         state = _state(path)
         if state["images_per_step"] != self.images_per_step:
@@ -456,7 +458,7 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted((p for p in numbered if (p / STATE_FILE).exists()), key=lambda p: int(p.name.split("-")[1]))
 
 
-def require_together(accelerator: Accelerator) -> None:
+def require_together(accelerator: Accelerator | PartialState) -> None:
     """Raise `InputError` where a launcher started several processes that do not know of each other.
 
     accelerate does this with a CPU config of several processes; each would take itself for the only one.
@@ -467,6 +469,27 @@ def require_together(accelerator: Accelerator) -> None:
             f"{started} processes were started, but accelerate runs each by itself; start several CPU processes by "
             "ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N SCRIPT"
         )
+
+
+def claim_together(
+    state: Accelerator | PartialState,
+    folder: Path,
+    config: Any,
+    may_change: Collection[str] = (),
+    leftovers: Collection[str] = (),
+) -> None:
+    """`config.claim_folder` by one process, the others waiting."""
+    require_together(state)
+    if state.is_main_process:
+        configs.claim_folder(folder, config, may_change, leftovers)
+    state.wait_for_everyone()
+
+
+def logged(path: Path) -> list[dict]:
+    """The whole lines of a metrics.jsonl, without one that a killed run left half written; none without the file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
 
 
 def load_trained_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
@@ -513,17 +536,15 @@ def _accelerator(config: TrainConfig) -> Accelerator:
 def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerator) -> str:
     """Make the run folder, or check that it is this run's own; return the run's id."""
     provenance = output_dir / "provenance.json"
-    if accelerator.is_main_process:
-        configs.claim_folder(output_dir, config, config.MAY_CHANGE, leftovers=("config.yaml.partial",))
-        if not provenance.exists():
-            packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-            facts = {
-                "run": uuid.uuid4().hex,
-                "python": platform.python_version(),
-                "packages": packages,
-                "argv": _without_token(sys.argv),
-            }
-            _replace_text(provenance, json.dumps(facts, indent=2) + "\n")
+    claim_together(accelerator, output_dir, config, config.MAY_CHANGE, leftovers=("config.yaml.partial",))
+    if accelerator.is_main_process and not provenance.exists():
+        facts = {
+            "run": uuid.uuid4().hex,
+            "python": platform.python_version(),
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "argv": _without_token(sys.argv),
+        }
+        configs.write_json(provenance, facts)
     accelerator.wait_for_everyone()
     return json.loads(provenance.read_text())["run"]
 
@@ -542,9 +563,8 @@ def _state(checkpoint: Path) -> dict:
 def _cut_metrics(path: Path, step: int) -> None:
     """Drop the lines after `step`: the steps they tell of will be done again."""
     if path.exists():
-        whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        _replace_text(path, "".join(line + "\n" for line in kept))
+        kept = [line for line in logged(path) if line["step"] <= step]
+        _replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -11,8 +11,10 @@ from conftest import SMALL_CLASSIFIER
 from sklearn import metrics as sk
 
 from dermgen.classify import classifier, study
-from dermgen.classify.study import StudyConfig, arm_settings, weighted_scores
+from dermgen.classify.comparison import compare, weighted_scores
+from dermgen.classify.study import StudyConfig, arm_settings
 from dermgen.config import InputError
+from dermgen.data import manifest
 
 
 @pytest.fixture(scope="module")
@@ -87,46 +89,52 @@ def test_weighted_scores_agree_with_scikit_learn_on_the_repeated_test_set(weight
     assert found["macro_auroc"][0] == pytest.approx(auroc)
 
 
-def write_predictions(folder, labels, chosen, lesions):
-    folder.mkdir(parents=True)
-    lines = ["image_id,lesion_id,patient_id,dx,p_mel,p_nv"]
-    for i, (y, p, lesion) in enumerate(zip(labels, chosen, lesions, strict=True)):
-        lines.append(f"i{i},{lesion},,{['mel', 'nv'][y]},{1 - p},{p}")
-    (folder / "predictions_test.csv").write_text("\n".join(lines) + "\n")
-
-
-def compared(asked, tmp_path, gain, n=300):
-    """A study of two arms; the second turns this many wrong answers of the first into right ones."""
+def compared(gain, n=300, spread=0):
+    """Two arms; the second turns this many wrong answers of the first into right ones, `spread` more or fewer by seed."""
     rng = np.random.default_rng(0)
     labels = rng.integers(2, size=n)
     wrong = rng.permutation(n)[: n // 3]
-    folders, results = {}, {}
-    for arm, mistakes in (("real+augment", wrong), ("real", wrong[gain:])):
-        for seed in (0, 1, 2):
-            chosen = np.where(np.isin(np.arange(n), mistakes), 1 - labels, labels)
-            folder = tmp_path / f"{arm}-{seed}"
-            write_predictions(folder, labels, chosen, np.arange(n))
-            folders[arm, seed] = folder
-            test = {"bma": 0.5, "per_class": {"mel": {"recall": 0.5}}, "confusion": [[1, 0], [0, 1]]}
-            results[arm, seed] = {
-                "classes": ["mel", "nv"],
-                "test": test,
-                "training_images": {},
-                "max_train_steps": 4,
-                "leaky": False,
-            }
-    return study.compare(asked, ["real+augment", "real"], [0, 1, 2], folders, results)["arms"][1]
+    probabilities = {}
+    for arm, right in (("baseline", [0, 0, 0]), ("other", [gain - spread, gain, gain + spread])):
+        chosen = [np.where(np.isin(np.arange(n), wrong[k:]), 1 - labels, labels) for k in right]
+        probabilities[arm] = [np.eye(2)[c] for c in chosen]
+    return compare(probabilities, labels, np.arange(n), ["mel", "nv"], "baseline", "mel", 500)["other"]
 
 
-def test_a_large_gain_is_called_real_and_none_is_not(asked, tmp_path):
-    large = compared(asked, tmp_path / "a", 60)
+def test_a_large_gain_is_called_real_and_none_is_not():
+    large = compared(60)
     assert large["differences"]["bma"]["value"] == pytest.approx(0.2, abs=0.02)
-    assert large["differences"]["bma"]["p_holm"] < 0.05
+    assert large["differences"]["bma"]["p_holm"] < 0.01
     assert large["mcnemar_p"] == pytest.approx(2 * 0.5**60)  # 60 lesions changed, all for the better
     assert "the gain is real" in large["verdict"]
-    none = compared(asked, tmp_path / "b", 0)
+    none = compared(0)
     assert none["differences"]["bma"] == {"value": 0, "low": 0, "high": 0, "p": 1, "p_holm": 1}
     assert "no difference can be shown" in none["verdict"]
+
+
+def test_a_gain_on_which_the_seeds_disagree_is_not_called_real():
+    unsteady = compared(30, spread=28)
+    assert unsteady["differences"]["bma"]["value"] == pytest.approx(0.1, abs=0.02)
+    assert unsteady["differences"]["bma"]["p_holm"] > 0.05
+    assert "no difference can be shown" in unsteady["verdict"]
+
+
+def test_lesions_are_drawn_and_not_images():
+    few, many = compared(12), None
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=300)
+    wrong = rng.permutation(300)[:100]
+    answers = {
+        arm: np.where(np.isin(np.arange(300), wrong[k:]), 1 - labels, labels)
+        for arm, k in (("baseline", 0), ("other", 12))
+    }
+    fourfold = {arm: [np.eye(2)[np.repeat(a, 4)]] * 3 for arm, a in answers.items()}
+    many = compare(fourfold, np.repeat(labels, 4), np.repeat(np.arange(300), 4), ["mel", "nv"], "baseline", "mel", 500)[
+        "other"
+    ]
+    width = lambda e: e["differences"]["bma"]["high"] - e["differences"]["bma"]["low"]  # noqa: E731
+    assert width(many) == pytest.approx(width(few), rel=0.01)
+    assert many["mcnemar_p"] == few["mcnemar_p"]
 
 
 def test_the_names_of_arms():
@@ -137,6 +145,8 @@ def test_the_names_of_arms():
         arm_settings("real+sythetic")
     with pytest.raises(InputError, match="nothing to train on"):
         arm_settings("augment")
+    with pytest.raises(InputError, match="names a part twice"):
+        arm_settings("real+synthetic:1+filtered:0.5")
 
 
 def test_an_arm_that_needs_more_images_than_exist_stops_the_study_before_any_training(asked, tmp_path, monkeypatch):
@@ -150,3 +160,18 @@ def test_an_arm_that_needs_more_images_than_exist_stops_the_study_before_any_tra
 def test_fewer_than_three_seeds_are_refused(asked):
     with pytest.raises(InputError, match="at least 3"):
         replace(asked, seeds=[0, 1])
+
+
+def test_a_recipes_early_stopping_does_not_shorten_an_arm(asked, recipe, tmp_path):
+    early = tmp_path / "early.yaml"
+    early.write_text(recipe.read_text() + "early_stopping_patience: 1\n")
+    assert study._run_config(replace(asked, classifier=str(early)), "real", 0).early_stopping_patience is None
+
+
+def test_a_class_without_test_images_stops_the_study_before_any_training(asked, manifest_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained"))
+    table = manifest.read(manifest_dir)
+    table.loc[(table["dx"] == "df") & (table["split"] == "test"), "split"] = "val"
+    manifest.write_view(table, manifest_dir, tmp_path / "m")
+    with pytest.raises(InputError, match="no test images of df"):
+        study.study(replace(asked, real=str(tmp_path / "m"), output_dir=str(tmp_path / "s")))

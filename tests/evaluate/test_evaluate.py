@@ -15,7 +15,15 @@ from accelerate import Accelerator
 from conftest import SMALL_CLASSIFIER
 from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Dinov2Config, Dinov2Model, ViTImageProcessor
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
@@ -110,7 +118,10 @@ def test_copies_of_the_training_set_show_in_the_column_of_the_training_split(tes
 
 def test_the_nearest_real_image_is_more_alike_than_a_random_one(found):
     alike = found[1]["pairs"]
-    assert alike["nearest"]["ssim"] > alike["random"]["ssim"]
+    assert alike["nearest"]["ssim"]["value"] > alike["random"]["ssim"]["value"]
+    assert alike["nearest"]["ssim"]["low"] <= alike["nearest"]["ssim"]["value"] <= alike["nearest"]["ssim"]["high"]
+    assert alike["floor"]["ssim"]["value"] is not None
+    assert set(alike["nearest_per_class"]) == {"akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"}
     assert alike["against"] == "train"
     assert "ms_ssim" not in alike["nearest"]  # these images are too small for it
 
@@ -159,9 +170,7 @@ def test_features_do_not_depend_on_the_batch(tested_dir, tmp_path):
 def test_features_that_are_nan_are_refused_with_the_images_named(tested_dir, tmp_path):
     broken = features.Extractor("broken", "1", 32, 4, 0, lambda x: torch.full((len(x), 4), torch.nan))
     table = images.read(tested_dir, False).head(4)
-    with pytest.raises(
-        InputError, match=f"broken gives NaN or infinite features for 4 images, as {table['image_id'][0]}"
-    ):
+    with pytest.raises(InputError, match=f"broken gives NaN or infinite features for {table['image_id'][0]}"):
         features.features(broken, table, Accelerator(), cache_dir=tmp_path)
 
 
@@ -213,9 +222,8 @@ def test_pair_scores_of_equal_and_of_shifted_images():
 
 def test_lpips_that_cannot_be_downloaded_names_the_offline_choice(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    zeros = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     with pytest.raises(InputError, match="--lpips none"):
-        pairs.similarities(zeros, zeros, "alex")
+        pairs.load_lpips("alex")
 
 
 @pytest.mark.parametrize(
@@ -282,13 +290,17 @@ def test_a_reference_has_the_classes_in_the_synthetic_sets_shares():
     assert len(set(chosen)) == 60
 
 
-def test_a_different_mix_of_classes_alone_does_not_make_the_scores_worse(tested_dir, tmp_path):
+def test_a_mix_of_classes_other_than_the_reference_is_not_scored(tested_dir, tmp_path):
     table = manifest.read(tested_dir)
     train = table[table["split"] == "train"].assign(synthetic="true", split="")
-    uneven = train.groupby("dx").apply(lambda g: g.head(40 if g.name in ("nv", "mel") else 8)).reset_index(level=0)
-    manifest.write_view(uneven, tested_dir, tmp_path / "uneven")
-    overall = evaluate(config(tested_dir, tmp_path / "uneven", tmp_path / "e"))["groups"][0]
-    assert overall["scores"]["kid"]["low"] < 0.02
+    mostly_vasc = pd.concat(
+        [train[train["dx"] == "vasc"], *(train[train["dx"] == c].head(7) for c in ("nv", "mel", "df"))]
+    )
+    manifest.write_view(mostly_vasc, tested_dir, tmp_path / "vasc")
+    kid = {}
+    for name, real in (("matched", tested_dir), ("unmatched", tested_dir / "images")):  # a plain folder tells no class
+        kid[name] = evaluate(config(real, tmp_path / "vasc", tmp_path / name))["groups"][0]["scores"]["kid"]["value"]
+    assert kid["matched"] < 0.5 * kid["unmatched"]
 
 
 def test_the_floor_is_not_of_images_that_the_extractor_was_trained_on(tested_dir, synthetic_dir, tmp_path):
@@ -341,3 +353,51 @@ def test_two_processes_find_what_one_finds(found, tested_dir, synthetic_dir, tmp
     assert [g["scores"]["kid"]["value"] for g in theirs["groups"]] == pytest.approx(
         [g["scores"]["kid"]["value"] for g in ours["groups"]], rel=1e-4
     )
+
+
+def test_the_floor_and_as_many_synthetic_images_are_scored_alike(found):
+    overall = found[1]["groups"][0]
+    assert overall["n_train"] <= overall["n_real"]
+    for name, s in overall["scores"].items():
+        assert (s["at_floor_n"] is None) == (s["floor"] is None), name
+
+
+def test_a_plain_folder_against_a_manifest_is_compared_without_classes(tested_dir, synthetic_dir, tmp_path):
+    result = evaluate(config(tested_dir, synthetic_dir / "images", tmp_path / "e"))
+    assert result["groups"][0]["n_real"] == (manifest.read(tested_dir)["split"] == "test").sum()
+    assert any("does not tell its classes" in w for w in result["warnings"])
+
+
+def test_only_what_the_filter_kept_is_scored(tested_dir, synthetic_dir, tmp_path):
+    table = manifest.read(synthetic_dir)
+    table["kept"] = ["true" if i % 2 else "false" for i in range(len(table))]
+    manifest.write_view(table, synthetic_dir, tmp_path / "filtered")
+    assert len(images.read(tmp_path / "filtered", True)) == len(table) // 2
+    assert len(images.read(tmp_path / "filtered", True, dropped_too=True)) == len(table)
+
+
+def test_a_real_set_without_a_test_split_is_refused(tested_dir, synthetic_dir, tmp_path):
+    table = manifest.read(tested_dir)
+    manifest.write_view(table.assign(split=table["split"].replace("test", "val")), tested_dir, tmp_path / "m")
+    with pytest.raises(InputError, match="has no test split"):
+        evaluate(config(tmp_path / "m", synthetic_dir, tmp_path / "e"))
+
+
+def test_blank_images_are_an_error_and_not_a_score(tested_dir, synthetic_dir, tmp_path):
+    manifest.write_view(manifest.read(synthetic_dir), synthetic_dir, tmp_path / "s")
+    for path in sorted((tmp_path / "s" / "images").glob("*.png"))[:5]:
+        path.unlink()
+        Image.new("RGB", (32, 32), "black").save(path)
+    with pytest.raises(InputError, match="images have no features at all"):
+        evaluate(config(tested_dir, tmp_path / "s", tmp_path / "e"))
+
+
+def test_a_classification_checkpoint_gives_its_class_token_and_not_a_random_pooler(tmp_path):
+    settings = ViTConfig(
+        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    ViTForImageClassification(settings).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    first, second = (features.load(str(tmp_path / "vit")).embed(pixels) for _ in range(2))
+    torch.testing.assert_close(first, second)

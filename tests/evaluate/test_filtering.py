@@ -114,7 +114,7 @@ def test_a_scorer_that_was_trained_on_held_out_images_is_refused(tested_dir, syn
 
 
 def test_the_network_that_filtered_is_named_when_it_scores_the_set(tested_dir, synthetic_dir, run_dir, tmp_path):
-    filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir)))
+    filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir), keep=1.0))
     found = evaluate(
         EvaluateConfig(
             real=str(tested_dir),

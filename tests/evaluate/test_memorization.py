@@ -215,3 +215,25 @@ def test_orientations_of_features_and_of_thumbnails_are_the_same_turns():
     image = torch.arange(3 * 16).view(1, 3, 4, 4)
     for k in range(8):
         assert turned(image, k)[0, 0].tolist() == orient(image[0, 0].numpy(), k).tolist()
+
+
+def test_blank_images_are_no_copies_and_are_counted(real_dir, planted, tmp_path):
+    manifest.write_view(manifest.read(planted).head(12), planted, tmp_path / "s")
+    for path in sorted((tmp_path / "s" / "images").glob("*.png"))[:3]:
+        path.unlink()
+        Image.new("RGB", (96, 96), "black").save(path)
+    found = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "s"), output_dir=str(tmp_path / "a")))
+    assert found["featureless"] == 3
+    assert found["copies"] <= 1
+    assert found["false_alarms"] >= 1 / (found["held_out_images"] + 1)
+
+
+def test_held_out_images_that_are_copies_themselves_are_an_error(real_dir, planted, tmp_path):
+    table = manifest.read(real_dir)
+    train, test = (table.index[table["split"] == name] for name in ("train", "test"))
+    manifest.write_view(table, real_dir, tmp_path / "m")
+    copy = tmp_path / "m" / table["file_name"][test[0]]
+    copy.unlink()
+    copy.write_bytes((real_dir / table["file_name"][train[0]]).read_bytes())
+    with pytest.raises(InputError, match="are copies of training images themselves"):
+        audit(AuditConfig(real=str(tmp_path / "m"), synthetic=str(planted), output_dir=str(tmp_path / "a")))
