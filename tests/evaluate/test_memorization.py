@@ -176,8 +176,19 @@ def test_nothing_of_the_synthetic_set_is_changed(audited, planted):
 
 
 def test_too_many_copies_end_the_command_with_status_2(real_dir, planted, tmp_path):
-    command = [sys.executable, "-m", "dermgen.cli", "audit", "--real", str(real_dir), "--synthetic", str(planted)]
-    result = subprocess.run([*command, "--output_dir", str(tmp_path / "a")], capture_output=True, text=True)
+    manifest.write_view(manifest.read(planted).tail(16), planted, tmp_path / "s")
+    command = [
+        sys.executable,
+        "-m",
+        "dermgen.cli",
+        "audit",
+        "--real",
+        str(real_dir),
+        "--synthetic",
+        str(tmp_path / "s"),
+    ]
+    flags = ["--output_dir", str(tmp_path / "a"), "--candidates", "2"]
+    result = subprocess.run([*command, *flags], capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
     assert "FAILED" in result.stdout
 
