@@ -64,7 +64,7 @@ def curves(path: Path, title: str, ylabel: str, lines: Mapping[str, Sequence[tup
     axes.set(xlabel="optimizer step", ylabel=ylabel)
     axes.grid(alpha=0.3)
     if len(lines) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     _save(figure, path)
 
 

@@ -232,7 +232,12 @@ def _scores(section: Section, folder: Path, plot: Path, real: Path | None) -> No
             f"{t['scope']} {t['group']} ({t['n_real']} real, {t['n_synthetic']} synthetic)" for t in found["too_few"]
         )
         section.text(f"Too few images for scores of their own: {names}.")
-    section.pictures(*((folder / "plots" / f"{n}.png", n) for n in ("kid", "recall", "precision", "coverage")))
+    section.pictures(
+        *(
+            (folder / "plots" / f"{n}.png", f"{n}, synthetic and real in its place")
+            for n in ("kid", "recall", "precision", "coverage")
+        )
+    )
     p = found["pairs"]
     section.text(f"Pixel by pixel, medians over {p['n']} images at {p['resolution']} px", "heading")
     rows = [
@@ -329,7 +334,7 @@ def _study(section: Section, folder: Path, plot: Path, real: Path | None) -> Non
     for entry in found["arms"]:
         if "verdict" in entry:
             section.text(entry["verdict"], "verdict")
-    head = ["arm", f"recall of {focus}", "BMA", "difference", "p (bootstrap)", "p (McNemar)", "AUROC", "accuracy"]
+    head = ["arm", f"recall of {focus}", "BMA", "difference", "p", "p (McNemar)", "AUROC", "accuracy"]
     rows = []
     for e in found["arms"]:
         s, d = e["scores"], e.get("differences")

@@ -40,7 +40,8 @@ def similarities(
             batch["ms_ssim"] = scores.reshape(-1)
         if lpips is not None:
             with torch.inference_mode():
-                batch["lpips"] = lpips(x * 2 - 1, y * 2 - 1).reshape(-1)
+                batch["lpips"] = lpips(x, y).reshape(-1)
+                lpips.reset()
         for name, values in batch.items():
             found.setdefault(name, []).extend(values.tolist())
     return found
@@ -52,10 +53,10 @@ def load_lpips(backbone: str) -> nn.Module:
     Raises:
         InputError: if the backbone cannot be downloaded.
     """
-    from torchmetrics.functional.image.lpips import _NoTrainLpips
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     try:
-        return _NoTrainLpips(net=backbone)
+        return LearnedPerceptualImagePatchSimilarity(net_type=backbone, reduction="none", normalize=True)
     except OSError as error:  # a URLError is one
         raise InputError(
             f"LPIPS needs the weights of torchvision's {backbone}, which cannot be downloaded ({error}): offline, take "

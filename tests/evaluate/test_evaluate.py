@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from accelerate import Accelerator
 from conftest import SMALL_CLASSIFIER
 from PIL import Image
@@ -218,6 +219,18 @@ def test_pair_scores_of_equal_and_of_shifted_images():
         float(peak_signal_noise_ratio(a[:1] / 255, (a[:1] + 51) / 255, data_range=1.0)), rel=1e-4
     )
     assert "ms_ssim" in pairs.similarities(*[torch.zeros(1, 3, 192, 192, dtype=torch.uint8)] * 2)
+
+
+def test_lpips_is_0_of_equal_images_and_grows_with_the_change(monkeypatch):
+    torch.manual_seed(0)
+    weights = torchvision.models.alexnet().state_dict()  # random ones, in the place of the download
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: weights)
+    a = torch.randint(40, 200, (3, 3, 64, 64), dtype=torch.uint8)
+    network = pairs.load_lpips("alex")
+    same = pairs.similarities(a, a, network)["lpips"]
+    little, much = (pairs.similarities(a, (a + step).to(torch.uint8), network)["lpips"] for step in (5, 50))
+    assert same == pytest.approx([0, 0, 0], abs=1e-6)
+    assert all(0 < x < y for x, y in zip(little, much, strict=True))
 
 
 def test_lpips_that_cannot_be_downloaded_names_the_offline_choice(tmp_path, monkeypatch):
