@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate import Accelerator
 
 from dermgen import plots
@@ -75,30 +76,7 @@ def evaluate(config: EvaluateConfig) -> dict:
             f"scores need at least {scores.MIN_IMAGES} images on each side; {config.synthetic} has {len(synthetic)}, "
             f"{config.real} has {len(parts['held_out'])} held-out ones of its classes ({classes})"
         )
-    groups = {name: images.subgroups(part.table) for name, part in parts.items()}
-    entries, too_few = [], []
-    for scope, group in _scopes(groups["held_out"], groups["synthetic"]):
-        inside = {
-            name: part if scope == "all" else part.take(np.flatnonzero(groups[name][scope] == group))
-            for name, part in parts.items()
-        }
-        inside["synthetic"] = _of_shared_classes(inside["synthetic"], inside["held_out"])
-        reference = features.of_same_mix(inside["held_out"], inside["synthetic"], config.seed)
-        counts = {
-            "scope": scope,
-            "group": group,
-            "n_real": len(reference),
-            "n_synthetic": len(inside["synthetic"]),
-        }
-        if scope == "all" and min(counts["n_real"], counts["n_synthetic"]) < scores.MIN_IMAGES:
-            raise InputError(
-                f"no class has {scores.MIN_IMAGES} images on each side: {config.real} has {len(inside['held_out'])} "
-                f"held-out images of {config.synthetic}'s classes"
-            )
-        if scope != "all" and min(counts["n_real"], counts["n_synthetic"]) < config.min_images:
-            too_few.append(counts)
-        else:
-            entries.append(counts | _compare(reference, inside, config.seed, accelerator.device))
+    entries, too_few = _score_groups(parts, config, accelerator.device)
     found = {
         "real": config.real,
         "synthetic": config.synthetic,
@@ -127,6 +105,37 @@ def evaluate(config: EvaluateConfig) -> dict:
         print(as_text(found))
     accelerator.wait_for_everyone()
     return found
+
+
+def _score_groups(
+    parts: dict[str, features.FeatureSet], config: EvaluateConfig, device: torch.device
+) -> tuple[list[dict], list[dict]]:
+    """Scores of all images and of every class and subgroup, and the groups that are too small for them."""
+    groups = {name: images.subgroups(part.table) for name, part in parts.items()}
+    entries, too_few = [], []
+    for scope, group in _scopes(groups["held_out"], groups["synthetic"]):
+        inside = {
+            name: part if scope == "all" else part.take(np.flatnonzero(groups[name][scope] == group))
+            for name, part in parts.items()
+        }
+        inside["synthetic"] = _of_shared_classes(inside["synthetic"], inside["held_out"])
+        reference = features.of_same_mix(inside["held_out"], inside["synthetic"], config.seed)
+        counts = {
+            "scope": scope,
+            "group": group,
+            "n_real": len(reference),
+            "n_synthetic": len(inside["synthetic"]),
+        }
+        if scope == "all" and min(counts["n_real"], counts["n_synthetic"]) < scores.MIN_IMAGES:
+            raise InputError(
+                f"no class has {scores.MIN_IMAGES} images on each side: {config.real} has {len(inside['held_out'])} "
+                f"held-out images of {config.synthetic}'s classes"
+            )
+        if scope != "all" and min(counts["n_real"], counts["n_synthetic"]) < config.min_images:
+            too_few.append(counts)
+        else:
+            entries.append(counts | _compare(reference, inside, config.seed, device))
+    return entries, too_few
 
 
 def _scopes(real: pd.DataFrame, synthetic: pd.DataFrame) -> list[tuple[str, str]]:

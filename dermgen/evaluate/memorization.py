@@ -76,8 +76,9 @@ def audit(config: AuditConfig) -> dict:
         )
     folder = Path(config.output_dir)
     accelerator = Accelerator()
-    claim_together(accelerator, folder, config, ("output_dir", "batch_size", "cache_dir", "max_copy_rate"))
     extractor = features.load(config.extractor, accelerator.device)
+    use_index = use_faiss(config.index, len(train))
+    claim_together(accelerator, folder, config, ("output_dir", "batch_size", "cache_dir", "max_copy_rate"))
     base = features.features(extractor, train, accelerator, config.batch_size, cache_dir=config.cache_dir).features
     thumbnails = _thumbnails(train)
 
@@ -87,10 +88,12 @@ def audit(config: AuditConfig) -> dict:
             for k in range(8)
         ]
         k = min(config.candidates, len(train))
-        which, turn = _candidates(turns, base, k, use_faiss(config.index, len(train)))
+        which, turn = _candidates(turns, base, k, use_index)
         return closest(_thumbnails(table), thumbnails, which, turn)
 
     distance, who, turn = nearest(synthetic)
+    if np.isnan(distance).all():
+        raise InputError(f"all {len(synthetic)} images of {config.synthetic} are without structure: are they blank?")
     usual, _, _ = nearest(held_out)
     threshold = float(np.nanquantile(usual, config.false_alarms, method="lower"))
     if threshold < MIN_THRESHOLD:
