@@ -25,7 +25,7 @@ class Score:
     value: float
     real: np.ndarray | None = None
     synthetic: np.ndarray | None = None
-    lowest: float = -np.inf  # what the score cannot be below
+    bounds: tuple[float, float] = (-np.inf, np.inf)  # that the score cannot leave
 
     def interval(self, groups: Sequence[Hashable] | None = None, draws: int = 1000) -> tuple[float, float]:
         """95 % interval: bootstrap of the influences, real ones by lesion where `groups` names the lesions."""
@@ -35,7 +35,7 @@ class Score:
         if self.synthetic is not None:
             errors += statistics.bootstrap_errors(self.synthetic, None, draws, 1)
         low, high = statistics.percentile_interval(errors)
-        return max(self.lowest, self.value + low), self.value + high
+        return max(self.bounds[0], self.value + low), min(self.bounds[1], self.value + high)
 
 
 def compare(
@@ -68,10 +68,10 @@ def compare(
     scores = {
         "kid": _kid(of_real, of_synthetic, both, n, m),
         "fid": fid(real, synthetic),
-        "precision": _mean(synthetic=both.in_real_manifold),
-        "recall": _mean(real=both.in_synthetic_manifold),
-        "density": _mean(synthetic=both.real_balls / DENSITY_K),
-        "coverage": _mean(real=both.has_synthetic_neighbour),
+        "precision": _share(synthetic=both.in_real_manifold),
+        "recall": _share(real=both.in_synthetic_manifold),
+        "density": _share(synthetic=both.real_balls / DENSITY_K, most=np.inf),
+        "coverage": _share(real=both.has_synthetic_neighbour),
     }
     return scores, both
 
@@ -94,7 +94,7 @@ def fid(real: np.ndarray, synthetic: np.ndarray) -> Score:
         float(value),
         _fid_influence(a * np.sqrt(n - 1), shift, (n - 1) * (u**2 @ s)),
         _fid_influence(b * np.sqrt(m - 1), -shift, (m - 1) * (vt.T**2 @ s)),
-        lowest=0,
+        bounds=(0, np.inf),
     )
 
 
@@ -132,9 +132,11 @@ def mean_cosine(features: np.ndarray) -> Score:
     return Score(float(to_others.mean()), synthetic=2 * to_others)
 
 
-def _mean(real: torch.Tensor | None = None, synthetic: torch.Tensor | None = None) -> Score:
+def _share(real: torch.Tensor | None = None, synthetic: torch.Tensor | None = None, most: float = 1) -> Score:
+    """A mean over the images of one side, from 0 to `most`."""
     values = (real if real is not None else synthetic).double().cpu().numpy()
-    return Score(float(values.mean()), *((values, None) if real is not None else (None, values)))
+    sides = (values, None) if real is not None else (None, values)
+    return Score(float(values.mean()), *sides, bounds=(0, most))
 
 
 def _kid(of_real: products.Within, of_synthetic: products.Within, both: products.Across, n: int, m: int) -> Score:
@@ -162,7 +164,7 @@ def _fid_of_covariances(real: np.ndarray, synthetic: np.ndarray) -> Score:
         float(value),
         _influence_by_blocks(real, mean_a, shift, to_synthetic),
         _influence_by_blocks(synthetic, mean_b, -shift, to_real),
-        lowest=0,
+        bounds=(0, np.inf),
     )
 
 

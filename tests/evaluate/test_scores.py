@@ -190,3 +190,15 @@ def test_nearest_neighbours_are_those_of_a_sorted_list(sets):
     gaps = ((synthetic[:, None].astype(np.float64) - real[None]) ** 2).sum(2)
     np.testing.assert_array_equal(which, np.argsort(gaps, axis=1)[:, :4])
     np.testing.assert_allclose(distances, np.sort(gaps, axis=1)[:, :4], rtol=1e-4)
+
+
+def test_intervals_do_not_leave_what_a_score_can_be():
+    rng = np.random.default_rng(0)
+    real, far = rng.normal(size=(40, 4)).astype(np.float32), rng.normal(size=(40, 4)).astype(np.float32)
+    far[:39] += 50  # one image is like the real ones
+    found, _ = scores.compare(real, far)
+    lesions = np.repeat(np.arange(8), 5)
+    for name in ("precision", "recall", "coverage"):
+        low, high = found[name].interval(lesions)
+        assert 0 <= low <= high <= 1, name
+    assert found["fid"].interval(lesions)[0] >= 0
