@@ -119,6 +119,8 @@ def train(config: ClassifierConfig) -> dict:
     check_readable(
         [Example(p, "", "") for p in [*rows["path"].unique(), *parts["val"]["path"], *parts["test"]["path"]]]
     )
+    if not config.from_scratch:
+        networks.check_pretrained(config.pretrained_model_name_or_path, config.revision, config.resolution)
     run = Run(config)
     _keep_to_data(run, rows)
     done = run.output_dir / "results.json"
@@ -225,9 +227,6 @@ def build(config: ClassifierConfig, classes: list[str]) -> networks.Classifier:
         )
     else:
         classifier = networks.load_pretrained(config.pretrained_model_name_or_path, classes, config.revision)
-        wanted = getattr(classifier.model.config, "image_size", None)  # a ViT's; convolutions have none
-        if wanted is not None and wanted != config.resolution:
-            raise InputError(f"{config.pretrained_model_name_or_path!r} sees {wanted} px: give --resolution {wanted}")
     if config.head_width:
         networks.widen_head(classifier, config.head_width, config.head_dropout)
     classifier.freeze(config.freeze_stages)

@@ -8,6 +8,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     CLIPImageProcessor,
@@ -74,6 +75,16 @@ class Classifier(nn.Module):
         return self
 
 
+def check_pretrained(name_or_path: str, revision: str | None, resolution: int) -> None:
+    """Raise `InputError` where a checkpoint cannot be had or sees another resolution; only its config is read."""
+    try:
+        wanted = getattr(AutoConfig.from_pretrained(name_or_path, revision=revision), "image_size", None)
+    except (OSError, ValueError) as error:
+        raise _unavailable(name_or_path, error) from error
+    if wanted is not None and wanted != resolution:  # a ViT's; convolutions have none
+        raise InputError(f"{name_or_path!r} sees {wanted} px: give --resolution {wanted}")
+
+
 def load_pretrained(name_or_path: str, classes: list[str], revision: str | None = None) -> Classifier:
     """A checkpoint of the Hub or a folder, with a new head for `classes`.
 
@@ -92,14 +103,18 @@ def load_pretrained(name_or_path: str, classes: list[str], revision: str | None 
         )
         processor = AutoImageProcessor.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"cannot load the classifier {name_or_path!r}: {first_line} (give a folder, a Hub id that can be reached, "
-            "or --from_scratch for a small ViT that needs no download)"
-        ) from error
+        raise _unavailable(name_or_path, error) from error
     if not isinstance(getattr(model, "classifier", None), nn.Module):
         raise InputError(f"{name_or_path!r} is a {type(model).__name__}, which has no head named `classifier`")
     return Classifier(model, processor.image_mean, processor.image_std)
+
+
+def _unavailable(name_or_path: str, error: Exception) -> InputError:
+    first_line = str(error).strip().split("\n")[0]
+    return InputError(
+        f"cannot load the classifier {name_or_path!r}: {first_line} (give a folder, a Hub id that can be reached, or "
+        "--from_scratch for a small ViT that needs no download)"
+    )
 
 
 def build_small_vit(classes: list[str], resolution: int, patch_size: int, width: int, layers: int) -> Classifier:

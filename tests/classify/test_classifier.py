@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import pipeline
+from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTImageProcessor, pipeline
 
 from dermgen.classify import classifier, networks
 from dermgen.classify.classifier import ClassifierConfig, exhausted, plateau_factor
@@ -228,3 +228,41 @@ def test_the_script_on_two_processes_that_are_killed_gives_what_one_process_give
     theirs = json.loads((tmp_path / "r" / "results.json").read_text())
     assert theirs["test"]["n"] == results["test"]["n"]
     assert theirs["best_step"] == results["best_step"]
+
+
+def test_a_checkpoint_that_cannot_be_used_leaves_no_folder_behind(manifest_dir, tmp_path):
+    vit = {"image_size": 48, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ViTConfig(**vit).save_pretrained(tmp_path / "vit")
+    for name, message in (("google/no-such-model", "--from_scratch"), (str(tmp_path / "vit"), "give --resolution 48")):
+        with pytest.raises(InputError, match=message):
+            classifier.train(
+                config(tmp_path / "r", manifest_dir, from_scratch=False, pretrained_model_name_or_path=name)
+            )
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_resnet_with_frozen_stages_and_a_wide_head_trains_and_comes_back(manifest_dir, tmp_path):
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, layer_type="basic")
+    ResNetForImageClassification(resnet).save_pretrained(tmp_path / "resnet")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "resnet")
+    changes = {"from_scratch": False, "pretrained_model_name_or_path": str(tmp_path / "resnet"), "freeze_stages": 2}
+    results = classifier.train(
+        config(
+            tmp_path / "r",
+            manifest_dir,
+            head_width=16,
+            optimizer="adam",
+            mixup_alpha=0.2,
+            class_weights=True,
+            **changes,
+        )
+    )
+    loaded, classes, _ = networks.load_run(tmp_path / "r")
+    rows = classifier.read_real(manifest_dir)
+    rows = rows[rows["split"] == "test"]
+    pixels = torch.stack([classifier.LesionSet(rows, classes, 32)[i]["pixels"] for i in range(len(rows))])
+    with torch.no_grad():
+        ours = loaded(pixels.float() / 255).softmax(1)
+    table = pd.read_csv(tmp_path / "r" / "predictions_test.csv")
+    np.testing.assert_allclose(table[[f"p_{c}" for c in classes]], ours, atol=1e-5)
+    assert results["last_step"] == 6
