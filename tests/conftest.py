@@ -51,53 +51,37 @@ def phantoms(tmp_path_factory) -> Path:
     )
 
 
+def prepared(raw: Path, folder: Path, **settings) -> Path:
+    """Phantoms, prepared at 32 pixels."""
+    return prepare(
+        PrepareConfig(
+            source="ham10000", data_dir=str(raw), output_dir=str(folder), resolution=32, num_workers=1, **settings
+        )
+    )
+
+
 @pytest.fixture(scope="session")
 def manifest_dir(phantoms, tmp_path_factory) -> Path:
     """The phantoms, prepared at 32 pixels."""
-    return prepare(
-        PrepareConfig(
-            source="ham10000",
-            data_dir=str(phantoms),
-            output_dir=str(tmp_path_factory.mktemp("manifest") / "m"),
-            resolution=32,
-            num_workers=1,
-        )
-    )
+    return prepared(phantoms, tmp_path_factory.mktemp("manifest") / "m")
 
 
 @pytest.fixture(scope="session")
 def tested_dir(tmp_path_factory) -> Path:
-    """Phantoms with as many held-out images of each class as scores need, prepared at 32 pixels."""
+    """Phantoms with as many held-out images of each class as scores need."""
     raw = write_phantoms(
         PhantomConfig(output_dir=str(tmp_path_factory.mktemp("many") / "raw"), num_lesions=84, height=64)
     )
-    return prepare(
-        PrepareConfig(
-            source="ham10000",
-            data_dir=str(raw),
-            output_dir=str(tmp_path_factory.mktemp("tested") / "m"),
-            resolution=32,
-            split=[0.4, 0.1, 0.5],
-            num_workers=1,
-        )
-    )
+    return prepared(raw, tmp_path_factory.mktemp("tested") / "m", split=[0.4, 0.1, 0.5])
 
 
 @pytest.fixture(scope="session")
 def synthetic_dir(tmp_path_factory) -> Path:
-    """Other phantoms at 32 pixels, in the place of generated images."""
+    """Other phantoms, in the place of generated images."""
     raw = write_phantoms(
         PhantomConfig(output_dir=str(tmp_path_factory.mktemp("other") / "raw"), num_lesions=28, height=96, seed=9)
     )
-    folder = prepare(
-        PrepareConfig(
-            source="ham10000",
-            data_dir=str(raw),
-            output_dir=str(tmp_path_factory.mktemp("synthetic") / "m"),
-            resolution=32,
-            num_workers=1,
-        )
-    )
+    folder = prepared(raw, tmp_path_factory.mktemp("synthetic") / "m")
     table = manifest.read(folder).assign(synthetic="true", split="", lesion_id="", patient_id="")
     names = {name: f"syn_{name}" for name in table["image_id"]}
     manifest.write(table.assign(image_id=table["image_id"].map(names)), folder)

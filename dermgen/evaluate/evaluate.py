@@ -186,8 +186,7 @@ def _compare(held_out: features.FeatureSet, inside: dict[str, features.FeatureSe
     train = features.of_same_mix(inside["train"], synthetic, seed, at_most=len(held_out))
     against_train = _all_scores(train, synthetic, device) if len(train) >= scores.MIN_IMAGES else {}
     stand_in = features.of_same_mix(inside["stand_in"], synthetic, seed, at_most=len(synthetic))
-    apart = ~held_out.table["group"].isin(set(stand_in.table["group"]))
-    reference = held_out.take(np.flatnonzero(apart))
+    reference = held_out.take(_apart(held_out, stand_in))
     enough = min(len(stand_in), len(reference)) >= scores.MIN_IMAGES
     floor, at_floor = {}, {}
     if enough:
@@ -261,6 +260,7 @@ def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips)
 
 
 def _apart(part: features.FeatureSet, from_: features.FeatureSet) -> np.ndarray:
+    """Rows of `part` whose lesions have no image in the other set."""
     return np.flatnonzero(~part.table["group"].isin(set(from_.table["group"])))
 
 

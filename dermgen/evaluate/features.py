@@ -1,5 +1,6 @@
 """Feature extractors behind one interface, and features of image sets, cached by the content of the images."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class Extractor:
     num_classes: int
     embed: Callable[[torch.Tensor], torch.Tensor]
     trained_on: frozenset[str] = frozenset()  # ids of our images that shaped it
+    classes: tuple[str, ...] = ()  # of the logits, where they are classes of lesions
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def load(name: str, device: torch.device | str = "cpu") -> Extractor:
     if name.partition(":")[0] == "inception":
         return _inception(name.partition(":")[2], device)
     if Path(name, "results.json").exists():
-        return _classifier(name, device)
+        return load_classifier(name, device)
     return _transformer(SHORT_NAMES.get(name, name), device)
 
 
@@ -78,6 +80,7 @@ def features(
     batch_size: int = 64,
     orientation: int = 0,
     cache_dir: Path | None = None,
+    hashes: Sequence[str] | None = None,
 ) -> FeatureSet:
     """Features and logits of the images of `table`; computed once for the same pixels.
 
@@ -88,12 +91,12 @@ def features(
         batch_size: images at a time.
         orientation: one of 8, see `turned`.
         cache_dir: default `$DERMGEN_CACHE`.
+        hashes: what `content_hashes` gives, where it is known already.
 
     Raises:
         InputError: if a feature is NaN or infinite.
     """
-    with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(hash_file, table["path"]))
+    hashes = hashes if hashes is not None else content_hashes(table)
     key = key_of("features", extractor.revision, extractor.width, extractor.resolution, RESIZE, orientation, *hashes)
     dataset = pixel_set(table, extractor.resolution)
 
@@ -110,6 +113,12 @@ def features(
     array = cached_array(path, len(table), compute, accelerator, batch_size, f"features ({extractor.name})")
     split = extractor.width - extractor.num_classes
     return FeatureSet(table, array[:, :split], array[:, split:])
+
+
+def content_hashes(table: pd.DataFrame) -> list[str]:
+    """SHA-256 of each image file."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(hash_file, table["path"]))
 
 
 def of_same_mix(source: FeatureSet, like: FeatureSet, seed: int, at_most: int | None = None) -> FeatureSet:
@@ -150,7 +159,7 @@ def _inception(weights: str, device) -> Extractor:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path))
         torch.load(path, weights_only=True)  # torch-fidelity unpickles whatever is in the file; this refuses code
         network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(path)).to(device)
-    except Exception as error:  # many kinds: of the network, of the file, of its content
+    except (OSError, RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:  # network, file, its content
         raise InputError(
             f"cannot load Inception's weights ({type(error).__name__}: {str(error).splitlines()[0][:120]}); download "
             f"{URL_INCEPTION_V3.rsplit('/', 1)[1]} of torch-fidelity's releases and give inception:FILE, or, {OFFLINE}"
@@ -163,7 +172,8 @@ def _inception(weights: str, device) -> Extractor:
     return Extractor("inception-v3 (FID)", hash_file(path)[:12], 299, 2048 + 1008, 1008, embed)
 
 
-def _classifier(name: str, device) -> Extractor:
+def load_classifier(name: str, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor that is a classifier run of ours; raises `InputError` if the folder is none."""
     classifier, classes, resolution = networks.load_run(name)
     classifier.to(device)
 
@@ -173,7 +183,16 @@ def _classifier(name: str, device) -> Extractor:
 
     width = embed(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8)).shape[1]
     seen = frozenset(pd.read_csv(Path(name, "training_set.csv"), dtype=str)["image_id"])
-    return Extractor(f"classifier {name}", hash_weights(classifier)[:12], resolution, width, len(classes), embed, seen)
+    return Extractor(
+        f"classifier {name}",
+        hash_weights(classifier)[:12],
+        resolution,
+        width,
+        len(classes),
+        embed,
+        seen,
+        tuple(classes),
+    )
 
 
 def _transformer(name: str, device) -> Extractor:

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from PIL import Image
 
 from dermgen import plots
-from dermgen.classify import networks
 from dermgen.config import InputError, option, require_at_least, require_given, write_json
 from dermgen.data import manifest
 from dermgen.data.sheets import contact_sheet
@@ -73,12 +72,12 @@ def filter_images(config: FilterConfig) -> dict:
     def embed(extractor, table):
         return features.features(extractor, table, accelerator, config.batch_size, cache_dir=config.cache_dir)
 
+    extractor = features.load(config.extractor, accelerator.device)
     if config.scorer == "classifier":
         quality, revision = _agreement(config.run, synthetic, held_out, embed, accelerator)
     else:
         if train.empty:
             raise InputError(f"{config.real} has no train split, which --scorer features compares with")
-        extractor = features.load(config.extractor, accelerator.device)
         _refuse_if_seen(extractor.trained_on, held_out, extractor.name)
         revision = extractor.revision
         quality = _nearness(synthetic, train, lambda table: embed(extractor, table).features)
@@ -86,8 +85,6 @@ def filter_images(config: FilterConfig) -> dict:
     kept = choose(quality, synthetic["dx"].to_numpy(), config.keep, config.threshold)
     if not kept.any():
         raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")
-
-    extractor = features.load(config.extractor, accelerator.device)
     found = {
         "scorer": config.scorer if config.scorer == "features" else f"classifier {config.run}",
         "scorer_revision": revision,
@@ -107,7 +104,7 @@ def filter_images(config: FilterConfig) -> dict:
         "shares": _shares(images.subgroups(synthetic), kept),
     }
     if accelerator.is_main_process:
-        view = synthetic.drop(columns=["path", "group", "mask_path"], errors="ignore").assign(
+        view = synthetic.drop(columns=["path", "group"]).assign(
             quality_score=quality.round(6), kept=np.where(kept, "true", "false")
         )
         manifest.write_view(view, Path(config.synthetic), folder)
@@ -134,11 +131,11 @@ def choose(quality: np.ndarray, labels: np.ndarray, keep: float, threshold: floa
 
 def _agreement(run: str, synthetic: pd.DataFrame, held_out: pd.DataFrame, embed, accelerator) -> tuple[np.ndarray, str]:
     """The classifier's probability of the asked class."""
-    _, classes, _ = networks.load_run(run)
+    extractor = features.load_classifier(run, accelerator.device)
+    classes = extractor.classes
     unknown = sorted(set(synthetic["dx"]) - set(classes))
     if unknown:
         raise InputError(f"the classifier {run} does not know {', '.join(unknown)}; it knows {', '.join(classes)}")
-    extractor = features.load(run, accelerator.device)
     _refuse_if_seen(extractor.trained_on, held_out, f"the classifier {run}")
     probabilities = scipy.special.softmax(embed(extractor, synthetic).logits, axis=1)
     asked = np.array([classes.index(dx) for dx in synthetic["dx"]])

@@ -83,8 +83,9 @@ def audit(config: AuditConfig) -> dict:
     thumbnails = _thumbnails(train)
 
     def nearest(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        hashes = features.content_hashes(table)
         turns = [
-            features.features(extractor, table, accelerator, config.batch_size, k, config.cache_dir).features
+            features.features(extractor, table, accelerator, config.batch_size, k, config.cache_dir, hashes).features
             for k in range(8)
         ]
         k = min(config.candidates, len(train))
@@ -95,13 +96,7 @@ def audit(config: AuditConfig) -> dict:
     if np.isnan(distance).all():
         raise InputError(f"all {len(synthetic)} images of {config.synthetic} are without structure: are they blank?")
     usual, _, _ = nearest(held_out)
-    threshold = float(np.nanquantile(usual, config.false_alarms, method="lower"))
-    if threshold < MIN_THRESHOLD:
-        names = ", ".join(held_out["image_id"][usual < MIN_THRESHOLD].head(3))
-        raise InputError(
-            f"held-out images of {config.real} are copies of training images themselves (as {names}), so none can "
-            "be told: split it with `dermgen prepare`, which joins near-duplicates, or raise --false_alarms"
-        )
+    threshold = _calibrated(usual, held_out, config)
     copies = distance < threshold
     table = pd.DataFrame(
         {
@@ -131,7 +126,7 @@ def audit(config: AuditConfig) -> dict:
     if accelerator.is_main_process:
         manifest.write_csv(table, folder / "audit.csv")
         write_json(folder / "audit.json", found)
-        view = synthetic.drop(columns=["path", "group", "mask_path"], errors="ignore").assign(
+        view = synthetic.drop(columns=["path", "group"]).assign(
             nearest_train_id=table["nearest_train_id"], nearest_train_distance=table["distance"], copy=table["copy"]
         )
         manifest.write_view(view, Path(config.synthetic), folder)
@@ -142,6 +137,18 @@ def audit(config: AuditConfig) -> dict:
         print(as_text(found, folder))
     accelerator.wait_for_everyone()
     return found
+
+
+def _calibrated(usual: np.ndarray, held_out: pd.DataFrame, config: AuditConfig) -> float:
+    """The distance under which only the asked share of held-out images lies."""
+    threshold = float(np.nanquantile(usual, config.false_alarms, method="lower"))
+    if threshold < MIN_THRESHOLD:
+        names = ", ".join(held_out["image_id"][usual < MIN_THRESHOLD].head(3))
+        raise InputError(
+            f"held-out images of {config.real} are copies of training images themselves (as {names}), so none can "
+            "be told: split it with `dermgen prepare`, which joins near-duplicates, or raise --false_alarms"
+        )
+    return threshold
 
 
 def use_faiss(index: str, size: int) -> bool:
