@@ -54,7 +54,7 @@ def audit(argv):
 
 def filter(argv):
     """score synthetic images, keep the best share, and say what that costs"""
-    from dermgen.evaluate.filtering import FilterConfig, filter_images
+    from dermgen.filtering import FilterConfig, filter_images
 
     filter_images(parse(FilterConfig, argv))
 

@@ -17,8 +17,8 @@ from dermgen import __version__, plots
 from dermgen.config import InputError, option
 from dermgen.data import manifest
 from dermgen.data.sheets import contact_sheet
-from dermgen.evaluate.filtering import FLATTERED
-from dermgen.training.run import logged
+from dermgen.filtering import FLATTERED
+from dermgen.training.records import logged
 
 GRID = 32  # images of a set that are shown
 

@@ -8,11 +8,29 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
 from dermgen.config import InputError
+
+SCHEDULERS = {
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "ddim": DDIMScheduler,
+    "ddpm": DDPMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "pndm": PNDMScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
 
 
 class ImageGenerator(Protocol):
@@ -26,6 +44,14 @@ class ImageGenerator(Protocol):
         ...
 
 
+class ImageCritic(Protocol):
+    """What a trained discriminator can do."""
+
+    def score(self, images: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
+        """How real uint8 images (N, 3, H, W) of these classes look, (N,) float32; more is more real."""
+        ...
+
+
 @dataclass(frozen=True)
 class Request:
     """One image to be drawn: what of, from which seed, and to which file."""
@@ -33,6 +59,19 @@ class Request:
     label: str
     seed: int
     path: Path
+
+
+def noise_scheduler(name: str, config: Mapping) -> SchedulerMixin:
+    """The scheduler of that name in `SCHEDULERS`, for a network that was trained with a scheduler of `config`."""
+    config = {**config}
+    if config.get("variance_type") in ("learned", "learned_range"):
+        config["variance_type"] = "fixed_small"  # the networks here predict no variance
+    return SCHEDULERS[name].from_config(config)
+
+
+def normal(seeds: Sequence[int], *shape: int) -> torch.Tensor:
+    """Standard normal numbers (N, *shape), each row from its own seed, on the CPU."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def draw(

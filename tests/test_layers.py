@@ -11,9 +11,11 @@ LAYERS = [
     {"data"},
     {"training", "sampling"},
     {"stable_diffusion"},
-    {"methods", "classify"},
+    {"classify"},
     {"evaluate"},
-    {"generate", "tiny", "report"},
+    {"methods"},
+    {"runs"},
+    {"generate", "models", "tiny", "filtering", "report"},
     {"publish"},
     {"cli"},
 ]

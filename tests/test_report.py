@@ -12,7 +12,7 @@ from PIL import Image
 from dermgen.classify.study import StudyConfig, study
 from dermgen.config import InputError, parse
 from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
-from dermgen.evaluate.filtering import FilterConfig, filter_images
+from dermgen.filtering import FilterConfig, filter_images
 from dermgen.report import ReportConfig, report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -1,9 +1,7 @@
 """Train a ViT or a ResNet on real and synthetic lesions, and measure it on real ones that it has not seen."""
 
 import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,20 +12,23 @@ import torch.nn.functional as F
 from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dermgen.classify import metrics, networks
 from dermgen.classify.augmentation import augment, mixup
-from dermgen.classify.mixture import read_real, read_synthetic, training_rows
+from dermgen.classify.mixture import training_rows
 from dermgen.config import InputError, TrainConfig, option, require_at_least, write_json
 from dermgen.data import manifest
-from dermgen.data.cache import hash_file
-from dermgen.data.loading import Example, PixelSet, check_readable, collate
+from dermgen.data.loading import Example, LesionSet, check_readable, collate
 from dermgen.labels import from_labels
-from dermgen.training.run import Run, checkpoints, logged
+from dermgen.training import records
+from dermgen.training.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ def train(config: ClassifierConfig) -> dict:
     Raises:
         InputError: for a split that leaks, synthetic images where real ones belong, or too few of them.
     """
-    real = read_real(config.data_dir)
+    real = manifest.read_real(config.data_dir)
     classes = [c for c in from_labels(real["dx"]).codes if c in set(real["dx"])]
     rows = arm_rows(config, real)
     parts = {split: manifest.select(real, split=split, where=config.data_dir) for split in ("val", "test")}
@@ -122,7 +123,7 @@ def train(config: ClassifierConfig) -> dict:
     if not config.from_scratch:
         networks.check_pretrained(config.pretrained_model_name_or_path, config.revision, config.resolution)
     run = Run(config)
-    _keep_to_data(run, rows)
+    records.keep_to_images(run, rows)
     done = run.output_dir / "results.json"
     dataset = LesionSet(rows, classes, config.resolution)
     steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(dataset)
@@ -163,7 +164,7 @@ def train(config: ClassifierConfig) -> dict:
             with run.averaged_weights():
                 probabilities = predict(run, model, parts["val"], classes, config)
                 history.append({"step": run.step, **_validation(probabilities, parts["val"], classes)})
-                _keep_if_best(run, classifier, history)
+                records.keep_if_best(run, _scores(history), lambda folder: _save_weights(classifier, folder))
             run.write_metrics(**{k: v for k, v in history[-1].items() if k != "step"})
             run.lr_factor = plateau_factor([v["val_loss"] for v in history], config.reduce_on_plateau_patience)
             if exhausted([v["val_bma"] for v in history], config.early_stopping_patience):
@@ -177,7 +178,7 @@ def arm_rows(config: ClassifierConfig, real: "pd.DataFrame") -> "pd.DataFrame":
     missing = sorted(set(real["dx"]) - set(train_split["dx"]))
     if missing:
         raise InputError(f"{config.data_dir}: {', '.join(missing)} has no images in the train split")
-    synthetic = read_synthetic(config.synthetic_dir) if config.synthetic_dir else None
+    synthetic = manifest.read_synthetic(config.synthetic_dir) if config.synthetic_dir else None
     if synthetic is not None and "source_image_id" in synthetic:
         held_out = set(real.loc[real["split"] != "train", "image_id"])
         drawn_over = sorted(held_out & set(synthetic["source_image_id"]))
@@ -198,26 +199,6 @@ def arm_rows(config: ClassifierConfig, real: "pd.DataFrame") -> "pd.DataFrame":
     )
 
 
-def _keep_to_data(run: Run, rows: "pd.DataFrame") -> None:
-    """Write down what the run trains on, `training_set.csv`, or refuse to go on with other images."""
-    import pandas as pd
-
-    table = rows[["image_id", "dx", "synthetic"]].assign(times=1)
-    table = table.groupby(["image_id", "dx", "synthetic"], as_index=False, sort=False)["times"].sum()
-    path_of = dict(zip(rows["image_id"], rows["path"], strict=True))
-    with ThreadPoolExecutor() as pool:
-        table["sha256"] = list(pool.map(hash_file, map(path_of.get, table["image_id"])))
-    path = run.output_dir / "training_set.csv"
-    if path.exists() and not pd.read_csv(path, dtype=str).equals(table.astype(str)):
-        raise InputError(
-            f"{run.output_dir} was trained on other images, as its training_set.csv tells: choose a new output_dir"
-        )
-    run.accelerator.wait_for_everyone()
-    if run.is_main and not path.exists():
-        manifest.write_csv(table, path)
-    run.accelerator.wait_for_everyone()
-
-
 def build(config: ClassifierConfig, classes: list[str]) -> networks.Classifier:
     """The network that the config asks for, its head new, its first stages frozen."""
     torch.manual_seed(config.seed)
@@ -231,21 +212,6 @@ def build(config: ClassifierConfig, classes: list[str]) -> networks.Classifier:
         networks.widen_head(classifier, config.head_width, config.head_dropout)
     classifier.freeze(config.freeze_stages)
     return classifier
-
-
-class LesionSet(Dataset):
-    """Rows of a manifest as `{pixels, image_id, label}`; `pixels` is uint8 (3, resolution, resolution)."""
-
-    def __init__(self, rows: "pd.DataFrame", classes: Sequence[str], resolution: int):
-        examples = [Example(path, "", name) for path, name in zip(rows["path"], rows["image_id"], strict=True)]
-        self.images = PixelSet(examples, [0] * len(examples), resolution, interpolation="bicubic")
-        self.labels = [classes.index(dx) for dx in rows["dx"]]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        return {**self.images[i], "label": self.labels[i]}
 
 
 @torch.no_grad()
@@ -272,7 +238,7 @@ def predict(
 
 def validations(path: Path) -> list[dict]:
     """The validations that a run has logged, in order."""
-    return [line for line in logged(path) if "val_bma" in line]
+    return [line for line in records.logged(path) if "val_bma" in line]
 
 
 def plateau_factor(
@@ -325,35 +291,19 @@ def _validation(probabilities: torch.Tensor, rows, classes: Sequence[str]) -> di
     return {"val_loss": loss, "val_bma": measured["bma"], "val_accuracy": measured["accuracy"]}
 
 
-def _best_step(history: Sequence[dict]) -> int:
-    return max(history, key=lambda v: (v["val_bma"], -v["step"]))["step"]
+def _scores(history: Sequence[dict]) -> dict[int, float]:
+    return {v["step"]: v["val_bma"] for v in history}
 
 
-def _best_weights(run: Run, step: int) -> Path:
-    return run.output_dir / "best" / f"step-{step}.safetensors"
-
-
-def _keep_if_best(run: Run, classifier: networks.Classifier, history: list[dict]) -> None:
-    """Save the weights of a best validation; those that neither this history nor a resumed one needs are removed."""
-    if not run.is_main or _best_step(history) != run.step:
-        return
-    path = _best_weights(run, run.step)
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in classifier.model.state_dict().items()}, partial)
-    os.replace(partial, path)
-    found = checkpoints(run.output_dir)
-    resumed = [v for v in history if found and v["step"] <= int(found[-1].name.split("-")[1])]
-    needed = {path, _best_weights(run, _best_step(resumed))} if resumed else {path}
-    for old in path.parent.glob("step-*.safetensors"):
-        if old not in needed:
-            old.unlink()
+def _save_weights(classifier: networks.Classifier, folder: Path) -> None:
+    save_file({k: v.contiguous() for k, v in classifier.model.state_dict().items()}, folder / WEIGHTS)
 
 
 def _finish(run, model, classifier, history, parts, rows, classes, config, steps) -> dict:
     """Take the best weights, measure them on val and test, write all down."""
-    best = _best_step(history)
-    classifier.model.load_state_dict(load_file(_best_weights(run, best)))
+    best = records.best_step(_scores(history))
+    weights = records.best_folder(run.output_dir, best) / WEIGHTS
+    classifier.model.load_state_dict(load_file(weights))
     results: dict[str, Any] = {
         "classes": classes,
         "best_step": best,

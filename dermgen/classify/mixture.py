@@ -1,56 +1,14 @@
 """Which images a classifier trains on: real ones, synthetic ones, in what proportion, rare classes repeated or not."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dermgen.config import InputError
-from dermgen.data import manifest, splits
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def read_real(folder: str | Path) -> "pd.DataFrame":
-    """A manifest of real images, with `path` for each; whole lesions in each split, unless it is marked leaky.
-
-    Raises:
-        InputError: if an image is synthetic or does not say, a class is unknown, or a lesion is in two splits.
-    """
-    table = _with_paths(folder)
-    if (table["synthetic"] != "false").any():
-        bad = table.loc[table["synthetic"] != "false"].iloc[0]
-        raise InputError(
-            f"{folder} must hold real images only, but {bad['image_id']} has synthetic = {bad['synthetic']!r}"
-        )
-    if (table["dx"] == "").any():
-        raise InputError(f"{folder}: {(table['dx'] == '').sum()} images have no dx, which a classifier needs")
-    groups = splits.join_groups(table["lesion_id"], table["patient_id"])
-    crossing = splits.crossing_groups(table["split"], groups)
-    if crossing and not manifest.is_leaky(folder):
-        raise InputError(
-            f"{folder}: {crossing} lesions or patients are in more than one split, which makes every score worthless: "
-            "split it with `dermgen prepare`"
-        )
-    return table
-
-
-def read_synthetic(folder: str | Path) -> "pd.DataFrame":
-    """A manifest of synthetic images, with `path` for each.
-
-    Raises:
-        InputError: if an image is real or does not say.
-    """
-    table = _with_paths(folder)
-    if (table["synthetic"] != "true").any():
-        bad = table.loc[table["synthetic"] != "true"].iloc[0]
-        raise InputError(
-            f"{folder} must hold synthetic images only, but {bad['image_id']} has synthetic = {bad['synthetic']!r}: "
-            "is it the folder of a real set?"
-        )
-    return table
 
 
 def training_rows(
@@ -123,8 +81,3 @@ def _choose(real, synthetic, ratio, classes, only_kept, rng) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.concat(parts, ignore_index=True)
-
-
-def _with_paths(folder: str | Path) -> "pd.DataFrame":
-    table = manifest.read(folder)
-    return table.assign(path=[str(Path(folder, name)) for name in table["file_name"]])

@@ -15,9 +15,8 @@ from dermgen import plots
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.classify.comparison import compare
-from dermgen.classify.mixture import read_real
 from dermgen.config import InputError, option, parse, require_at_least, require_given, write_json
-from dermgen.data import splits
+from dermgen.data import manifest, splits
 from dermgen.training.run import claim_together
 
 DEFAULT_ARMS = (
@@ -77,7 +76,7 @@ def study(config: StudyConfig) -> dict:
     Raises:
         InputError: before any training, for an arm that needs more synthetic images than exist, a leaking split, …
     """
-    real = read_real(config.real)
+    real = manifest.read_real(config.real)
     arms, seeds = config.arms or DEFAULT_ARMS, config.seeds or [0, 1, 2]
     if config.focus_class not in set(real["dx"]):
         raise InputError(f"focus_class {config.focus_class!r} is not among {', '.join(sorted(set(real['dx'])))}")

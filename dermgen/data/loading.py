@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,11 @@ from torchvision.transforms import functional as TF
 
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
+from dermgen.data.cache import cached_array, hash_file, key_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,40 @@ class PixelSet(Dataset):
         except (preprocess.BadImage, OSError) as error:
             raise InputError(f"{example.path}: {error}") from error
         return {**item, "prompt_id": self.prompt_ids[i]}
+
+
+class LesionSet(Dataset):
+    """Rows of a manifest as `{pixels, image_id, label}`; `pixels` is uint8 (3, resolution, resolution).
+
+    `label` is the place of the row's class in `classes`, -1 where its class is unknown.
+    """
+
+    def __init__(self, rows: "pd.DataFrame", classes: Sequence[str], resolution: int):
+        examples = [Example(path, "", name) for path, name in zip(rows["path"], rows["image_id"], strict=True)]
+        self.images = PixelSet(examples, [0] * len(examples), resolution, interpolation="bicubic")
+        self.labels = [classes.index(dx) if dx else -1 for dx in rows["dx"]]
+        self.decoded: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        if self.decoded is None:
+            return {**self.images[i], "label": self.labels[i]}
+        pixels = torch.from_numpy(np.array(self.decoded[i]))
+        return {"pixels": pixels, "image_id": self.images.examples[i].image_id, "label": self.labels[i]}
+
+    def decode(self, cache_dir: Path, accelerator: "Accelerator") -> None:
+        """Decode and resize every image once, into a memory-mapped array on disk that is named by their content."""
+        with ThreadPoolExecutor() as pool:
+            hashes = list(pool.map(hash_file, [e.path for e in self.images.examples]))
+        path = cache_dir / "pixels" / f"{key_of('pixels', 'bicubic', self.images.resolution, *hashes)}.npy"
+
+        def compute(rows: Sequence[int]) -> np.ndarray:
+            with ThreadPoolExecutor() as pool:
+                return np.stack(list(pool.map(lambda i: self.images[i]["pixels"].numpy(), rows)))
+
+        self.decoded = cached_array(path, len(self), compute, accelerator, 256, "decoding")
 
 
 def always_square(examples: Sequence[Example]) -> bool:

@@ -21,7 +21,7 @@ COLUMNS = (
 ).split()
 SYNTHETIC_COLUMNS = (
     "prompt negative_prompt seed index model model_sha256 guidance_scale num_inference_steps scheduler strength "
-    "source_image_id"
+    "truncation source_image_id"
 ).split()
 SPLITS = ("train", "val", "test")
 
@@ -48,6 +48,53 @@ def read(folder: str | Path) -> "pd.DataFrame":
         raise InputError(f"{path} has no rows")
     table["age"] = pd.to_numeric(table["age"], errors="coerce")
     return table
+
+
+def read_real(folder: str | Path, need_classes: bool = True) -> "pd.DataFrame":
+    """A manifest of real images, with `path` for each; whole lesions in each split, unless it is marked leaky.
+
+    Raises:
+        InputError: if an image is synthetic or does not say, a lesion is in two splits, or a class is needed and blank.
+    """
+    from dermgen.data import splits
+
+    table = _with_paths(folder)
+    if (table["synthetic"] != "false").any():
+        bad = table.loc[table["synthetic"] != "false"].iloc[0]
+        raise InputError(
+            f"{folder} must hold real images only, but {bad['image_id']} has synthetic = {bad['synthetic']!r}"
+        )
+    if need_classes and (table["dx"] == "").any():
+        raise InputError(f"{folder}: {(table['dx'] == '').sum()} images have no dx, which is needed here")
+    groups = splits.join_groups(table["lesion_id"], table["patient_id"])
+    crossing = splits.crossing_groups(table["split"], groups)
+    if crossing and not is_leaky(folder):
+        raise InputError(
+            f"{folder}: {crossing} lesions or patients are in more than one split, which makes every score worthless: "
+            "split it with `dermgen prepare`"
+        )
+    return table
+
+
+def read_synthetic(folder: str | Path) -> "pd.DataFrame":
+    """A manifest of synthetic images, with `path` for each.
+
+    Raises:
+        InputError: if an image is real or does not say.
+    """
+    table = _with_paths(folder)
+    if (table["synthetic"] != "true").any():
+        bad = table.loc[table["synthetic"] != "true"].iloc[0]
+        raise InputError(
+            f"{folder} must hold synthetic images only, but {bad['image_id']} has synthetic = {bad['synthetic']!r}: "
+            "is it the folder of a real set?"
+        )
+    return table
+
+
+def _with_paths(folder: str | Path) -> "pd.DataFrame":
+    table = read(folder)
+    return table.assign(path=[str(Path(folder, name)) for name in table["file_name"]])
 
 
 def write(table: "pd.DataFrame", folder: Path) -> None:

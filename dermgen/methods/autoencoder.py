@@ -11,6 +11,7 @@ from torch import nn
 
 from dermgen.config import InputError, TrainConfig, option
 from dermgen.data.loading import PixelSet, check_readable, collate, manifest_examples, to_uint8, to_unit_range
+from dermgen.training.augmentation import turn
 from dermgen.training.run import Run
 
 
@@ -65,7 +66,7 @@ def train(config: AutoencoderConfig) -> AutoencoderKL:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay)
     model, optimizer = run.prepare(Autoencoding(vae), optimizer, average=vae)
     for batch in run.batches(dataset, collate_fn=collate):
-        images = to_unit_range(_turn(batch["pixels"], run.draws.integers(8)))
+        images = to_unit_range(turn(batch["pixels"], run.draws.integers(8)))
         images = _swap_colors(images, run.draws.uniform(), run.draws.integers(6))
         reconstruction, kl = model(images, run.draws.normal(*latent_shape))
         l1, edges = F.l1_loss(reconstruction, images), edge_loss(reconstruction, images)
@@ -105,16 +106,6 @@ def edge_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def kl_to_normal(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence of N(mean, exp(logvar)) from N(0, 1), summed over each image, (N,)."""
     return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).flatten(1).sum(1)
-
-
-def _turn(pixels: torch.Tensor, orientation: torch.Tensor) -> torch.Tensor:
-    """Each square image in one of its 8 orientations."""
-    return torch.stack(
-        [
-            torch.rot90(image, k % 4, (1, 2)).flip(-1) if k >= 4 else torch.rot90(image, k % 4, (1, 2))
-            for image, k in zip(pixels, orientation.tolist(), strict=True)
-        ]
-    )
 
 
 def _swap_colors(images: torch.Tensor, chance: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

@@ -3,29 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionPipeline,
-    UniPCMultistepScheduler,
-)
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from dermgen.config import InputError
 from dermgen.data.loading import to_uint8
-
-SCHEDULERS = {
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "ddim": DDIMScheduler,
-    "ddpm": DDPMScheduler,
-    "euler": EulerDiscreteScheduler,
-    "pndm": PNDMScheduler,
-    "unipc": UniPCMultistepScheduler,
-}
+from dermgen.sampling import noise_scheduler
 
 
 class StableDiffusionGenerator:
@@ -36,7 +19,7 @@ class StableDiffusionGenerator:
         num_inference_steps: denoising steps.
         guidance_scale: weight of the prompt (Ho and Salimans 2022, arXiv:2207.12598); 1 is none.
         negative_prompt: what to steer away from.
-        scheduler: one of `SCHEDULERS`; DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) by default.
+        scheduler: one of `sampling.SCHEDULERS`; DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) by default.
         resolution: height and width in pixels; default what the UNet was made for.
         init_images: start from these instead of noise; image i starts from `init_images[seed % len]`.
         strength: how much of an initial image is redrawn, in (0, 1].
@@ -53,10 +36,7 @@ class StableDiffusionGenerator:
         init_images: Sequence[Image.Image] = (),
         strength: float = 0.6,
     ):
-        config = {**pipeline.scheduler.config}
-        if config.get("variance_type") in ("learned", "learned_range"):
-            config["variance_type"] = "fixed_small"  # the networks here predict no variance
-        parts = {**pipeline.components, "scheduler": SCHEDULERS[scheduler].from_config(config)}
+        parts = {**pipeline.components, "scheduler": noise_scheduler(scheduler, pipeline.scheduler.config)}
         kind = StableDiffusionImg2ImgPipeline if init_images else StableDiffusionPipeline
         self.pipeline = kind(**parts, requires_safety_checker=False)
         self.pipeline.set_progress_bar_config(disable=True)

@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from tqdm.auto import tqdm
 from dermgen import config as configs
 from dermgen.config import InputError, TrainConfig
 from dermgen.data.sheets import save_grid
+from dermgen.training import records
 from dermgen.training.draws import DrawnItems, Draws, Positions, derive_seed
 
 STATE_FILE = "dermgen_state.json"
@@ -83,6 +84,7 @@ class Run:
         self._averaged: nn.Module | None = None
         self._ema: EMAModel | None = None
         self._first_gradient_checked = False
+        self._wrapped = True
         self._resumed = False
         self._stop_signal: int | None = None
         self._scalars: dict[str, list[torch.Tensor]] = {}
@@ -106,13 +108,31 @@ class Run:
         config = self.config
         return config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
 
-    def prepare(self, *objects, average: nn.Module | None = None) -> list:
-        """Place models and optimizers on their devices; keep an EMA of `average` if the config asks for one."""
+    def prepare(self, *objects, average: nn.Module | None = None, wrap: bool = True) -> list:
+        """Place models and optimizers on their devices; keep an EMA of `average` if the config asks for one.
+
+        Args:
+            objects: models and optimizers.
+            average: the model of the EMA.
+            wrap: models do their own part for several processes and precisions. Adversarial training calls a model
+                several times for one backward pass and differentiates it twice, which `DistributedDataParallel`
+                forbids: its models stay as they are, `update` averages their gradients over the processes, and the
+                method says itself where `accelerator.autocast()` holds.
+        """
         if self.config.torch_compile:
             for model in objects:
                 if isinstance(model, nn.Module):
                     model.compile()
-        prepared = [self.accelerator.prepare(x) for x in objects]
+        if wrap:
+            prepared = [self.accelerator.prepare(x) for x in objects]
+        else:
+            if self.accelerator.distributed_type == DistributedType.FSDP:
+                raise InputError("FSDP is not for adversarial training: use accelerate_configs/multi_gpu.yaml")
+            prepared = [
+                x.to(self.accelerator.device) if isinstance(x, nn.Module) else self.accelerator.prepare(x)
+                for x in objects
+            ]
+        self._wrapped = wrap
         self._models += [x for x in prepared if isinstance(x, nn.Module)]
         self._optimizers += [x for x in prepared if isinstance(x, Optimizer)]
         if average is not None and self.config.ema_decay:
@@ -169,6 +189,8 @@ class Run:
         self._scalars.setdefault("_checked", []).append(loss.detach().float())
         if self.accelerator.sync_gradients:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if not self._wrapped:
+                _average_gradients(parameters, self.accelerator)
             norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
             if not self._first_gradient_checked:
                 self._first_gradient_checked = True
@@ -356,7 +378,7 @@ class Run:
             path = found[-1]
         else:
             if self.is_main:
-                _cut_metrics(self.output_dir / "metrics.jsonl", 0)  # of a run killed before its first checkpoint
+                records.cut(self.output_dir / "metrics.jsonl", 0)  # of a run killed before its first checkpoint
             self.accelerator.wait_for_everyone()
             return
         state = _state(path)
@@ -373,7 +395,7 @@ class Run:
         if self._ema is not None:
             self._ema.optimization_step = self.step
         if self.is_main:
-            _cut_metrics(self.output_dir / "metrics.jsonl", self.step)
+            records.cut(self.output_dir / "metrics.jsonl", self.step)
             print(f"Going on from {path}", file=sys.stderr)
         self.accelerator.wait_for_everyone()
 
@@ -485,13 +507,6 @@ def claim_together(
     state.wait_for_everyone()
 
 
-def logged(path: Path) -> list[dict]:
-    """The whole lines of a metrics.jsonl, without one that a killed run left half written; none without the file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-
-
 def load_trained_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Load trained weights into `model`, whose frozen weights are in place already.
 
@@ -560,17 +575,14 @@ def _state(checkpoint: Path) -> dict:
     return json.loads((checkpoint / STATE_FILE).read_text())
 
 
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`: the steps they tell of will be done again."""
-    if path.exists():
-        kept = [line for line in logged(path) if line["step"] <= step]
-        _replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-
-def _replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+def _average_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+    """Every process's gradients become their mean over the processes, as `DistributedDataParallel` leaves them."""
+    if accelerator.num_processes == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
+    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -18,6 +18,7 @@ from dermgen.classify import classifier, networks
 from dermgen.classify.classifier import ClassifierConfig, exhausted, plateau_factor
 from dermgen.config import InputError
 from dermgen.data import manifest
+from dermgen.data.loading import LesionSet
 
 
 def config(folder, manifest_dir, **changes):
@@ -46,16 +47,16 @@ def test_what_it_wrote_is_what_transformers_and_we_load(run, manifest_dir, phant
     loaded, classes, resolution = networks.load_run(folder)
     assert (classes, resolution) == (results["classes"], 32)
     table = pd.read_csv(folder / "predictions_test.csv")
-    rows = classifier.read_real(manifest_dir)
+    rows = manifest.read_real(manifest_dir)
     rows = rows[rows["split"] == "test"]
-    pixels = torch.stack([classifier.LesionSet(rows, classes, 32)[i]["pixels"] for i in range(len(rows))])
+    pixels = torch.stack([LesionSet(rows, classes, 32)[i]["pixels"] for i in range(len(rows))])
     with torch.no_grad():
         ours = loaded(pixels.float() / 255).softmax(1)
     np.testing.assert_allclose(table[[f"p_{c}" for c in classes]], ours, atol=1e-5)
     photograph = next((phantoms / "HAM10000_images_part_1").glob("*"))  # larger, and not a square
-    pixels = classifier.LesionSet(
-        pd.DataFrame({"path": [str(photograph)], "image_id": ["x"], "dx": ["mel"]}), classes, 32
-    )[0]["pixels"]
+    pixels = LesionSet(pd.DataFrame({"path": [str(photograph)], "image_id": ["x"], "dx": ["mel"]}), classes, 32)[0][
+        "pixels"
+    ]
     with torch.no_grad():
         ours = loaded(pixels[None].float() / 255).softmax(1)[0].tolist()
     theirs = pipeline("image-classification", str(folder))(str(photograph), top_k=7)
@@ -65,7 +66,7 @@ def test_what_it_wrote_is_what_transformers_and_we_load(run, manifest_dir, phant
 def test_a_wide_head_comes_back_too(manifest_dir, tmp_path):
     classifier.train(config(tmp_path / "r", manifest_dir, head_width=16, max_train_steps=2, validation_steps=2))
     loaded, _, _ = networks.load_run(tmp_path / "r")
-    best = load_file(tmp_path / "r" / "best" / "step-2.safetensors")
+    best = load_file(tmp_path / "r" / "best" / "step-2" / "model.safetensors")
     assert loaded.model.classifier[2].weight.shape == (16, 32)
     assert all(torch.equal(v, best[k]) for k, v in loaded.model.state_dict().items())
 
@@ -93,7 +94,7 @@ def test_the_weights_of_the_best_validation_are_kept_not_the_last(manifest_dir, 
     results = classifier.train(config(tmp_path / "r", manifest_dir))
     assert results["best_step"] == 3
     loaded, _, _ = networks.load_run(tmp_path / "r")
-    best = load_file(tmp_path / "r" / "best" / "step-3.safetensors")
+    best = load_file(tmp_path / "r" / "best" / "step-3" / "model.safetensors")
     last = load_file(tmp_path / "r" / "checkpoint-6" / "model.safetensors")
     state = loaded.model.state_dict()
     assert all(torch.equal(state[k], v) for k, v in best.items())
@@ -258,9 +259,9 @@ def test_a_resnet_with_frozen_stages_and_a_wide_head_trains_and_comes_back(manif
         )
     )
     loaded, classes, _ = networks.load_run(tmp_path / "r")
-    rows = classifier.read_real(manifest_dir)
+    rows = manifest.read_real(manifest_dir)
     rows = rows[rows["split"] == "test"]
-    pixels = torch.stack([classifier.LesionSet(rows, classes, 32)[i]["pixels"] for i in range(len(rows))])
+    pixels = torch.stack([LesionSet(rows, classes, 32)[i]["pixels"] for i in range(len(rows))])
     with torch.no_grad():
         ours = loaded(pixels.float() / 255).softmax(1)
     table = pd.read_csv(tmp_path / "r" / "predictions_test.csv")

@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 
-from dermgen.classify.mixture import read_real, read_synthetic, training_rows
+from dermgen.classify.mixture import training_rows
 from dermgen.config import InputError
 from dermgen.data import manifest
+from dermgen.data.manifest import read_real, read_synthetic
 
 
 def rows(synthetic, **counts):

@@ -10,8 +10,9 @@ import scipy.special
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from tqdm.auto import tqdm
 
-from dermgen import plots
+from dermgen import plots, runs
 from dermgen.config import InputError, option, require_at_least, require_given, write_json
 from dermgen.data import manifest
 from dermgen.data.sheets import contact_sheet
@@ -45,8 +46,8 @@ class FilterConfig:
         require_given(self, "real", "synthetic", "output_dir")
         if not 0 < self.keep <= 1:
             raise InputError(f"keep must be above 0 and at most 1, got {self.keep}")
-        if self.scorer == "discriminator":
-            raise InputError("scorer is 'discriminator', but dermgen trains no GAN yet: take classifier or features")
+        if self.scorer == "discriminator" and not self.run:
+            raise InputError("--scorer discriminator needs --run: a run of dcgan.py, stylegan2.py or cyclegan.py")
         if self.scorer == "classifier" and not self.run:
             raise InputError("--scorer classifier needs --run: a classifier run of train_scripts/classifier.py")
         require_at_least(1, batch_size=self.batch_size)
@@ -75,6 +76,8 @@ def filter_images(config: FilterConfig) -> dict:
     extractor = features.load(config.extractor, accelerator.device)
     if config.scorer == "classifier":
         quality, revision = _agreement(config.run, synthetic, held_out, embed, accelerator)
+    elif config.scorer == "discriminator":
+        quality, revision = _realness(config, synthetic, held_out, accelerator.device)
     else:
         if train.empty:
             raise InputError(f"{config.real} has no train split, which --scorer features compares with")
@@ -86,7 +89,7 @@ def filter_images(config: FilterConfig) -> dict:
     if not kept.any():
         raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")
     found = {
-        "scorer": config.scorer if config.scorer == "features" else f"classifier {config.run}",
+        "scorer": config.scorer if config.scorer == "features" else f"{config.scorer} {config.run}",
         "scorer_revision": revision,
         "extractor": extractor.name,
         "extractor_revision": extractor.revision,
@@ -140,6 +143,21 @@ def _agreement(run: str, synthetic: pd.DataFrame, held_out: pd.DataFrame, embed,
     probabilities = scipy.special.softmax(embed(extractor, synthetic).logits, axis=1)
     asked = np.array([classes.index(dx) for dx in synthetic["dx"]])
     return probabilities[np.arange(len(asked)), asked], extractor.revision
+
+
+def _realness(
+    config: FilterConfig, synthetic: pd.DataFrame, held_out: pd.DataFrame, device: torch.device
+) -> tuple[np.ndarray, str]:
+    """The mean logit that a GAN's discriminator gives each image, as one of its class."""
+    run, critic = runs.load_critic(config.run, device)
+    _refuse_if_seen(runs.trained_on(run), held_out, f"the discriminator of {config.run}")
+    dataset = images.pixel_set(synthetic, run.resolution)
+    found = []
+    for start in tqdm(range(0, len(dataset), config.batch_size), desc="discriminator", dynamic_ncols=True):
+        rows = range(start, min(start + config.batch_size, len(dataset)))
+        pixels = torch.stack([dataset[i]["pixels"] for i in rows])
+        found.append(critic.score(pixels, [synthetic["dx"][i] for i in rows]))
+    return torch.cat(found).double().numpy(), run.sha256()[:12]
 
 
 def _refuse_if_seen(trained_on: frozenset[str], held_out: pd.DataFrame, scorer: str) -> None:

@@ -12,8 +12,9 @@ from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.config import InputError
 from dermgen.data import manifest
+from dermgen.data.loading import LesionSet
 from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
-from dermgen.evaluate.filtering import FilterConfig, choose, filter_images
+from dermgen.filtering import FilterConfig, choose, filter_images
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,7 @@ def test_the_score_of_the_classifier_is_its_probability_of_the_asked_class(
     filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir)))
     view = manifest.read(tmp_path / "f")
     loaded, classes, resolution = classifier.networks.load_run(run_dir)
-    item = classifier.LesionSet(
-        view.iloc[:1].assign(path=str(tmp_path / "f" / view["file_name"][0])), classes, resolution
-    )[0]
+    item = LesionSet(view.iloc[:1].assign(path=str(tmp_path / "f" / view["file_name"][0])), classes, resolution)[0]
     p = loaded(item["pixels"][None].float() / 255).softmax(1)[0, item["label"]]
     assert float(view["quality_score"][0]) == pytest.approx(float(p), abs=1e-5)
 

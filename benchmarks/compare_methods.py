@@ -1,0 +1,237 @@
+"""Every generative method with the same time to train, on the same split, drawn and scored alike: one table.
+
+    python benchmarks/compare_methods.py --data_dir data/ham10000_64 --classifier runs/classifier --minutes 60
+
+Each method trains for `--minutes` from its tiny recipe, widened to the manifest's resolution as `METHODS` says, is then
+stopped as Ctrl-C would stop it, and draws as many images as the test split has, or `--num_images`, in its shares of the
+classes. A CycleGAN translates nevi of the train split to melanomas. Features are a classifier's, trained on the same
+train split, or those of any extractor of `dermgen evaluate`. Run again, it goes on where it was.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from dermgen.data import manifest
+from dermgen.data.loading import LesionSet, to_uint8, to_unit_range
+from dermgen.evaluate import features
+from dermgen.evaluate.pairs import similarities
+from dermgen.stable_diffusion.pipeline import load_pipeline
+
+ROOT = Path(__file__).parent.parent
+ENDLESS = 10_000_000
+# Per method: its script and recipe, whether a class can be asked for, and what a resolution of 64 pixels needs.
+METHODS = {
+    "vae": ("vae", "vae_tiny", True, "--channels 32 64 128 256 --latent_dim 128 --kl_weight 0.3"),
+    "vae_dense": ("vae", "vae_tiny", True, "--architecture dense --latent_dim 128"),
+    "dcgan": ("dcgan", "dcgan_tiny", False, "--class_conditional False --generator_channels 64"),
+    "cgan": ("dcgan", "dcgan_tiny", True, "--generator_channels 64"),
+    "stylegan2": ("stylegan2", "stylegan2_tiny", True, "--channel_base 2048 --latent_dim 128"),
+    "ddpm": ("ddpm", "ddpm_tiny", True, "--channels 32 64 96 128 --attention_resolutions 8"),
+    "cyclegan": ("cyclegan", "cyclegan_tiny", False, "--class_a nv --class_b mel --residual_blocks 6 --decay_start 1"),
+    "stable_diffusion": (None, None, True, "--autoencoder_channels 32 64 96 --max_images_per_class 1000"),
+}
+SHARED = (
+    "--lr_scheduler constant --validation_steps 10000000 --checkpointing_steps 10000000 --logging_steps 10 "
+    "--report_to none --checkpoints_total_limit 1"
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, required=True, help="manifest folder")
+    parser.add_argument("--classifier", required=True, help="features of the scores: a classifier run, or an extractor")
+    parser.add_argument("--minutes", type=float, default=10, help="of training for each method")
+    parser.add_argument("--num_images", type=int, default=None, help="drawn by each; default as the test split has")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/compare_methods"))
+    args = parser.parse_args()
+    rows = []
+    for name in args.methods:
+        folder = args.output_dir / name
+        result = folder / "result.json"
+        if not result.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            result.write_text(json.dumps(compare(name, folder, args), indent=2))
+        rows.append({"method": name, **json.loads(result.read_text())})
+        print(table(rows), flush=True)
+    (args.output_dir / "table.md").write_text(table(rows) + "\n")
+
+
+def compare(name: str, folder: Path, args: argparse.Namespace) -> dict:
+    found = train_stable_diffusion(folder, args) if METHODS[name][0] is None else train(name, folder, args)
+    found |= draw(name, folder, args)
+    both = f"--real {args.data_dir} --synthetic {folder / 'images'} --output_dir {folder}"
+    run(f"-m dermgen.cli evaluate {both}/scores --extractor {args.classifier} --lpips none")
+    run(f"-m dermgen.cli audit {both}/audit --max_copy_rate 0.99")
+    overall = json.loads((folder / "scores" / "evaluation.json").read_text())["groups"][0]
+    audit = json.loads((folder / "audit" / "audit.json").read_text())
+    found["scores"] = overall["scores"]
+    found["n_real"], found["n_synthetic"] = overall["n_real"], overall["n_synthetic"]
+    found["copies"] = {key: audit[key] for key in ("copies", "n", "low", "high", "median_distance")}
+    return found | agreement(folder, args) | reconstructions(name, folder, args)
+
+
+def train(name: str, folder: Path, args: argparse.Namespace) -> dict:
+    """Train until the time is over, stop, and let the same command write the final weights."""
+    script, recipe, _, flags = METHODS[name]
+    command = (
+        f"train_scripts/{script}.py --config train_scripts/configs/{recipe}.yaml {SHARED} --data_dir {args.data_dir} "
+        f"--output_dir {folder / 'run'} --resolution 64 {flags}"
+    )
+    stopped = run_for(f"{command} --max_train_steps {ENDLESS}", folder / "run", args.minutes * 60, folder / "train.log")
+    run(f"{command} --max_train_steps {stopped['steps']}")
+    facts = json.loads((folder / "run" / "provenance.json").read_text())
+    return stopped | {"parameters": facts["parameters"]}
+
+
+def train_stable_diffusion(folder: Path, args: argparse.Namespace) -> dict:
+    """A third of the time for the autoencoder, the rest for the UNet and the text encoder."""
+    flags = METHODS["stable_diffusion"][3]
+    command = f"-m dermgen.cli tiny --data_dir {args.data_dir} --output_dir {folder / 'run'} --report_to none {flags}"
+    stages, seconds = folder / "run" / "stages", args.minutes * 60
+    first = run_for(f"{command} --autoencoder_steps {ENDLESS}", stages / "autoencoder", seconds / 3, folder / "1.log")
+    command += f" --autoencoder_steps {first['steps']}"
+    second = run_for(f"{command} --unet_steps {ENDLESS}", stages / "text_to_image", seconds * 2 / 3, folder / "2.log")
+    run(f"{command} --unet_steps {second['steps']}")
+    pipeline = load_pipeline(str(folder / "run"))
+    networks = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    return second | {
+        "steps": f"{first['steps']} + {second['steps']}",
+        "peak_mib": max(first["peak_mib"], second["peak_mib"]),
+        "parameters": sum(p.numel() for network in networks for p in network.parameters()),
+    }
+
+
+def run_for(command: str, run_dir: Path, seconds: float, log: Path) -> dict:
+    """Start a training, stop it when its time is over; steps, images a second and peak memory until then."""
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, *command.split()], cwd=ROOT, stdout=file, stderr=file)
+    start, first = time.monotonic(), None
+    while time.monotonic() - start < seconds:
+        time.sleep(0.2)
+        if process.poll() is not None:
+            sys.exit(f"the training ended by itself:\n{log.read_text()[-1500:]}")
+        if first is None and last_step(run_dir):
+            first = time.monotonic(), last_step(run_dir)
+    process.send_signal(signal.SIGINT)
+    end, steps = time.monotonic(), last_step(run_dir)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    state = json.loads(next(run_dir.glob("checkpoint-*/dermgen_state.json")).read_text())
+    rate = (steps - first[1]) * state["images_per_step"] / (end - first[0])
+    return {"steps": state["step"], "images_per_second": rate, "peak_mib": usage.ru_maxrss / 1024}
+
+
+def last_step(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+
+def draw(name: str, folder: Path, args: argparse.Namespace) -> dict:
+    test = manifest.select(manifest.read(args.data_dir), split="test")
+    count = args.num_images or len(test)
+    counts = {dx: max(8, round(count * share)) for dx, share in test["dx"].value_counts(normalize=True).items()}
+    what = "--classes " + ",".join(f"{dx}:{n}" for dx, n in sorted(counts.items()))
+    if name == "cyclegan":
+        what = f"--init_images {args.data_dir} --num_images {count}"
+    elif not METHODS[name][2]:
+        what = f"--num_images {count}"
+    guidance = {"stable_diffusion": "--guidance_scale 3", "ddpm": "--num_inference_steps 25"}.get(name, "")
+    text = run(
+        f"-m dermgen.cli generate --model {folder / 'run'} --output_dir {folder / 'images'} --batch_size 32 {what} "
+        f"{guidance}"
+    )
+    rates = re.findall(r"([\d.]+) images/s", text)
+    return {"sampled_per_second": float(rates[-1])}
+
+
+def agreement(folder: Path, args: argparse.Namespace) -> dict:
+    """Share of the images in which the classifier sees the class that was asked for; None without classes."""
+    extractor = features.load(args.classifier)
+    made = manifest.read(folder / "images")
+    if not extractor.classes or (made["dx"] == "").any():
+        return {"agreement": None}
+    dataset = LesionSet(
+        made.assign(path=[str(folder / "images" / f) for f in made["file_name"]]),
+        extractor.classes,
+        extractor.resolution,
+    )
+    pixels = torch.stack([item["pixels"] for item in dataset])
+    logits = np.concatenate([extractor.embed(part).numpy() for part in pixels.split(64)])
+    guessed = logits[:, -extractor.num_classes :].argmax(1)
+    return {"agreement": float((guessed == np.array(dataset.labels)).mean())}
+
+
+def reconstructions(name: str, folder: Path, args: argparse.Namespace) -> dict:
+    """Mean SSIM of held-out images and their reconstructions, for a method with an encoder."""
+    path = folder / "run" / "reconstructions.json"
+    if path.exists():
+        return {"ssim": json.loads(path.read_text())["ssim"]["mean"]}
+    if name != "stable_diffusion":
+        return {"ssim": None}
+    vae = AutoencoderKL.from_pretrained(folder / "run", subfolder="vae").eval()
+    table = manifest.read(args.data_dir)
+    val = table[table["split"] == "val"].head(256)
+    rows = val.assign(path=[str(args.data_dir / name) for name in val["file_name"]])
+    pixels = torch.stack([item["pixels"] for item in LesionSet(rows, sorted(set(val["dx"])), 64)])
+    with torch.no_grad():
+        decoded = [vae.decode(vae.encode(to_unit_range(p)).latent_dist.mean).sample for p in pixels.split(64)]
+    return {"ssim": float(np.mean(similarities(pixels, to_uint8(torch.cat(decoded)))["ssim"]))}
+
+
+def run(command: str) -> str:
+    """Run a Python command from the top folder; what it wrote to stderr and stdout."""
+    result = subprocess.run([sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{command}\n{result.stderr[-3000:]}")
+    return result.stderr + result.stdout
+
+
+def table(rows: list[dict]) -> str:
+    """The results as a Markdown table."""
+    head = (
+        "method | parameters (M) | steps | train images/s | peak MiB | sample images/s | FID | KID | precision | "
+        "recall | density | coverage | SSIM of reconstructions | copies | agreement"
+    )
+    lines = [f"| {head} |", "|" + " --- |" * (head.count("|") + 1)]
+    for row in rows:
+        scores = row["scores"]
+        cells = [
+            row["method"],
+            f"{row['parameters'] / 1e6:.1f}",
+            str(row["steps"]),
+            f"{row['images_per_second']:.1f}",
+            f"{row['peak_mib']:.0f}",
+            f"{row['sampled_per_second']:.1f}",
+            *(interval(scores, name) for name in ("fid", "kid", "precision", "recall", "density", "coverage")),
+            "" if row["ssim"] is None else f"{row['ssim']:.3f}",
+            f"{row['copies']['copies']} of {row['copies']['n']}",
+            "" if row["agreement"] is None else f"{row['agreement']:.0%}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def interval(scores: dict, name: str) -> str:
+    """A score with its interval and the floor, or nothing where there is none."""
+    if name not in scores:
+        return ""
+    score = scores[name]
+    floor = f", floor {score['floor']:.3g}" if score.get("floor") is not None else ""
+    return f"{score['value']:.3g} ({score['low']:.3g} to {score['high']:.3g}{floor})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What a generator in training is worth on held-out images: KID, recall and variety, and a warning of mode collapse."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.spatial.distance
+import torch
+from accelerate import Accelerator
+
+from dermgen.config import InputError
+from dermgen.evaluate import features, scores
+from dermgen.evaluate.pairs import load_lpips
+from dermgen.sampling import ImageGenerator
+from dermgen.training.draws import derive_seed
+from dermgen.training.from_scratch import AdversarialConfig, Lesions, keep_best
+from dermgen.training.run import Run
+
+COLLAPSED_RECALL = 0.05
+COLLAPSED_VARIETY = 0.5
+PAIRS = 64
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Held-out images in feature space, to compare samples with.
+
+    Args:
+        extractor: gives the features.
+        real: (N, D) features of held-out images.
+        spread: mean distance of two of them, of one class where samples have classes.
+        lpips: network of the perceptual distance; None leaves it out.
+        real_lpips: mean perceptual distance of two held-out images.
+    """
+
+    extractor: features.Extractor
+    real: np.ndarray
+    spread: float
+    lpips: torch.nn.Module | None
+    real_lpips: float
+
+    def measure(self, images: torch.Tensor, classes: Sequence[str]) -> dict[str, float]:
+        """`val_kid`, `val_recall`, `val_variety` and, with LPIPS, `val_lpips_variety` of uint8 samples (N, 3, H, W).
+
+        Variety is the mean distance of two samples of a class over that of two held-out images of a class: 1 is as it
+        should be, 0 is one image again and again.
+        """
+        resized = torch.stack([_resize(image, self.extractor.resolution) for image in images.cpu()])
+        found = [self.extractor.embed(part).float().cpu().numpy() for part in resized.split(64)]
+        made = np.concatenate(found)[:, : self.real.shape[1]]
+        compared, _ = scores.compare(self.real, made)
+        result = {
+            "val_kid": compared["kid"].value,
+            "val_recall": compared["recall"].value,
+            "val_variety": _spread(made, classes) / self.spread,
+        }
+        if self.lpips is not None:
+            result["val_lpips_variety"] = _pairwise_lpips(images, self.lpips) / self.real_lpips
+        return result
+
+
+def monitor(table: pd.DataFrame, config: AdversarialConfig, accelerator: Accelerator) -> Monitor | None:
+    """A monitor over held-out images, rows of a manifest with `path`; None if they are too few to be compared with.
+
+    Raises:
+        InputError: if the extractor or LPIPS cannot be had, or the extractor was trained on these images.
+    """
+    if len(table) < scores.MIN_IMAGES:
+        return None
+    found = features.load(config.monitor, accelerator.device)
+    if found.trained_on & set(table["image_id"]):
+        raise InputError(f"--monitor {config.monitor} was trained on validation images of {config.data_dir}")
+    network = None if config.lpips == "none" else load_lpips(config.lpips)
+    cache_dir = Path(config.cache_dir) if config.cache_dir else None
+    real = features.features(found, table, accelerator, cache_dir=cache_dir).features
+    of_pairs = 0.0
+    if network is not None:
+        dataset = features.pixel_set(table.head(2 * PAIRS), config.resolution)
+        of_pairs = _pairwise_lpips(torch.stack([item["pixels"] for item in dataset]), network)
+    classes = table["dx"] if config.class_conditional else [""] * len(table)
+    return Monitor(found, np.asarray(real), _spread(real, classes), network, of_pairs)
+
+
+def validate(
+    run: Run,
+    held_out: Monitor | None,
+    generator: ImageGenerator,
+    classes: Sequence[str],
+    config: AdversarialConfig,
+    save: Callable[[Path], None],
+    seeds: Sequence[int] | None = None,
+) -> None:
+    """Log what the generator is worth, keep its weights if they are the best so far, and warn of mode collapse.
+
+    Args:
+        run: the run.
+        held_out: what the samples are compared with; None does nothing.
+        generator: draws them.
+        classes: the label of each sample, "" where none can be asked for.
+        config: the run's settings.
+        save: writes the weights into a folder.
+        seeds: of the samples; by default always the same ones.
+    """
+    if held_out is None or not run.is_main:
+        return
+    seeds = list(seeds or (derive_seed(config.seed, 2, i) for i in range(len(classes))))
+    with run.averaged_weights():
+        parts = range(0, len(seeds), 64)
+        images = torch.cat([generator.sample(classes[i : i + 64], seeds[i : i + 64]).cpu() for i in parts])
+        measured = held_out.measure(images, classes)
+        kid = measured.pop("val_kid")
+        run.write_metrics(**measured)
+        keep_best(run, "val_kid", kid, save)
+    warning = collapse_warning(measured)
+    if warning:
+        print(f"step {run.step}: {warning}", file=sys.stderr)
+
+
+def collapse_warning(measured: dict[str, float]) -> str | None:
+    """A sentence if the samples show too little of what there is, else None."""
+    lpips = measured.get("val_lpips_variety", 1.0)
+    if min(measured["val_variety"], lpips) >= COLLAPSED_VARIETY and measured["val_recall"] >= COLLAPSED_RECALL:
+        return None
+    return (
+        f"warning: mode collapse? recall {measured['val_recall']:.2f}, and two samples are only "
+        f"{measured['val_variety']:.0%} as far apart as two real images; look at the samples, and try --diff_augment, "
+        "--r1_gamma or a lower discriminator learning rate"
+    )
+
+
+def _spread(x: np.ndarray, classes: Sequence[str]) -> float:
+    """Mean distance of two rows of the same class."""
+    names = np.asarray(classes)
+    rows, columns = np.triu_indices(len(names), 1)  # in the order of pdist
+    distances = scipy.spatial.distance.pdist(np.asarray(x, np.float64))
+    return float(distances[names[rows] == names[columns]].mean())
+
+
+def _pairwise_lpips(images: torch.Tensor, network: torch.nn.Module) -> float:
+    """Mean LPIPS of neighbours in uint8 (N, 3, H, W), at most 64 pairs."""
+    pairs = images.cpu()[: 2 * PAIRS].float() / 255
+    pairs = pairs[: len(pairs) // 2 * 2]
+    with torch.inference_mode():
+        values = network(pairs[::2], pairs[1::2]).reshape(-1)
+        network.reset()
+    return float(values.mean())
+
+
+def _resize(image: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 (3, H, H) to (3, size, size) as `features.features` resizes images on disk: bicubic, by Pillow."""
+    from PIL import Image
+    from torchvision.transforms import functional as TF
+
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    return TF.pil_to_tensor(TF.resize(picture, size, TF.InterpolationMode.BICUBIC))
+
+
+def sample_classes(lesions: Lesions, config: AdversarialConfig) -> list[str]:
+    """Labels of the samples to be measured, the classes in the shares that the held-out images have them."""
+    if not config.class_conditional or lesions.val.empty:
+        return [""] * config.monitor_samples
+    held_out = list(lesions.val.loc[lesions.val["dx"].isin(lesions.classes), "dx"])
+    return sorted(held_out[i * len(held_out) // config.monitor_samples] for i in range(config.monitor_samples))

@@ -1,0 +1,363 @@
+"""CycleGAN (Zhu et al. 2017, arXiv:1703.10593): images of one kind into another's, and back, without pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from torch import nn
+
+from dermgen.config import InputError, option, require_at_least
+from dermgen.data import manifest
+from dermgen.data.loading import LesionSet, collate, to_uint8, to_unit_range
+from dermgen.evaluate.monitoring import monitor, validate
+from dermgen.training import records
+from dermgen.training.adversarial import frozen, least_squares_discriminator_loss, least_squares_generator_loss
+from dermgen.training.draws import Draws
+from dermgen.training.from_scratch import (
+    AdversarialConfig,
+    Critic,
+    Lesions,
+    adam,
+    decoded,
+    evaluating,
+    read_lesions,
+    save_curves,
+    training_batch,
+)
+from dermgen.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleganConfig(AdversarialConfig):
+    """Train translations between two classes of a manifest, or between two manifests (devices)."""
+
+    data_dir_b: str | None = option(None, "manifest of the second kind, with all its classes; or give class_a, class_b")
+    class_a: str | None = option(None, "class of the first kind, e.g. nv")
+    class_b: str | None = option(None, "class of the second kind, e.g. mel")
+    generator_channels: int = option(64, "of the generators' first layer")
+    residual_blocks: int | None = option(None, "in the generators; default 6 below 256 px, 9 from there on")
+    discriminator_channels: int = option(64, "of the discriminators' first layer")
+    cycle_weight: float = option(10.0, "of the difference after there and back")
+    identity_weight: float = option(0.5, "of the change of images that are of the target's kind, times cycle_weight")
+    pool_size: int = option(50, "translated images from before that the discriminators are shown; 0 is off")
+    train_batch_size: int = option(1, "images per process and forward pass")
+    decay_start: float = option(0.5, "share of the training after which the learning rate falls to 0, in a line")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.data_dir_b is None) == (self.class_a is None or self.class_b is None):
+            raise InputError(
+                "give either --class_a and --class_b (of one manifest) or --data_dir_b (a second manifest)"
+            )
+        if self.class_a is not None and self.class_a == self.class_b:
+            raise InputError(f"class_a and class_b are both {self.class_a!r}: there is nothing to translate")
+        if self.data_dir_b and (self.class_a or self.class_b):
+            raise InputError("class_a and class_b choose from one manifest: leave them out with --data_dir_b")
+        if self.only_classes or self.exclude_classes or self.class_conditional:
+            raise InputError("a CycleGAN's kinds are class_a and class_b, or two manifests: leave other classes out")
+        if self.resolution % 4 or self.resolution < 32:
+            raise InputError(f"a CycleGAN's resolution must be a multiple of 4 from 32 on, got {self.resolution}")
+        require_at_least(1, generator_channels=self.generator_channels)
+        require_at_least(1, discriminator_channels=self.discriminator_channels)
+        require_at_least(0, cycle_weight=self.cycle_weight, identity_weight=self.identity_weight)
+        require_at_least(0, pool_size=self.pool_size)
+        if self.residual_blocks is not None:
+            require_at_least(1, residual_blocks=self.residual_blocks)
+        if not 0 <= self.decay_start <= 1:
+            raise InputError(f"decay_start must be in [0, 1], got {self.decay_start}")
+
+    @property
+    def kinds(self) -> tuple[str, str]:
+        """Names of the two kinds: class codes, or a and b for manifests."""
+        return (self.class_a, self.class_b) if self.class_a else ("a", "b")
+
+
+class TranslationGenerator(ModelMixin, ConfigMixin):
+    """Two halvings, residual blocks, two doublings, with instance norm and mirrored edges (paper, appendix 7.2)."""
+
+    @register_to_config
+    def __init__(self, channels: int = 64, residual_blocks: int = 9):
+        super().__init__()
+        c = channels
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, c, 7), nn.InstanceNorm2d(c), nn.ReLU()]
+        for before, after in ((c, 2 * c), (2 * c, 4 * c)):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.InstanceNorm2d(after), nn.ReLU()]
+        layers += [_Residual(4 * c) for _ in range(residual_blocks)]
+        for before, after in ((4 * c, 2 * c), (2 * c, c)):
+            layers += [nn.ConvTranspose2d(before, after, 3, 2, 1, 1), nn.InstanceNorm2d(after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(c, 3, 7), nn.Tanh())
+        _initialize(self)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Translated images (N, 3, H, W) in (-1, 1)."""
+        return self.layers(images)
+
+
+class PatchDiscriminator(ModelMixin, ConfigMixin):
+    """Judges overlapping patches of 70 x 70 pixels (Isola et al. 2017, arXiv:1611.07004, appendix 6.1.2)."""
+
+    @register_to_config
+    def __init__(self, channels: int = 64):
+        super().__init__()
+        c = channels
+        layers: list[nn.Module] = [nn.Conv2d(3, c, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for before, after, stride in ((c, 2 * c, 2), (2 * c, 4 * c, 2), (4 * c, 8 * c, 1)):
+            layers += [nn.Conv2d(before, after, 4, stride, 1), nn.InstanceNorm2d(after), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(8 * c, 1, 4, 1, 1))
+        _initialize(self)
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """One number for each patch, (N, 1, H / 8 - 2, W / 8 - 2); there are no classes."""
+        return self.layers(images)
+
+
+class ImagePool(nn.Module):
+    """The last translated images: half of the time the discriminator is shown one of them in a new one's place.
+
+    (Shrivastava et al. 2017, arXiv:1612.07828, section 2.3.) All processes keep the same pool, which is part of a
+    checkpoint.
+
+    Args:
+        size: images kept; 0 shows the new ones always.
+        resolution: their height and width.
+    """
+
+    def __init__(self, size: int, resolution: int):
+        super().__init__()
+        self.size = size
+        self.register_buffer("images", torch.zeros(size, 3, resolution, resolution))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def exchange(self, images: torch.Tensor, draws: Draws, accelerator: Accelerator) -> torch.Tensor:
+        """Images (N, 3, H, W) to be shown in the place of these.
+
+        Args:
+            images: this process's translated images.
+            draws: one stream for each of them.
+            accelerator: brings the processes' images together, in the order in which they were drawn.
+        """
+        if self.size == 0:
+            return images
+        n, world, rank = len(images), accelerator.num_processes, accelerator.process_index
+        chances, places = draws.uniform(), draws.uniform()
+        everyone = [accelerator.gather(x) for x in (images.float(), chances, places)]
+        # The k-th image of the run is on process k % world: back to that order.
+        images, chances, places = (x.view(world, n, *x.shape[1:]).transpose(0, 1).flatten(0, 1) for x in everyone)
+        shown = images.clone()
+        for i, (chance, place) in enumerate(zip(chances.tolist(), places.tolist(), strict=True)):
+            if self.count < self.size:
+                self.images[self.count] = images[i]
+                self.count += 1
+            elif chance < 0.5:
+                k = int(place * self.size)
+                shown[i] = self.images[k]
+                self.images[k] = images[i]
+        return shown[rank::world]
+
+
+def build(config: CycleganConfig) -> tuple[nn.ModuleDict, nn.ModuleDict]:
+    """Generators `a_to_b` and `b_to_a`, and discriminators `a` and `b`."""
+    blocks = config.residual_blocks or (6 if config.resolution < 256 else 9)
+    generators = {k: TranslationGenerator(config.generator_channels, blocks) for k in ("a_to_b", "b_to_a")}
+    discriminators = {k: PatchDiscriminator(config.discriminator_channels) for k in ("a", "b")}
+    return nn.ModuleDict(generators), nn.ModuleDict(discriminators)
+
+
+def train(config: CycleganConfig) -> nn.ModuleDict:
+    """Train, and save the last and the best generators, and the discriminators.
+
+    Raises:
+        InputError: for wrong settings or data.
+    """
+    sides = read_sides(config)
+    run = Run(config)
+    accelerator = run.accelerator
+    datasets = _training_sets(sides, config, run)
+    held_out = monitor(sides[1].val, config, accelerator)
+    generators, discriminators = build(config)
+    a_to_b, b_to_a = generators["a_to_b"], generators["b_to_a"]
+    pools = [ImagePool(config.pool_size, config.resolution) for _ in range(2)]
+    *_, g_optimizer, d_optimizer = run.prepare(
+        generators,
+        discriminators,
+        *pools,
+        adam(generators.parameters(), config),
+        adam(discriminators.parameters(), config),
+        average=generators,
+        wrap=False,
+    )
+    run.record(
+        parameters=sum(p.numel() for p in generators.parameters()),
+        discriminator_parameters=sum(p.numel() for p in discriminators.parameters()),
+    )
+    # The val split's own images if there are any: what is shown was not learnt.
+    shown = [side.val if len(side.val) else side.train for side in sides]
+    steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(*datasets)
+    run.resume()
+    run.lr_factor = linear_decay(run.step + 1, steps, config.decay_start)
+    for batch_a, batch_b in run.batches(*datasets, collate_fn=collate):
+        draws_a, draws_b = run.draws.split([len(batch_a["label"]), len(batch_b["label"])])
+        (real_a, _), (real_b, _) = training_batch(batch_a, draws_a, config), training_batch(batch_b, draws_b, config)
+        with frozen(discriminators), accelerator.autocast():
+            fake_b, fake_a = a_to_b(real_a), b_to_a(real_b)
+            adversarial = least_squares_generator_loss(discriminators["b"](fake_b)).mean()
+            adversarial = adversarial + least_squares_generator_loss(discriminators["a"](fake_a)).mean()
+            cycle = F.l1_loss(b_to_a(fake_b).float(), real_a) + F.l1_loss(a_to_b(fake_a).float(), real_b)
+            identity = torch.zeros_like(cycle)
+            if config.identity_weight:
+                identity = F.l1_loss(a_to_b(real_b).float(), real_b) + F.l1_loss(b_to_a(real_a).float(), real_a)
+        loss = adversarial + config.cycle_weight * (cycle + config.identity_weight * identity)
+        run.update(loss, g_optimizer)
+        before_a = pools[0].exchange(fake_a, draws_b, accelerator)
+        before_b = pools[1].exchange(fake_b, draws_a, accelerator)
+        with accelerator.autocast():
+            d_loss = least_squares_discriminator_loss(discriminators["a"](real_a), discriminators["a"](before_a)).mean()
+            of_b = least_squares_discriminator_loss(discriminators["b"](real_b), discriminators["b"](before_b)).mean()
+        run.update(d_loss + of_b, d_optimizer)
+        run.log(g_loss=adversarial, d_loss=d_loss + of_b, cycle=cycle, identity=identity)
+        if run.due(config.validation_steps):
+            _save_samples(run, generators, shown, config)
+            _validate(run, held_out, generators, shown[0], config)
+        run.lr_factor = linear_decay(run.step + 1, steps, config.decay_start)
+    with run.averaged_weights():
+        if run.is_main:
+            save(generators, run.output_dir)
+            for kind, discriminator in discriminators.items():
+                discriminator.save_pretrained(run.output_dir / f"discriminator_{kind}")
+    accelerator.wait_for_everyone()
+    return generators
+
+
+def linear_decay(step: int, steps: int, start: float) -> float:
+    """Factor of the learning rate in that step of `steps`, counted from 1: 1 up to the share `start`, then to 0."""
+    rest = steps * (1 - start)
+    return 1.0 if rest == 0 else min(1.0, (steps - step + 1) / rest)
+
+
+def read_sides(config: CycleganConfig) -> tuple[Lesions, Lesions]:
+    """The images of both kinds.
+
+    Raises:
+        InputError: if a kind has fewer images than a batch, or the data is not as `read_lesions` wants it.
+    """
+    if config.data_dir_b is None:
+        sides = tuple(read_lesions(config, only=[code]) for code in (config.class_a, config.class_b))
+    else:
+        sides = read_lesions(config), read_lesions(config, folder=config.data_dir_b)
+        twice = set(sides[0].train["image_id"]) & set(sides[1].train["image_id"])
+        if twice:
+            raise InputError(f"{len(twice)} images (as {min(twice)}) are in both manifests: they must differ")
+    return sides
+
+
+def _training_sets(sides: Sequence[Lesions], config: CycleganConfig, run: Run) -> list[LesionSet]:
+    import pandas as pd
+
+    records.keep_to_images(run, pd.concat([side.train for side in sides], ignore_index=True))
+    folders = [config.data_dir, config.data_dir_b or config.data_dir]
+    run.record(
+        method="cyclegan",
+        classes=list(config.kinds),
+        resolution=config.resolution,
+        training_images=[len(side.train) for side in sides],
+        leaky=any(map(manifest.is_leaky, folders)),
+    )
+    return [decoded(side.train, side.classes, config, run) for side in sides]
+
+
+def save(generators: nn.ModuleDict, folder: Path) -> None:
+    """Both generators, `generator_a_to_b/` and `generator_b_to_a/`."""
+    for name, generator in generators.items():
+        generator.save_pretrained(folder / f"generator_{name}")
+
+
+class Translator:
+    """An `ImageGenerator` that translates given images: image i is made of `sources[seed % len(sources)]`.
+
+    Args:
+        generator: on its device.
+        sources: uint8 (M, 3, H, W).
+    """
+
+    def __init__(self, generator: TranslationGenerator, sources: torch.Tensor):
+        self.generator, self.sources = generator, sources
+
+    def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """Translated images, uint8 (N, 3, H, W); the labels say what they are translated to, and change nothing."""
+        device = self.generator.device
+        given = torch.stack([self.sources[seed % len(self.sources)] for seed in seeds])
+        with evaluating(self.generator):
+            return to_uint8(self.generator(to_unit_range(given).to(device)))
+
+
+def load_generator(weights: Path, direction: str, sources: torch.Tensor, device: torch.device) -> Translator:
+    """The translator of a finished run in the direction "a_to_b" or "b_to_a"."""
+    name = f"generator_{direction}"
+    generator = TranslationGenerator.from_pretrained(weights, subfolder=name, use_safetensors=True)
+    return Translator(generator.to(device), sources)
+
+
+def load_critic(run_dir: Path, kind: str, resolution: int, device: torch.device) -> Critic:
+    """The discriminator of the kind "a" or "b" of a finished run."""
+    name = f"discriminator_{kind}"
+    network = PatchDiscriminator.from_pretrained(run_dir, subfolder=name, use_safetensors=True)
+    return Critic(network.to(device), resolution, [], conditional=False)
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        conv = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels)]
+        again = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels)]
+        self.layers = nn.Sequential(*conv, nn.ReLU(), *again)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x)
+
+
+def _initialize(model: nn.Module) -> None:
+    """Weights from N(0, 0.02), as the paper says."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+            nn.init.zeros_(module.bias)
+
+
+def _pixels(rows, config: CycleganConfig, count: int) -> torch.Tensor:
+    """The first `count` images of a manifest's rows, uint8 (N, 3, H, W)."""
+    dataset = LesionSet(rows.head(count), list(dict.fromkeys(filter(None, rows["dx"]))), config.resolution)
+    return torch.stack([item["pixels"] for item in dataset])
+
+
+def _save_samples(run: Run, generators: nn.ModuleDict, shown: Sequence, config: CycleganConfig) -> None:
+    """Rows of original, translated and brought back, in both directions; the curves of all that was logged."""
+    if not run.is_main:
+        return
+    columns, device = 8, run.accelerator.device
+    rows = []
+    with run.averaged_weights(), evaluating(*generators.values()):
+        for side, there, back in ((0, "a_to_b", "b_to_a"), (1, "b_to_a", "a_to_b")):
+            originals = to_unit_range(_pixels(shown[side], config, columns)).to(device)
+            translated = generators[there](originals)
+            for images in (originals, translated, generators[back](translated)):
+                blank = torch.ones(columns - len(images), *images.shape[1:], device=device)
+                rows.append(to_uint8(torch.cat([images, blank])))
+    run.sample_grid(torch.cat(rows), columns=columns)
+    save_curves(run)
+
+
+def _validate(run: Run, held_out, generators: nn.ModuleDict, sources, config: CycleganConfig) -> None:
+    """Translations of held-out images of the first kind against held-out images of the second."""
+    if not run.is_main:
+        return
+    pixels = _pixels(sources, config, config.monitor_samples)
+    translator = Translator(generators["a_to_b"], pixels)
+    validate(
+        run, held_out, translator, [""] * len(pixels), config, lambda d: save(generators, d), seeds=range(len(pixels))
+    )

@@ -1,0 +1,267 @@
+"""DCGAN (Radford et al. 2016, arXiv:1511.06434) and its class-conditional kin."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from dermgen.config import InputError, option, require_at_least
+from dermgen.data.loading import collate, to_uint8
+from dermgen.evaluate.monitoring import monitor, sample_classes, validate
+from dermgen.sampling import normal
+from dermgen.training.adversarial import discriminator_loss, frozen, generator_loss, r1_penalty
+from dermgen.training.augmentation import diff_augment
+from dermgen.training.draws import Draws, derive_seed
+from dermgen.training.from_scratch import (
+    AdversarialConfig,
+    Critic,
+    adam,
+    class_indices,
+    evaluating,
+    read_lesions,
+    save_samples,
+    training_batch,
+    training_set,
+)
+from dermgen.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class DcganConfig(AdversarialConfig):
+    """Train a DCGAN, or with --class_conditional a conditional GAN, from scratch."""
+
+    latent_dim: int = option(100, "numbers that an image is made of")
+    generator_channels: int = option(128, "of the generator's last hidden layer; each one before has twice as many")
+    discriminator_channels: int = option(64, "of the discriminator's first layer; each one after has twice as many")
+    conditioning: Literal["projection", "embedding"] = option(
+        "projection", "how the discriminator sees the class: Miyato and Koyama 2018, or as a channel of the image"
+    )
+    discriminator_learning_rate: float | None = option(None, "default that of the generator")
+    discriminator_norm: Literal["batch", "spectral", "none"] = option("batch", "of the discriminator's layers")
+    r1_gamma: float = option(0.0, "weight of the R1 penalty, times a half; 0 is off")
+    diff_augment: bool = option(False, "show the discriminator all images with differentiable augmentation")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.resolution & (self.resolution - 1):
+            raise InputError(f"a DCGAN's resolution must be a power of 2, got {self.resolution}")
+        require_at_least(1, latent_dim=self.latent_dim, generator_channels=self.generator_channels)
+        require_at_least(1, discriminator_channels=self.discriminator_channels)
+        require_at_least(0, r1_gamma=self.r1_gamma)
+
+
+class DcganGenerator(ModelMixin, ConfigMixin):
+    """Latents to images by transposed convolutions with batch norm; a class is an embedding beside the latents."""
+
+    @register_to_config
+    def __init__(self, resolution: int, latent_dim: int = 100, channels: int = 128, num_classes: int = 0):
+        super().__init__()
+        widths = [channels * 2**i for i in reversed(range(_halvings(resolution)))]
+        self.embedding = nn.Embedding(num_classes, latent_dim) if num_classes else None
+        given = latent_dim * (2 if num_classes else 1)
+        layers: list[nn.Module] = [nn.ConvTranspose2d(given, widths[0], 4, bias=False)]
+        for before, after in pairwise(widths):
+            layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
+        self.layers = nn.Sequential(
+            *layers, nn.BatchNorm2d(widths[-1]), nn.ReLU(), nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1), nn.Tanh()
+        )
+        _initialize(self)
+
+    def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, H) in (-1, 1) of latents (N, latent_dim); labels (N,) count if conditional."""
+        if self.embedding is not None:
+            latents = torch.cat([latents, self.embedding(labels)], dim=1)
+        return self.layers(latents[:, :, None, None])
+
+
+class DcganDiscriminator(ModelMixin, ConfigMixin):
+    """Images to logits by strided convolutions.
+
+    A class is either projected onto the last features, summed over the image (Miyato and Koyama 2018,
+    arXiv:1802.05637), or an embedding as large as the image, its fourth channel.
+    """
+
+    @register_to_config
+    def __init__(
+        self, resolution: int, channels: int = 64, norm: str = "batch", num_classes: int = 0, projection: bool = True
+    ):
+        super().__init__()
+        widths = [channels * 2**i for i in range(_halvings(resolution))]
+        self.projected = nn.Embedding(num_classes, widths[-1]) if num_classes and projection else None
+        self.channel = nn.Embedding(num_classes, resolution**2) if num_classes and not projection else None
+        layers: list[nn.Module] = [nn.Conv2d(3 if self.channel is None else 4, widths[0], 4, 2, 1)]
+        for before, after in pairwise(widths):
+            layers += [nn.LeakyReLU(0.2), nn.Conv2d(before, after, 4, 2, 1, bias=norm != "batch")]
+            layers += [nn.BatchNorm2d(after)] if norm == "batch" else []
+        self.features = nn.Sequential(*layers, nn.LeakyReLU(0.2))
+        self.head = nn.Conv2d(widths[-1], 1, 4)
+        _initialize(self)
+        if norm == "spectral":
+            for module in list(self.modules()):
+                if isinstance(module, nn.Conv2d | nn.Embedding):
+                    spectral_norm(module)
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Logits (N,) of images (N, 3, H, H) in [-1, 1]; labels (N,) count if conditional."""
+        if self.channel is not None:
+            images = torch.cat([images, self.channel(labels).view(-1, 1, *images.shape[2:])], dim=1)
+        features = self.features(images)
+        logits = self.head(features).flatten()
+        if self.projected is not None:
+            logits = logits + (self.projected(labels) * features.sum((2, 3))).sum(1)
+        return logits
+
+
+def build(config: DcganConfig, num_classes: int) -> tuple[DcganGenerator, DcganDiscriminator]:
+    """Generator and discriminator that the config asks for."""
+    num_classes = num_classes if config.class_conditional else 0
+    generator = DcganGenerator(config.resolution, config.latent_dim, config.generator_channels, num_classes)
+    discriminator = DcganDiscriminator(
+        config.resolution,
+        config.discriminator_channels,
+        config.discriminator_norm,
+        num_classes,
+        config.conditioning == "projection",
+    )
+    return generator, discriminator
+
+
+def train(config: DcganConfig) -> DcganGenerator:
+    """Train, and save the last and the best generator, and the discriminator.
+
+    Raises:
+        InputError: for wrong settings or data.
+    """
+    lesions = read_lesions(config)
+    run = Run(config)
+    dataset = training_set(lesions, config, run, "dcgan")
+    held_out = monitor(lesions.val, config, run.accelerator)
+    generator, discriminator = build(config, len(lesions.classes))
+    *_, g_optimizer, d_optimizer = run.prepare(
+        generator,
+        discriminator,
+        adam(generator.parameters(), config),
+        adam(discriminator.parameters(), config, lr=config.discriminator_learning_rate or config.learning_rate),
+        average=generator,
+        wrap=False,
+    )
+    run.record(parameters=generator.num_parameters(), discriminator_parameters=discriminator.num_parameters())
+    samples = LatentGenerator(generator, lesions.classes)
+    asked = sample_classes(lesions, config)
+
+    def seen(images: torch.Tensor) -> torch.Tensor:
+        return diff_augment(images, run.draws) if config.diff_augment else images
+
+    for batch in run.batches(dataset, collate_fn=collate):
+        real, labels = training_batch(batch, run.draws, config)
+        with run.accelerator.autocast():
+            fake = generator(run.draws.normal(config.latent_dim), labels)
+            real_logits = discriminator(seen(real), labels)
+            fake_logits = discriminator(seen(fake.detach()), labels)
+        d_loss = discriminator_loss(real_logits, fake_logits)
+        if config.r1_gamma:
+            d_loss = d_loss + config.r1_gamma / 2 * r1_penalty(lambda x, y=labels: discriminator(x, y), seen(real))
+        run.update(d_loss.mean(), d_optimizer)
+        with frozen(discriminator), run.accelerator.autocast():
+            g_loss = generator_loss(discriminator(seen(fake), labels))
+        run.update(g_loss.mean(), g_optimizer)
+        run.log(
+            d_loss=d_loss.mean(), g_loss=g_loss.mean(), real_logit=real_logits.mean(), fake_logit=fake_logits.mean()
+        )
+        if run.due(config.validation_steps):
+            with averaged(run, generator, len(lesions.classes)):
+                save_samples(run, samples, lesions, config)
+                validate(run, held_out, samples, asked, config, lambda d: generator.save_pretrained(d / "generator"))
+    with averaged(run, generator, len(lesions.classes)):
+        if run.is_main:
+            generator.save_pretrained(run.output_dir / "generator")
+            discriminator.save_pretrained(run.output_dir / "discriminator")
+    run.accelerator.wait_for_everyone()
+    return generator
+
+
+@contextmanager
+def averaged(run: Run, generator: DcganGenerator, num_classes: int) -> Iterator[None]:
+    """Within the block the generator has its EMA weights, and batch statistics measured with them.
+
+    Statistics that were gathered while the live weights trained belong to other activations.
+    """
+    if not run.config.ema_decay:
+        yield
+        return
+    norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
+    with run.averaged_weights():
+        kept = [(n.running_mean.clone(), n.running_var.clone(), n.num_batches_tracked.clone()) for n in norms]
+        momenta = [n.momentum for n in norms]
+        for n in norms:
+            n.reset_running_stats()
+            n.momentum = None  # a plain mean over the batches
+        with torch.no_grad():
+            for i in range(16):
+                draws = Draws([derive_seed(run.config.seed, 3, i, j) for j in range(64)], generator.device)
+                generator(draws.normal(generator.config.latent_dim), draws.integers(max(1, num_classes)))
+        try:
+            yield
+        finally:
+            for n, momentum, (mean, var, count) in zip(norms, momenta, kept, strict=True):
+                n.momentum = momentum
+                n.running_mean.copy_(mean)
+                n.running_var.copy_(var)
+                n.num_batches_tracked.copy_(count)
+
+
+class LatentGenerator:
+    """An `ImageGenerator` that maps latents of a normal distribution to images."""
+
+    def __init__(self, generator: DcganGenerator, classes: Sequence[str]):
+        self.generator, self.classes = generator, classes
+
+    def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """Draw one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
+        generator = self.generator
+        asked = class_indices(labels, self.classes, generator.config.num_classes > 0)
+        latents = normal(seeds, generator.config.latent_dim).to(generator.device)
+        with evaluating(generator):  # batch norm by its own statistics: no image depends on its neighbours
+            return to_uint8(generator(latents, torch.tensor(asked, device=generator.device)))
+
+
+def load_generator(weights: Path, classes: Sequence[str], device: torch.device) -> LatentGenerator:
+    """The generator of a finished run, from the folder that holds `generator/`."""
+    generator = DcganGenerator.from_pretrained(weights, subfolder="generator", use_safetensors=True)
+    return LatentGenerator(generator.to(device), classes)
+
+
+def load_critic(run_dir: Path, classes: Sequence[str], device: torch.device) -> Critic:
+    """The discriminator of a finished run."""
+    discriminator = DcganDiscriminator.from_pretrained(run_dir, subfolder="discriminator", use_safetensors=True)
+    config = discriminator.config
+    return Critic(discriminator.to(device), config.resolution, classes, config.num_classes > 0)
+
+
+def _halvings(resolution: int) -> int:
+    """How often an image is halved to be 4 pixels high."""
+    return int(math.log2(resolution)) - 2
+
+
+def _initialize(model: nn.Module) -> None:
+    """Weights from N(0, 0.02), as the paper says; scales of batch norm from N(1, 0.02).
+
+    For embeddings it matters: with classes as loud as latents from the start, a generator learns to ignore latents.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+            nn.init.zeros_(module.bias)

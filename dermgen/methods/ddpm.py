@@ -1,0 +1,247 @@
+"""DDPM (Ho et al. 2020, arXiv:2006.11239) in pixels, with or without classes and classifier-free guidance."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import ConsistencyModelPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch import nn
+
+from dermgen.config import InputError, option, require_at_least
+from dermgen.data.loading import collate, to_uint8
+from dermgen.sampling import noise_scheduler
+from dermgen.training.diffusion import denoising_target, min_snr_weights, per_image_mse, snr
+from dermgen.training.draws import Draws
+from dermgen.training.from_scratch import (
+    FromScratchConfig,
+    Lesions,
+    adam,
+    class_indices,
+    evaluating,
+    keep_best,
+    read_lesions,
+    save_samples,
+    training_batch,
+    training_set,
+    validation_batches,
+)
+from dermgen.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class DdpmConfig(FromScratchConfig):
+    """Train a denoising diffusion model in pixels from scratch."""
+
+    channels: list[int] | None = option(None, "of the UNet's levels, multiples of 32; default 64 128 256 256")
+    layers_per_block: int = option(2, "residual blocks a level")
+    attention_resolutions: list[int] | None = option(None, "attend at these heights in pixels; default 16 and 8")
+    dropout: float = option(0.0, "in residual blocks")
+    num_train_timesteps: int = option(1000, "steps of the forward process")
+    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = option(
+        "linear", "noise schedule: the paper's, or the cosine one of Nichol and Dhariwal 2021, by diffusers' names"
+    )
+    prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "what the network predicts")
+    snr_gamma: float | None = option(None, "min-SNR gamma; 5 is the paper's value")
+    class_dropout: float = option(0.1, "share of images that are shown without their class, for guidance")
+    max_grad_norm: float = option(1.0, "clip the gradient norm to this, as the paper's code does")
+    validation_guidance_scale: float = option(1.0, "weight of the class in a sample grid; 1 is none")
+    validation_inference_steps: int = option(50, "denoising steps of a sample grid, by DDIM")
+
+    def __post_init__(self):
+        super().__post_init__()
+        channels = self.channels or [64, 128, 256, 256]
+        factor = 2 ** (len(channels) - 1)
+        if self.resolution % factor:
+            raise InputError(
+                f"resolution must be a multiple of {factor} for {len(channels)} levels of channels, got "
+                f"{self.resolution}"
+            )
+        if any(c % 32 or c <= 0 for c in channels):
+            raise InputError(f"channels must be multiples of 32, got {channels}")
+        if not 0 <= self.class_dropout < 1 or not 0 <= self.dropout < 1:
+            raise InputError("class_dropout and dropout must be in [0, 1)")
+        require_at_least(1, layers_per_block=self.layers_per_block, num_train_timesteps=self.num_train_timesteps)
+        require_at_least(1, validation_inference_steps=self.validation_inference_steps)
+
+
+def build(config: DdpmConfig, num_classes: int) -> tuple[UNet2DModel, DDPMScheduler]:
+    """The network, with one class more than there are to stand for "any" if it is conditional, and its schedule."""
+    channels = config.channels or [64, 128, 256, 256]
+    attended = [config.resolution // 2**i in (config.attention_resolutions or [16, 8]) for i in range(len(channels))]
+    unet = UNet2DModel(
+        sample_size=config.resolution,
+        block_out_channels=tuple(channels),
+        layers_per_block=config.layers_per_block,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attended),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attended)),
+        attention_head_dim=32,
+        dropout=config.dropout,
+        num_class_embeds=num_classes + 1 if config.class_conditional else None,
+    )
+    schedule = DDPMScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        beta_schedule=config.beta_schedule,
+        prediction_type=config.prediction_type,
+    )
+    return unet, schedule
+
+
+def train(config: DdpmConfig) -> UNet2DModel:
+    """Train, and save the last and the best weights as diffusers pipelines in `output_dir` and `best/`.
+
+    Raises:
+        InputError: for wrong settings or data.
+    """
+    lesions = read_lesions(config)
+    run = Run(config)
+    dataset = training_set(lesions, config, run, "ddpm")
+    unet, schedule = build(config, len(lesions.classes))
+    model, optimizer = run.prepare(unet, adam(list(unet.parameters()), config), average=unet)
+    run.record(parameters=unet.num_parameters())
+    samples = DdpmGenerator(
+        unet,
+        schedule,
+        lesions.classes,
+        config.validation_inference_steps,
+        config.validation_guidance_scale,
+        scheduler="ddim",
+    )
+    for batch in run.batches(dataset, collate_fn=collate):
+        images, labels = training_batch(batch, run.draws, config)
+        if config.class_conditional:
+            labels = torch.where(run.draws.uniform() < config.class_dropout, len(lesions.classes), labels)
+        loss = denoising_losses(model, schedule, images, labels, run.draws, config.snr_gamma).mean()
+        run.update(loss, optimizer)
+        run.log(loss=loss)
+        if run.due(config.validation_steps):
+            save_samples(run, samples, lesions, config)
+            _validate(run, unet, schedule, lesions, config)
+    with run.averaged_weights():
+        if run.is_main:
+            save(unet, schedule, run.output_dir)
+    run.accelerator.wait_for_everyone()
+    return unet
+
+
+def denoising_losses(
+    model: nn.Module,
+    schedule: DDPMScheduler,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    draws: Draws,
+    snr_gamma: float | None = None,
+) -> torch.Tensor:
+    """Squared error of the noise or velocity predicted at a random timestep, (N,).
+
+    Args:
+        model: the UNet; labels go to it if it has an embedding of classes.
+        schedule: its noise schedule and prediction type.
+        images: (N, 3, H, W) in [-1, 1].
+        labels: (N,) class indices.
+        draws: one stream per image, for timestep and noise.
+        snr_gamma: weigh by min-SNR.
+    """
+    timesteps = draws.integers(schedule.config.num_train_timesteps)
+    noise = draws.normal(*images.shape[1:])
+    noisy = schedule.add_noise(images, noise, timesteps)
+    prediction = model(noisy, timesteps, class_labels=labels if _is_conditional(model) else None).sample
+    kind = schedule.config.prediction_type
+    losses = per_image_mse(prediction, denoising_target(schedule, images, noise, timesteps, kind))
+    return losses if snr_gamma is None else losses * min_snr_weights(snr(schedule, timesteps), snr_gamma, kind)
+
+
+def save(unet: UNet2DModel, schedule: DDPMScheduler, folder: Path) -> None:
+    """A pipeline folder that `diffusers.DiffusionPipeline.from_pretrained` loads, and samples without dermgen.
+
+    diffusers' one pipeline for a UNet2DModel with classes is that of consistency models, which runs any scheduler:
+    `pipeline(class_labels=[4], num_inference_steps=1000)`; guidance needs dermgen.
+    """
+    kind = ConsistencyModelPipeline if _is_conditional(unet) else DDPMPipeline
+    kind(unet=unet, scheduler=schedule).save_pretrained(folder)
+
+
+class DdpmGenerator:
+    """An `ImageGenerator` over a UNet in pixels.
+
+    Args:
+        unet: on its device.
+        schedule: that it was trained with.
+        classes: codes in the order of the UNet's class embedding; those after the last stand for any class.
+        num_inference_steps: denoising steps.
+        guidance_scale: weight of the class (Ho and Salimans 2022, arXiv:2207.12598); 1 is none.
+        scheduler: one of `sampling.SCHEDULERS`.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        schedule: DDPMScheduler,
+        classes: Sequence[str],
+        num_inference_steps: int = 50,
+        guidance_scale: float = 1.0,
+        scheduler: str = "ddpm",
+    ):
+        self.unet, self.classes = unet, classes
+        self.conditional = _is_conditional(unet)
+        self.scheduler = noise_scheduler(scheduler, schedule.config)
+        self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
+        if guidance_scale != 1 and not self.conditional:
+            raise InputError(
+                "guidance_scale steers towards a class, but this run was trained without classes: leave it"
+            )
+
+    def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """Draw one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
+        device, config = self.unet.device, self.unet.config
+        asked = torch.tensor(class_indices(labels, self.classes, self.conditional), device=device)
+        anything = torch.full_like(asked, len(self.classes))
+        rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shape = (config.in_channels, config.sample_size, config.sample_size)
+        images = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device)
+        # A sampler with memory must not remember the last batch.
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(self.num_inference_steps, device=device)
+        images = images * scheduler.init_noise_sigma
+        noise = {"generator": rngs} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        with evaluating(self.unet):
+            for t in scheduler.timesteps:
+                scaled = scheduler.scale_model_input(images, t)
+                if not self.conditional:
+                    prediction = self.unet(scaled, t).sample
+                else:
+                    prediction = self.unet(scaled, t, class_labels=asked).sample
+                    if self.guidance_scale != 1:
+                        plain = self.unet(scaled, t, class_labels=anything).sample
+                        prediction = plain + self.guidance_scale * (prediction - plain)
+                images = scheduler.step(prediction, t, images, **noise).prev_sample
+        return to_uint8(images)
+
+
+def load_generator(
+    weights: Path, classes: Sequence[str], num_inference_steps: int, guidance_scale: float, scheduler: str, device
+) -> DdpmGenerator:
+    """The generator of a finished run, from a folder that `save` wrote."""
+    unet = UNet2DModel.from_pretrained(weights, subfolder="unet", use_safetensors=True).to(device)
+    schedule = DDPMScheduler.from_pretrained(weights, subfolder="scheduler")
+    return DdpmGenerator(unet, schedule, classes, num_inference_steps, guidance_scale, scheduler)
+
+
+def _is_conditional(model: nn.Module) -> bool:
+    unet = getattr(model, "module", model)  # several processes wrap it
+    return unet.config.num_class_embeds is not None
+
+
+def _validate(run: Run, unet: UNet2DModel, schedule: DDPMScheduler, lesions: Lesions, config: DdpmConfig) -> None:
+    """The loss on held-out images, each time with the same noise and timesteps."""
+    if not run.is_main or lesions.val.empty:
+        return
+    with run.averaged_weights(), evaluating(unet):
+        losses = [
+            denoising_losses(unet, schedule, images, labels, draws, config.snr_gamma)
+            for images, labels, draws in validation_batches(lesions, config, run.accelerator.device)
+        ]
+        loss = float(torch.cat(losses).mean())
+        keep_best(run, "val_loss", loss, lambda folder: save(unet, schedule, folder))

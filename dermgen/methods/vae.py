@@ -1,0 +1,256 @@
+"""The variational autoencoder (Kingma and Welling 2014, arXiv:1312.6114), convolutional or dense."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from torch import nn
+
+from dermgen.config import InputError, option, require_at_least, write_json
+from dermgen.data.loading import collate, to_uint8
+from dermgen.data.sheets import save_grid
+from dermgen.evaluate.pairs import load_lpips, similarities
+from dermgen.sampling import normal
+from dermgen.training.draws import Draws
+from dermgen.training.from_scratch import (
+    FromScratchConfig,
+    Lesions,
+    adam,
+    class_indices,
+    evaluating,
+    keep_best,
+    read_lesions,
+    save_samples,
+    training_batch,
+    training_set,
+    validation_batches,
+)
+from dermgen.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig(FromScratchConfig):
+    """Train a variational autoencoder from scratch."""
+
+    architecture: Literal["convolutional", "dense"] = option(
+        "convolutional", "strided convolutions, or one hidden layer of hidden_width"
+    )
+    channels: list[int] | None = option(None, "of the convolutions, each halves the size; default 32 64 128 256")
+    hidden_width: int = option(256, "of the dense variant's hidden layer")
+    latent_dim: int = option(128, "numbers that an image is encoded to")
+    kl_weight: float = option(1.0, "of the KL term beside the squared error, both summed over an image")
+    kl_warmup_steps: int = option(0, "optimizer steps over which kl_weight rises from 0")
+    learning_rate: float = option(1e-3, "peak learning rate")
+    lpips: Literal["none", "alex", "vgg"] = option("none", "network of the reconstructions' LPIPS, from torchvision")
+
+    def __post_init__(self):
+        super().__post_init__()
+        factor = 2 ** len(self.channels or [32, 64, 128, 256])
+        if self.architecture == "convolutional" and self.resolution % factor:
+            raise InputError(f"resolution must be a multiple of {factor} for these channels, got {self.resolution}")
+        if any(c % 8 or c <= 0 for c in self.channels or ()):
+            raise InputError(f"channels must be multiples of 8, got {self.channels}")
+        require_at_least(1, hidden_width=self.hidden_width, latent_dim=self.latent_dim)
+        require_at_least(0, kl_weight=self.kl_weight, kl_warmup_steps=self.kl_warmup_steps)
+
+
+class Vae(ModelMixin, ConfigMixin):
+    """Encoder and decoder; a class is an embedding beside the encoder's features and the decoder's latents.
+
+    Args:
+        resolution: height and width in pixels.
+        channels: of the strided convolutions; empty for the dense variant.
+        hidden_width: of the dense variant's hidden layer.
+        latent_dim: width of the latents.
+        num_classes: 0 is unconditional.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        resolution: int,
+        channels: Sequence[int] = (32, 64, 128, 256),
+        hidden_width: int = 256,
+        latent_dim: int = 128,
+        num_classes: int = 0,
+    ):
+        super().__init__()
+        pixels = 3 * resolution**2
+        if channels:
+            side = resolution // 2 ** len(channels)
+            self.encoder, width = _convolutions(channels), channels[-1] * side**2
+            self.decoder = nn.Sequential(
+                nn.Linear(latent_dim, width), nn.Unflatten(1, (channels[-1], side, side)), _transposed(channels)
+            )
+        else:
+            width = hidden_width
+            self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, width), nn.ReLU())
+            self.decoder = nn.Sequential(
+                nn.Linear(latent_dim, width),
+                nn.ReLU(),
+                nn.Linear(width, pixels),
+                nn.Unflatten(1, (3, resolution, resolution)),
+            )
+        self.moments = nn.Linear(width, 2 * latent_dim)
+        self.of_image = nn.Embedding(num_classes, width) if num_classes else None
+        self.of_latents = nn.Embedding(num_classes, latent_dim) if num_classes else None
+
+    def encode(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log variance (N, latent_dim) of images (N, 3, H, W) in [-1, 1]; labels (N,) count if conditional."""
+        features = self.encoder(images).flatten(1)
+        if self.of_image is not None:
+            features = features + self.of_image(labels)
+        mean, logvar = self.moments(features).chunk(2, dim=1)
+        return mean, logvar
+
+    def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) in (-1, 1) of latents (N, latent_dim)."""
+        if self.of_latents is not None:
+            latents = latents + self.of_latents(labels)
+        return torch.tanh(self.decoder(latents))
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Reconstructions, mean and log variance; `noise` (N, latent_dim) draws the latents."""
+        mean, logvar = self.encode(images, labels)
+        return self.decode(mean + (logvar / 2).exp() * noise, labels), mean, logvar
+
+
+def build(config: VaeConfig, num_classes: int) -> Vae:
+    """The network that the config asks for."""
+    return Vae(
+        config.resolution,
+        [] if config.architecture == "dense" else config.channels or [32, 64, 128, 256],
+        config.hidden_width,
+        config.latent_dim,
+        num_classes if config.class_conditional else 0,
+    )
+
+
+def train(config: VaeConfig) -> Vae:
+    """Train, and save the last and the best weights and the scores of reconstructions of held-out images.
+
+    Raises:
+        InputError: for wrong settings or data.
+    """
+    lesions = read_lesions(config)
+    lpips = None if config.lpips == "none" else load_lpips(config.lpips)
+    run = Run(config)
+    dataset = training_set(lesions, config, run, "vae")
+    vae = build(config, len(lesions.classes))
+    model, optimizer = run.prepare(vae, adam(list(vae.parameters()), config), average=vae)
+    run.record(parameters=vae.num_parameters())
+    samples = VaeGenerator(vae, lesions.classes)
+    for batch in run.batches(dataset, collate_fn=collate):
+        images, labels = training_batch(batch, run.draws, config)
+        mse, kl = losses(model, images, labels, run.draws, config.latent_dim)
+        weight = kl_weight(run.step, config)
+        run.update((mse + weight * kl).mean(), optimizer)
+        run.log(mse=mse.mean(), kl=kl.mean())
+        if run.due(config.validation_steps):
+            save_samples(run, samples, lesions, config)
+            _validate(run, vae, lesions, config)
+    with run.averaged_weights():
+        if run.is_main:
+            vae.save_pretrained(run.output_dir / "vae")
+            _save_reconstructions(run, vae, lesions, config, lpips)
+    run.accelerator.wait_for_everyone()
+    return vae
+
+
+def losses(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, draws: Draws, latent_dim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared error and KL divergence of each image, (N,), both per number of the image.
+
+    Their sum times the number of values is the negative evidence lower bound of a Gaussian with variance 1/2.
+    """
+    reconstruction, mean, logvar = model(images, labels, draws.normal(latent_dim))
+    mse = (reconstruction.float() - images).square().flatten(1).mean(1)
+    return mse, kl_to_standard_normal(mean.float(), logvar.float()) / images[0].numel()
+
+
+def kl_to_standard_normal(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """KL(N(mean, exp(logvar)) || N(0, 1)) of (N, D), summed to (N,) (Kingma and Welling 2014, appendix B)."""
+    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum(1)
+
+
+def kl_weight(step: int, config: VaeConfig) -> float:
+    """Weight of the KL term in that optimizer step, counted from 1."""
+    return config.kl_weight * min(1.0, step / max(1, config.kl_warmup_steps))
+
+
+class VaeGenerator:
+    """An `ImageGenerator` that decodes latents drawn from the prior."""
+
+    def __init__(self, vae: Vae, classes: Sequence[str]):
+        self.vae, self.classes = vae, classes
+
+    def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """Draw one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
+        vae = self.vae
+        asked = class_indices(labels, self.classes, vae.config.num_classes > 0)
+        latents = normal(seeds, vae.config.latent_dim).to(vae.device)
+        with evaluating(vae):
+            return to_uint8(vae.decode(latents, torch.tensor(asked, device=vae.device)))
+
+
+def load_generator(weights: Path, classes: Sequence[str], device: torch.device) -> VaeGenerator:
+    """The generator of a finished run, from the folder that holds `vae/`."""
+    return VaeGenerator(Vae.from_pretrained(weights, subfolder="vae", use_safetensors=True).to(device), classes)
+
+
+def _convolutions(channels: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in zip([3, *channels], channels, strict=False):
+        layers += [nn.Conv2d(before, after, 4, 2, 1), nn.GroupNorm(8, after), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+def _transposed(channels: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    reverse = list(reversed(channels))
+    for before, after in zip(reverse, [*reverse[1:], reverse[-1]], strict=True):
+        layers += [nn.ConvTranspose2d(before, after, 4, 2, 1), nn.GroupNorm(8, after), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Conv2d(reverse[-1], 3, 3, 1, 1))
+
+
+def _validate(run: Run, vae: Vae, lesions: Lesions, config: VaeConfig) -> None:
+    """The loss on held-out images, with the full KL weight and always the same noise."""
+    if not run.is_main or lesions.val.empty:
+        return
+    with run.averaged_weights(), evaluating(vae):
+        found = []
+        for images, labels, draws in validation_batches(lesions, config, run.accelerator.device):
+            mse, kl = losses(vae, images, labels, draws, config.latent_dim)
+            found.append(mse + config.kl_weight * kl)
+        keep_best(run, "val_loss", float(torch.cat(found).mean()), lambda folder: vae.save_pretrained(folder / "vae"))
+
+
+def _save_reconstructions(run: Run, vae: Vae, lesions: Lesions, config: VaeConfig, lpips: nn.Module | None) -> None:
+    """`reconstructions.json` (scores of held-out images), and pictures of them and of latents between two."""
+    if lesions.val.empty:
+        return
+    with evaluating(vae):
+        originals, decoded, latents, classes = [], [], [], []
+        for images, labels, _ in validation_batches(lesions, config, run.accelerator.device):
+            mean, _ = vae.encode(images, labels)
+            originals.append(to_uint8(images).cpu())
+            decoded.append(to_uint8(vae.decode(mean, labels)).cpu())
+            latents.append(mean)
+            classes.append(labels)
+        real, again, z, y = map(torch.cat, (originals, decoded, latents, classes))
+        pairs = torch.stack([real[:32], again[:32]], dim=1).flatten(0, 1)
+        save_grid(pairs, run.output_dir / "samples" / "reconstructions.png", columns=8)
+        share = torch.linspace(0, 1, 8, device=z.device)[:, None]
+        ends = range(0, min(16, len(z) - len(z) % 2), 2)
+        rows = [vae.decode((1 - share) * z[i] + share * z[i + 1], y[i].expand(8)) for i in ends]
+        if rows:
+            save_grid(to_uint8(torch.cat(rows)), run.output_dir / "samples" / "interpolations.png", columns=8)
+    scores = similarities(real, again, lpips)
+    found = {name: {"mean": float(np.mean(v)), "std": float(np.std(v))} for name, v in scores.items()}
+    write_json(run.output_dir / "reconstructions.json", {"images": len(real), **found})

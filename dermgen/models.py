@@ -1,0 +1,322 @@
+"""What `dermgen generate` draws with: a Stable Diffusion from a folder or the Hub, or a run trained from scratch."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import yaml
+from PIL import Image
+
+from dermgen import runs
+from dermgen.config import InputError
+from dermgen.data import captions, manifest, preprocess
+from dermgen.data.cache import hash_file, key_of
+from dermgen.data.loading import folder_examples
+from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
+from dermgen.sampling import ImageGenerator
+from dermgen.stable_diffusion.generator import StableDiffusionGenerator
+from dermgen.stable_diffusion.inputs import check_prompts
+from dermgen.stable_diffusion.pipeline import check_model, load_pipeline
+from dermgen.stable_diffusion.weights import LORA_FILE
+from dermgen.training.from_scratch import class_indices
+
+if TYPE_CHECKING:
+    from dermgen.generate import GenerateConfig
+
+GRID_FIELDS = (*captions.FIELDS, "skin_tone")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image that another is made from."""
+
+    path: str
+    image_id: str
+    dx: str = ""
+
+
+def read_sources(folder: str | None, split: str, dx: str | None = None) -> list[Source]:
+    """The images of a plain folder by name, or of one split, and perhaps one class, of a manifest; none for None.
+
+    Raises:
+        InputError: if there are none, or a manifest's images are synthetic.
+    """
+    if folder is None:
+        return []
+    if not Path(folder, "metadata.csv").exists():
+        return [Source(e.path, e.image_id) for e in folder_examples(folder, "", "init_images")]
+    table = manifest.select(manifest.read_real(folder, need_classes=False), dx=dx, split=split, where=folder)
+    return [Source(*row) for row in zip(table["path"], table["image_id"], table["dx"], strict=True)]
+
+
+class StableDiffusionModel:
+    """A Stable Diffusion: a pipeline folder, a Hub id, or a run of LoRA with its base model.
+
+    Raises:
+        InputError: if it cannot be had, or options of other methods are given.
+    """
+
+    def __init__(self, config: "GenerateConfig"):
+        self.config = config
+        if config.prompt is None and config.classes is None and config.grid is None:
+            raise InputError("a Stable Diffusion needs one of --prompt, --classes and --grid")
+        if config.truncation is not None:
+            raise InputError("--truncation is for runs of StyleGAN2")
+        self.guidance_scale = 7.5 if config.guidance_scale is None else config.guidance_scale
+        self.num_inference_steps = config.num_inference_steps or 25
+        self.scheduler = config.scheduler or "dpmsolver++"
+        self.sources = read_sources(config.init_images, config.init_split)
+        self.base: str | None = None
+        path = Path(config.model)
+        lora = path if path.suffix == ".safetensors" else path / LORA_FILE
+        if lora.is_file():
+            self.base = config.base_model or self._setting("pretrained_model_name_or_path")
+            if not self.base:
+                raise InputError(f"{lora} are LoRA weights and do not say of which model: give --base_model")
+        elif path.is_dir() and (path / "config.yaml").exists() and not (path / "model_index.json").exists():
+            raise InputError(
+                f"the run in {path} has no final weights yet: let its training finish (the same command goes on)"
+            )
+        check_model(self.base or config.model)
+
+    def plan(self) -> list[dict]:
+        """One row per image: label (its prompt), seed, and what is known of it (dx, localization, age, sex)."""
+        rows = []
+        for i, row in enumerate(self._asked()):
+            seed = self.config.seed + i
+            source = self.sources[seed % len(self.sources)].image_id if self.sources else ""
+            prompt = row["prompt"]
+            rows.append({**row, "label": prompt, "caption": prompt, "seed": seed, "source_image_id": source})
+        return rows
+
+    def settings(self) -> dict:
+        """The manifest's columns that are the same for all images."""
+        return {
+            "negative_prompt": self.config.negative_prompt,
+            "guidance_scale": self.guidance_scale,
+            "num_inference_steps": self.num_inference_steps,
+            "scheduler": self.scheduler,
+            "strength": self.config.strength if self.sources else "",
+        }
+
+    def sha256(self) -> str:
+        """Of the weights that draw: of the LoRA file, or over the UNet's files; "" for a model on the Hub."""
+        folder = Path(self.config.model)
+        if self.base is not None:
+            return hash_file(folder / LORA_FILE if folder.is_dir() else folder)
+        files = sorted((folder / "unet").glob("*.safetensors"))
+        return hash_file(files[0]) if len(files) == 1 else key_of(*map(hash_file, files)) if files else ""
+
+    def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
+        """The generator, on its device."""
+        config = self.config
+        default = "fp16" if device.type in ("cuda", "xpu") else "fp32"
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.dtype or default]
+        # A LoRA run knows which files of its base model it was trained with.
+        names = ("revision", "variant", "tokenizer_name") if self.base else ()
+        pipeline = load_pipeline(
+            self.base or config.model, **{name: self._setting(name) for name in names}, dtype=dtype
+        )
+        prediction_type = self._setting("prediction_type")
+        if self.base is not None and prediction_type:
+            kind = type(pipeline.scheduler)
+            pipeline.scheduler = kind.from_config(pipeline.scheduler.config, prediction_type=prediction_type)
+        check_prompts({row["label"] for row in rows}, pipeline.tokenizer)
+        if self.base is not None:
+            path = Path(config.model)
+            folder, name = (path, LORA_FILE) if path.is_dir() else (path.parent, path.name)
+            pipeline.load_lora_weights(folder, weight_name=name, adapter_name="dermgen")
+            pipeline.set_adapters("dermgen", config.adapter_weight)
+        pipeline.to(device)
+        if not self.sources:
+            pipeline.vae.to(torch.float32)  # decoding overflows in fp16
+        resolution = config.resolution or pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        return StableDiffusionGenerator(
+            pipeline,
+            self.num_inference_steps,
+            self.guidance_scale,
+            config.negative_prompt,
+            self.scheduler,
+            resolution,
+            [Image.fromarray(square(source, resolution)) for source in self.sources],
+            config.strength,
+        )
+
+    def _asked(self) -> list[dict]:
+        config = self.config
+        if config.prompt is not None:
+            return [{"prompt": config.prompt}] * (config.num_images or 16)
+        taxonomy = TAXONOMIES[config.taxonomy]
+        if config.grid is not None:
+            return [row for row in grid_rows(config, taxonomy) for _ in range(config.num_images or 16)]
+        own, rows = (self._setting("instance_class"), self._setting("instance_prompt")), []
+        for code, count in class_counts(config.classes):
+            # Class and prompt that a DreamBooth run was taught together.
+            prompt = own[1] if own[0] == code and own[1] else fill(config.caption_template, {"dx": code}, taxonomy)
+            rows += [{"prompt": prompt, "dx": code}] * count
+        return rows
+
+    def _setting(self, name: str) -> str | None:
+        path = Path(self.config.model, "config.yaml")
+        return (yaml.safe_load(path.read_text()) or {}).get(name) if path.exists() else None
+
+
+class FromScratchModel:
+    """A finished run of a method trained from scratch.
+
+    Raises:
+        InputError: if what is asked for is not what the run can draw.
+    """
+
+    def __init__(self, config: "GenerateConfig", run: runs.TrainedRun):
+        self.config, self.run = config, run
+        if config.prompt is not None or config.grid is not None:
+            raise InputError(
+                f"{config.model} is a run of {run.method}, which reads no prompts: give --classes, or --num_images "
+                "where it was trained without classes"
+            )
+        for name, method in (
+            ("guidance_scale", "ddpm"),
+            ("num_inference_steps", "ddpm"),
+            ("scheduler", "ddpm"),
+            ("truncation", "stylegan2"),
+            ("init_images", "cyclegan"),
+        ):
+            if getattr(config, name) is not None and run.method != method:
+                raise InputError(f"--{name} has no meaning for a run of {run.method}")
+        if config.resolution not in (None, run.resolution):
+            raise InputError(f"{config.model} draws {run.resolution} px only: leave --resolution out")
+        self.sources = self._sources() if run.method == "cyclegan" else []
+        diffusion = run.method == "ddpm"
+        self.guidance_scale = (1.0 if config.guidance_scale is None else config.guidance_scale) if diffusion else ""
+        self.num_inference_steps = (config.num_inference_steps or 50) if diffusion else ""
+        self.scheduler = (config.scheduler or "ddim") if diffusion else ""
+        self.truncation = ""
+        if run.method == "stylegan2":
+            self.truncation = 1.0 if config.truncation is None else config.truncation
+
+    def plan(self) -> list[dict]:
+        """One row per image: label (its class, "" where none can be asked for), seed, and its class."""
+        config, run = self.config, self.run
+        if run.method == "cyclegan":
+            return self._translations()
+        if config.classes is not None:
+            asked = [code for code, count in class_counts(config.classes) for _ in range(count)]
+        elif run.class_conditional:
+            raise InputError(
+                f"{config.model} draws the classes {', '.join(run.classes)}: give --classes, e.g. {run.classes[0]}:100"
+            )
+        else:
+            asked = [run.only_class] * (config.num_images or 16)
+        class_indices(asked, run.classes, run.class_conditional)
+        return [self._row(dx, config.seed + i) for i, dx in enumerate(asked)]
+
+    def settings(self) -> dict:
+        """The manifest's columns that are the same for all images."""
+        return {
+            "guidance_scale": self.guidance_scale,
+            "num_inference_steps": self.num_inference_steps,
+            "scheduler": self.scheduler,
+            "truncation": self.truncation,
+        }
+
+    def sha256(self) -> str:
+        """Of the weights that draw."""
+        return self.run.sha256()
+
+    def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
+        """The generator, on its device."""
+        sources = None
+        if self.sources:
+            pictures = [torch.from_numpy(square(s, self.run.resolution)) for s in self.sources]
+            sources = torch.stack(pictures).permute(0, 3, 1, 2)
+        return runs.load_generator(
+            self.run,
+            device,
+            self.num_inference_steps,
+            self.guidance_scale,
+            self.scheduler,
+            self.truncation,
+            self.config.direction,
+            sources,
+        )
+
+    def _sources(self) -> list[Source]:
+        """What a CycleGAN translates: of a manifest only the kind that it translates from, where that is a class."""
+        config, (first, second) = self.config, self.run.classes
+        if config.init_images is None:
+            raise InputError("a CycleGAN translates images: give --init_images, a folder or a manifest of them")
+        kind = first if config.direction == "a_to_b" else second
+        return read_sources(config.init_images, config.init_split, None if kind in ("a", "b") else kind)
+
+    def _translations(self) -> list[dict]:
+        target = self.run.classes[1 if self.config.direction == "a_to_b" else 0]
+        if self.config.classes is not None:
+            raise InputError(
+                f"a CycleGAN makes one {target!r} image of each source: choose by --init_images and --direction"
+            )
+        rows = []
+        for i, source in enumerate(self.sources[: self.config.num_images]):
+            dx = source.dx if target in ("a", "b") else target
+            # Sources are taken by seed: image i is made of source i.
+            rows.append({**self._row(dx, i), "source_image_id": source.image_id})
+        return rows
+
+    def _row(self, dx: str, seed: int) -> dict:
+        caption = fill(self.config.caption_template, {"dx": dx}, from_labels([dx])) if dx else ""
+        return {"label": dx, "dx": dx, "seed": seed, "caption": caption}
+
+
+def class_counts(text: str) -> list[tuple[str, int]]:
+    """The pairs of `mel:500,df:300`; raises `InputError` for anything else."""
+    counts = []
+    for part in text.split(","):
+        code, colon, number = part.strip().partition(":")
+        if not colon or not number.strip().isdigit() or int(number) < 1:
+            raise InputError(f"--classes must be like mel:500,df:300, got {part.strip()!r}")
+        counts.append((code.strip(), int(number)))
+    return counts
+
+
+def grid_rows(config: "GenerateConfig", taxonomy: Taxonomy) -> list[dict]:
+    """Every combination of the lists in the grid's file, each with its prompt."""
+    path = Path(config.grid)
+    try:
+        lists = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the grid {path}: {error}") from error
+    if not isinstance(lists, dict) or not all(isinstance(v, list) and v for v in lists.values()):
+        raise InputError(f"{path} must hold lists, as `dx: [mel, df]`")
+    unknown = set(lists) - set(GRID_FIELDS)
+    if unknown:
+        raise InputError(
+            f"{path}: unknown attribute {sorted(unknown)[0]!r}; the attributes are {', '.join(GRID_FIELDS)}"
+        )
+    template = config.caption_template
+    if "skin_tone" in lists and "{skin_tone}" not in template:
+        template += ", {skin_tone}"
+    rows = []
+    for values in itertools.product(*lists.values()):
+        row = dict(zip(lists, values, strict=True))
+        rows.append({**row, "prompt": fill(template, row, taxonomy)})
+    return rows
+
+
+def fill(template: str, row: dict, taxonomy: Taxonomy) -> str:
+    """The caption template with the attributes of `row`, its class by name."""
+    lesion = taxonomy[row["dx"]] if "dx" in row else None
+    malignancy = lesion.malignancy if lesion else ""
+    return captions.fill(template, {"malignancy": malignancy, **row, "dx": lesion.name if lesion else ""})
+
+
+def square(source: Source, size: int):
+    """The middle square of an image, resized, uint8 (size, size, 3)."""
+    try:
+        image = preprocess.read_image(Path(source.path))
+    except preprocess.BadImage as error:
+        raise InputError(f"{source.path}: {error}") from error
+    top, left, side = preprocess.center_box(*image.shape[:2])
+    return preprocess.resize(image[top : top + side, left : left + side], size)

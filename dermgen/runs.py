@@ -1,0 +1,143 @@
+"""A finished run of a method trained from scratch: its generator, and its discriminator if it has one."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+
+from dermgen.config import InputError
+from dermgen.data.cache import hash_file, key_of
+from dermgen.methods import cyclegan, dcgan, ddpm, stylegan2, vae
+from dermgen.sampling import ImageCritic, ImageGenerator
+from dermgen.training.records import best_folder
+
+NETWORKS = {
+    "ddpm": ["unet"],
+    "vae": ["vae"],
+    "dcgan": ["generator"],
+    "stylegan2": ["generator"],
+    "cyclegan": ["generator_a_to_b", "generator_b_to_a"],
+}
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run's provenance.json says of it, and where the chosen weights are."""
+
+    folder: Path
+    weights: Path
+    method: str
+    classes: list[str]
+    class_conditional: bool
+    resolution: int
+
+    @property
+    def only_class(self) -> str:
+        """The class of every image that it draws; "" if it is not one."""
+        return self.classes[0] if len(self.classes) == 1 else ""
+
+    def sha256(self) -> str:
+        """Of the weights that draw."""
+        paths = [p for name in NETWORKS[self.method] for p in sorted((self.weights / name).glob("*.safetensors"))]
+        return hash_file(paths[0]) if len(paths) == 1 else key_of(*map(hash_file, paths))
+
+
+def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> TrainedRun | None:
+    """The finished run in that folder; None where there is none of a method trained from scratch.
+
+    Raises:
+        InputError: if the run has no final weights yet, or no best ones are asked for and there are none.
+    """
+    folder = Path(folder)
+    provenance = folder / "provenance.json"
+    facts = json.loads(provenance.read_text()) if provenance.exists() else {}
+    if "method" not in facts:
+        return None
+    method = facts["method"]
+    if method not in NETWORKS:
+        raise InputError(f"{folder} is a run of {method!r}, which this version of dermgen does not know")
+    place = folder
+    if weights == "best":
+        if "best_step" not in facts:
+            raise InputError(
+                f"{folder} has no best weights: its manifest had too few validation images; take --weights last"
+            )
+        place = best_folder(folder, facts["best_step"])
+    if not all((folder / name).is_dir() for name in NETWORKS[method]):
+        raise InputError(
+            f"the run in {folder} has no final weights yet: let its training finish (the same command goes on)"
+        )
+    conditional = facts.get("class_conditional", False)
+    return TrainedRun(folder, place, method, facts["classes"], conditional, facts["resolution"])
+
+
+def load_generator(
+    run: TrainedRun,
+    device: torch.device,
+    num_inference_steps: int,
+    guidance_scale: float,
+    scheduler: str,
+    truncation: float,
+    direction: str,
+    sources: torch.Tensor | None,
+) -> ImageGenerator:
+    """What draws the run's images.
+
+    Args:
+        run: the run.
+        device: where it draws.
+        num_inference_steps: of a DDPM.
+        guidance_scale: of a DDPM.
+        scheduler: of a DDPM.
+        truncation: of a StyleGAN2.
+        direction: of a CycleGAN.
+        sources: images that a CycleGAN translates, uint8 (N, 3, H, W).
+    """
+    if run.method == "ddpm":
+        return ddpm.load_generator(run.weights, run.classes, num_inference_steps, guidance_scale, scheduler, device)
+    if run.method == "vae":
+        return vae.load_generator(run.weights, run.classes, device)
+    if run.method == "dcgan":
+        return dcgan.load_generator(run.weights, run.classes, device)
+    if run.method == "stylegan2":
+        return stylegan2.load_generator(run.weights, run.classes, truncation, device)
+    return cyclegan.load_generator(run.weights, direction, sources, device)
+
+
+def load_critic(folder: str, device: torch.device) -> tuple[TrainedRun, ImageCritic]:
+    """The discriminator of a GAN run.
+
+    Raises:
+        InputError: if the folder is no finished run of a GAN.
+    """
+    run = find(folder)
+    if run is None or run.method not in ("dcgan", "stylegan2", "cyclegan"):
+        what = f"a run of {run.method}, which has no discriminator" if run else "no run of a GAN"
+        raise InputError(f"{folder} is {what}: give a run of train_scripts/dcgan.py, stylegan2.py or cyclegan.py")
+    if run.method == "dcgan":
+        return run, dcgan.load_critic(run.folder, run.classes, device)
+    if run.method == "stylegan2":
+        return run, stylegan2.load_critic(run.folder, run.classes, device)
+    return run, KindCritic(run, device)
+
+
+class KindCritic:
+    """The two discriminators of a CycleGAN: an image of its first class is judged by the first one, else the second."""
+
+    def __init__(self, run: TrainedRun, device: torch.device):
+        self.first = run.classes[0]
+        self.of = {kind: cyclegan.load_critic(run.folder, kind, run.resolution, device) for kind in ("a", "b")}
+
+    def score(self, images: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
+        kinds = ["a" if label == self.first else "b" for label in labels]
+        parts = zip(images.split(1), labels, kinds, strict=True)
+        return torch.cat([self.of[kind].score(image, [label]) for image, label, kind in parts])
+
+
+def trained_on(run: TrainedRun) -> frozenset[str]:
+    """Ids of the images that the run has learnt."""
+    return frozenset(pd.read_csv(run.folder / "training_set.csv", dtype=str)["image_id"])

@@ -1,0 +1,302 @@
+"""What every model trained from scratch on a manifest shares: settings, its images, its records, its pictures."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from dermgen import plots
+from dermgen.config import InputError, TrainConfig, option, require_at_least
+from dermgen.data import manifest
+from dermgen.data.cache import default_cache_dir
+from dermgen.data.loading import Example, LesionSet, check_readable, to_unit_range
+from dermgen.labels import from_labels
+from dermgen.sampling import ImageGenerator
+from dermgen.training import records
+from dermgen.training.augmentation import augment
+from dermgen.training.draws import Draws, derive_seed
+from dermgen.training.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromScratchConfig(TrainConfig):
+    """Settings of every method that is trained from scratch on a manifest."""
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = TrainConfig.MAY_CHANGE | frozenset(
+        "cache_dir validation_steps validation_images num_sample_images".split()
+    )
+
+    data_dir: str = option(None, "manifest folder of real images; its train split is learnt")
+    only_classes: list[str] | None = option(None, "learn these classes only, e.g. mel; default all")
+    exclude_classes: list[str] | None = option(None, "leave these classes out")
+    max_images_per_class: int | None = option(None, "learn at most this many images of each class; default all")
+    class_conditional: bool = option(False, "draw images of an asked class; otherwise of any")
+    resolution: int = option(64, "height and width in pixels")
+    random_flip: bool = option(False, "mirror half of the training images")
+    random_rotation: bool = option(False, "turn training images by 0, 90, 180 or 270 degrees")
+    random_crop: float = option(1.0, "smallest side of a random crop, as a fraction; 1 cuts nothing")
+    intensity_scaling: float = option(0.0, "multiply intensities by a random factor in 1 ± this")
+    learning_rate: float = option(2e-4, "peak learning rate")
+    adam_weight_decay: float = option(0.0, "decoupled weight decay; 0 is plain Adam")
+    max_grad_norm: float = option(float("inf"), "clip the gradient norm to this; inf does not clip")
+    validation_steps: int | None = option(500, "optimizer steps between sample grids, loss curves and validations")
+    validation_images: int = option(256, "at most this many images of the val split")
+    num_sample_images: int = option(32, "images of a sample grid")
+    cache_dir: str | None = option(None, "of decoded images; default $DERMGEN_CACHE or ~/.cache/dermgen")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.data_dir is None:
+            raise InputError("--data_dir is needed: a manifest folder of real images")
+        if not 0 < self.random_crop <= 1:
+            raise InputError(f"random_crop must be above 0 and at most 1, got {self.random_crop}")
+        if not 0 <= self.intensity_scaling < 1:
+            raise InputError(f"intensity_scaling must be in [0, 1), got {self.intensity_scaling}")
+        if self.use_8bit_adam:
+            raise InputError("use_8bit_adam is for fine-tuning large models: models trained from scratch take Adam")
+        require_at_least(8, resolution=self.resolution)
+        require_at_least(1, num_sample_images=self.num_sample_images, validation_images=self.validation_images)
+        for name in ("max_images_per_class", "validation_steps"):
+            if getattr(self, name) is not None:
+                require_at_least(1, **{name: getattr(self, name)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig(FromScratchConfig):
+    """Settings of every method that trains a discriminator against a generator."""
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = FromScratchConfig.MAY_CHANGE | frozenset(
+        "monitor monitor_samples lpips".split()
+    )
+
+    adam_beta1: float = option(0.5, "Adam's decay of the first moment")
+    monitor: str = option("pixels", "features of the held-out KID: a classifier run, pixels, or what evaluate takes")
+    monitor_samples: int = option(256, "images drawn for it")
+    lpips: Literal["none", "alex", "vgg"] = option("none", "network of the samples' LPIPS variety, from torchvision")
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_at_least(8, monitor_samples=self.monitor_samples)
+        if self.gradient_accumulation_steps > 1:
+            raise InputError(
+                "gradient_accumulation_steps must be 1 in adversarial training, whose generator would otherwise meet "
+                "two discriminators in one step: raise train_batch_size, or the number of processes"
+            )
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """The images that a model learns, those that are held out, and the codes of their classes in order."""
+
+    train: "pd.DataFrame"
+    val: "pd.DataFrame"
+    classes: list[str]
+
+
+def read_lesions(config: FromScratchConfig, folder: str | None = None, only: Sequence[str] | None = None) -> Lesions:
+    """The manifest's rows that the config asks for, or those of another `folder` or of `only` some classes.
+
+    Raises:
+        InputError: for a manifest with synthetic images or leaking splits, an unknown class, too few images for a
+            batch, or images that cannot be read.
+    """
+    where, only = folder or config.data_dir, only or config.only_classes or ()
+    table = manifest.read_real(where, need_classes=config.class_conditional)
+    for code in (*only, *(config.exclude_classes or ())):
+        manifest.select(table, dx=code, where=where)
+    if only:
+        table = table[table["dx"].isin(only)]
+    table = table[~table["dx"].isin(config.exclude_classes or ())]
+    train = manifest.select(table, split="train", where=where)
+    if config.max_images_per_class is not None:
+        train = train.groupby("dx").head(config.max_images_per_class)
+    train, val = train.reset_index(drop=True), table[table["split"] == "val"].reset_index(drop=True)
+    val = val.iloc[:: max(1, len(val) // config.validation_images)].head(config.validation_images)
+    if len(train) < config.train_batch_size:
+        raise InputError(
+            f"{where} has {len(train)} training images of {', '.join(only) or 'all classes'}, fewer than a batch of "
+            f"{config.train_batch_size}: lower --train_batch_size"
+        )
+    classes = [c for c in from_labels(train["dx"]).codes if c in set(train["dx"])]
+    if config.class_conditional and (absent := sorted(set(table["dx"]) - set(classes))):
+        raise InputError(f"{where}: {', '.join(absent)} has no images in the train split")
+    if config.class_conditional and len(classes) < 2:
+        raise InputError(f"class_conditional needs at least 2 classes, {where} has {len(classes)}: leave it out")
+    check_readable([Example(path, "", "") for path in (*train["path"], *val["path"])])
+    return Lesions(train, val, classes)
+
+
+def training_set(lesions: Lesions, config: FromScratchConfig, run: Run, method: str) -> LesionSet:
+    """The data set of the training images, decoded once; what the run is, and of which images, is written down.
+
+    Raises:
+        InputError: if the folder's run was begun with other images.
+    """
+    records.keep_to_images(run, lesions.train)
+    run.record(
+        method=method,
+        classes=lesions.classes,
+        class_conditional=config.class_conditional,
+        resolution=config.resolution,
+        training_images=len(lesions.train),
+        leaky=manifest.is_leaky(config.data_dir),
+    )
+    return decoded(lesions.train, lesions.classes, config, run)
+
+
+def decoded(rows: "pd.DataFrame", classes: Sequence[str], config: FromScratchConfig, run: Run) -> LesionSet:
+    """The images of `rows`, decoded once."""
+    dataset = LesionSet(rows, classes, config.resolution)
+    dataset.decode(Path(config.cache_dir or default_cache_dir()), run.accelerator)
+    return dataset
+
+
+def training_batch(batch: dict, draws: Draws, config: FromScratchConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Augmented images (N, 3, H, W) in [-1, 1], and class indices (N,)."""
+    images = augment(
+        to_unit_range(batch["pixels"]),
+        draws,
+        config.random_flip,
+        config.random_rotation,
+        config.random_crop,
+        config.intensity_scaling,
+    )
+    return images, batch["label"]
+
+
+def adam(parameters: Sequence[nn.Parameter], config: FromScratchConfig, **changes: float) -> torch.optim.Optimizer:
+    """Adam with the config's settings, or with `lr` and `betas` of its own."""
+    settings = {
+        "lr": config.learning_rate,
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "weight_decay": config.adam_weight_decay,
+        "eps": config.adam_epsilon,
+    }
+    return torch.optim.AdamW(parameters, **(settings | changes))
+
+
+def sample_labels(classes: Sequence[str], conditional: bool, count: int) -> list[str]:
+    """Labels of `count` sample images, class after class; "" where no class can be asked for."""
+    return [classes[i * len(classes) // count] for i in range(count)] if conditional else [""] * count
+
+
+def save_samples(run: Run, generator: ImageGenerator, lesions: Lesions, config: FromScratchConfig) -> None:
+    """The sample grid, always of the same labels and seeds, and the curves of all that was logged; on one process."""
+    if not run.is_main:
+        return
+    labels = sample_labels(lesions.classes, config.class_conditional, config.num_sample_images)
+    seeds = [derive_seed(config.seed, i) for i in range(len(labels))]
+    with run.averaged_weights():
+        run.sample_grid(generator.sample(labels, seeds), columns=8)
+    save_curves(run)
+
+
+def save_curves(run: Run) -> None:
+    """`plots/losses.png` and `plots/validation.png` from what is in metrics.jsonl."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for line in records.logged(run.output_dir / "metrics.jsonl"):
+        for name, value in line.items():
+            if name not in ("step", "learning_rate"):
+                lines.setdefault(name, []).append((line["step"], value))
+    held_out = {name: points for name, points in lines.items() if name.startswith("val_")}
+    losses = {name: points for name, points in lines.items() if name not in held_out}
+    for title, part in (("losses", losses), ("validation", held_out)):
+        if part:
+            plots.curves(run.output_dir / "plots" / f"{title}.png", title, "", part)
+
+
+def validation_draws(config: FromScratchConfig, images: slice, device: torch.device) -> Draws:
+    """The same random numbers for the i-th validation image, whenever it is looked at."""
+    return Draws([derive_seed(config.seed, 1, i) for i in range(images.start, images.stop)], device)
+
+
+def validation_batches(
+    lesions: Lesions, config: FromScratchConfig, device: torch.device, batch_size: int = 64
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, Draws]]:
+    """Images in [-1, 1], class indices and fixed random numbers of the validation images, batch by batch."""
+    known = lesions.val[lesions.val["dx"].isin(lesions.classes)] if lesions.classes else lesions.val
+    dataset = LesionSet(known, lesions.classes, config.resolution)
+    for start in range(0, len(dataset), batch_size):
+        rows = slice(start, min(start + batch_size, len(dataset)))
+        items = [dataset[i] for i in range(rows.start, rows.stop)]
+        pixels = torch.stack([item["pixels"] for item in items]).to(device)
+        labels = torch.tensor([item["label"] for item in items], device=device)
+        yield to_unit_range(pixels), labels, validation_draws(config, rows, device)
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Within the block the models are in evaluation mode and nothing is differentiated."""
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
+
+
+def keep_best(run: Run, name: str, value: float, save: Callable[[Path], None], lower_is_better: bool = True) -> None:
+    """Log the validation's result, and keep the weights beside the last ones if it is the best so far."""
+    run.write_metrics(**{name: value})
+    if run.is_main:
+        lines = records.logged(run.output_dir / "metrics.jsonl")
+        sign = -1 if lower_is_better else 1
+        scores = {line["step"]: sign * line[name] for line in lines if name in line}
+        records.keep_if_best(run, scores, save)
+        run.record(best_step=records.best_step(scores), best_by=name)
+
+
+def class_indices(labels: Sequence[str], classes: Sequence[str], conditional: bool) -> list[int]:
+    """Indices of the asked classes; of an unconditional model 0 for its only class or none.
+
+    Raises:
+        InputError: for a class that the model does not know, or any class where it cannot choose.
+    """
+    if not conditional:
+        asked = sorted(set(labels) - {"", *(classes if len(classes) == 1 else ())})
+        if asked:
+            known = f"was trained on {', '.join(classes) or 'images without classes'} together"
+            raise InputError(
+                f"this run cannot draw {asked[0]!r}: it {known}, without --class_conditional, and draws any of them "
+                "(--num_images N)"
+            )
+        return [0] * len(labels)
+    unknown = sorted(set(labels) - set(classes))
+    if unknown:
+        raise InputError(f"this run cannot draw {unknown[0]!r}: it knows {', '.join(classes)}")
+    return [classes.index(label) for label in labels]
+
+
+class Critic:
+    """An `ImageCritic` over a trained discriminator.
+
+    Args:
+        network: takes images (N, 3, H, H) in [-1, 1] and class indices (N,); gives logits (N, …).
+        resolution: H, in pixels.
+        classes: codes in the order of the indices.
+        conditional: whether the network looks at the class.
+    """
+
+    def __init__(self, network: nn.Module, resolution: int, classes: Sequence[str], conditional: bool):
+        self.network, self.resolution, self.classes, self.conditional = network, resolution, classes, conditional
+
+    def score(self, images: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
+        """The mean logit of each uint8 image (N, 3, resolution, resolution), (N,) float32 on the CPU."""
+        device = next(self.network.parameters()).device
+        if self.conditional:
+            labels = class_indices(labels, self.classes, True)
+        else:
+            labels = [0] * len(images)
+        with evaluating(self.network):
+            logits = self.network(to_unit_range(images.to(device)), torch.tensor(labels, device=device))
+        return logits.float().flatten(1).mean(1).cpu() if logits.dim() > 1 else logits.float().cpu()

@@ -1,0 +1,17 @@
+"""Train a CycleGAN: images of one class or device into those of another, and back.
+
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+        train_scripts/cyclegan.py --config train_scripts/configs/cyclegan_nevus_melanoma.yaml
+"""
+
+from dermgen.config import parse, user_errors
+from dermgen.methods import cyclegan
+
+
+def main():
+    with user_errors():
+        cyclegan.train(parse(cyclegan.CycleganConfig))
+
+
+if __name__ == "__main__":
+    main()
