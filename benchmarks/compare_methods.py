@@ -41,6 +41,7 @@ METHODS = {
     "cyclegan": ("cyclegan", "cyclegan_tiny", False, "--class_a nv --class_b mel --residual_blocks 6 --decay_start 1"),
     "stable_diffusion": (None, None, True, "--autoencoder_channels 32 64 96 --max_images_per_class 1000"),
 }
+SCORES = ("fid", "kid", "precision", "recall", "density", "coverage", "inception_score")
 SHARED = (
     "--lr_scheduler constant --validation_steps 10000000 --checkpointing_steps 10000000 --logging_steps 10 "
     "--report_to none --checkpoints_total_limit 1"
@@ -74,9 +75,11 @@ def compare(name: str, folder: Path, args: argparse.Namespace) -> dict:
     both = f"--real {args.data_dir} --synthetic {folder / 'images'} --output_dir {folder}"
     run(f"-m dermgen.cli evaluate {both}/scores --extractor {args.classifier} --lpips none")
     run(f"-m dermgen.cli audit {both}/audit --max_copy_rate 0.99")
-    overall = json.loads((folder / "scores" / "evaluation.json").read_text())["groups"][0]
+    evaluation = json.loads((folder / "scores" / "evaluation.json").read_text())
+    overall, pairs = evaluation["groups"][0], evaluation["pairs"]
     audit = json.loads((folder / "audit" / "audit.json").read_text())
     found["scores"] = overall["scores"]
+    found["nearest_ssim"] = {"value": pairs["nearest"]["ssim"]["value"], "floor": pairs["floor"]["ssim"]["value"]}
     found["n_real"], found["n_synthetic"] = overall["n_real"], overall["n_synthetic"]
     found["copies"] = {key: audit[key] for key in ("copies", "n", "low", "high", "median_distance")}
     return found | agreement(folder, args) | reconstructions(name, folder, args)
@@ -203,7 +206,8 @@ def table(rows: list[dict]) -> str:
     """The results as a Markdown table."""
     head = (
         "method | parameters (M) | steps | train images/s | peak MiB | sample images/s | FID | KID | precision | "
-        "recall | density | coverage | SSIM of reconstructions | copies | agreement"
+        "recall | density | coverage | Inception score | SSIM to the nearest training image | copies | SSIM of "
+        "reconstructions | agreement"
     )
     lines = [f"| {head} |", "|" + " --- |" * (head.count("|") + 1)]
     for row in rows:
@@ -215,9 +219,10 @@ def table(rows: list[dict]) -> str:
             f"{row['images_per_second']:.1f}",
             f"{row['peak_mib']:.0f}",
             f"{row['sampled_per_second']:.1f}",
-            *(interval(scores, name) for name in ("fid", "kid", "precision", "recall", "density", "coverage")),
-            "" if row["ssim"] is None else f"{row['ssim']:.3f}",
+            *(interval(scores, name) for name in SCORES),
+            f"{row['nearest_ssim']['value']:.3f} (floor {row['nearest_ssim']['floor']:.3f})",
             f"{row['copies']['copies']} of {row['copies']['n']}",
+            "" if row["ssim"] is None else f"{row['ssim']:.3f}",
             "" if row["agreement"] is None else f"{row['agreement']:.0%}",
         ]
         lines.append("| " + " | ".join(cells) + " |")

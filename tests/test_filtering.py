@@ -131,7 +131,7 @@ def test_the_network_that_filtered_is_named_when_it_scores_the_set(tested_dir, s
     [
         ({"keep": 0.0}, "keep must be above 0"),
         ({"scorer": "classifier"}, "needs --run"),
-        ({"scorer": "discriminator"}, "no GAN yet"),
+        ({"scorer": "discriminator"}, "scorer discriminator needs --run"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, message, tested_dir, synthetic_dir, tmp_path):

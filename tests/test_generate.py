@@ -236,7 +236,9 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
         ({"model": "/nowhere"}, "no such model folder"),
         ({"classes": "wart:3"}, "unknown class 'wart': HAM10000 has akiec"),
         ({"classes": "mel"}, "must be like mel:500,df:300, got 'mel'"),
-        ({"prompt": None}, "give exactly one of --prompt, --classes and --grid"),
+        ({"prompt": None}, "a Stable Diffusion needs one of --prompt, --classes and --grid"),
+        ({"classes": "mel:1", "prompt": "x"}, "give only one of --prompt, --classes and --grid"),
+        ({"truncation": 0.5}, "--truncation is for runs of StyleGAN2"),
         ({"prompt": ""}, "the prompt '' has no tokens"),
         ({"resolution": 20}, "resolution must be a positive multiple of 8"),
         ({"strength": 0.0}, "strength must be above 0"),
@@ -251,7 +253,7 @@ def test_bad_input_is_one_sentence(base_dir, tmp_path, changes, message):
 
 def test_other_settings_in_the_same_folder_are_refused(base_dir, tmp_path):
     run(base_dir, tmp_path / "m", num_images=1)
-    with pytest.raises(InputError, match=r"guidance_scale was 7\.5 and is 3\.0"):
+    with pytest.raises(InputError, match=r"guidance_scale was None and is 3\.0"):
         run(base_dir, tmp_path / "m", num_images=1, guidance_scale=3.0)
 
 

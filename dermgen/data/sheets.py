@@ -33,4 +33,5 @@ def contact_sheet(
             while text and pen.textlength(text, font=font) > width:
                 text = text[:-1]
             pen.text((x, y + height + 1), text, fill="black", font=font)
+    path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)

@@ -98,12 +98,14 @@ def audit(config: AuditConfig) -> dict:
     usual, _, _ = nearest(held_out)
     threshold = _calibrated(usual, held_out, config)
     copies = distance < threshold
+    moved = _moved(synthetic, real)
     table = pd.DataFrame(
         {
             "image_id": synthetic["image_id"],
             "nearest_train_id": train["image_id"].to_numpy()[who],
             "distance": distance.round(4),  # NaN, an empty cell, for an image without structure
             "copy": np.where(copies, "true", "false"),
+            "source_distance": moved.round(4),  # an empty cell for an image that was not made from one
         }
     )
     found = {
@@ -121,6 +123,7 @@ def audit(config: AuditConfig) -> dict:
         "max_copy_rate": config.max_copy_rate,
         "passed": bool(copies.mean() <= config.max_copy_rate),
         "drawn_over_real": int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
+        "median_source_distance": None if np.isnan(moved).all() else float(np.nanmedian(moved)),
         "leaky": manifest.is_leaky(config.real),
     }
     if accelerator.is_main_process:
@@ -137,6 +140,20 @@ def audit(config: AuditConfig) -> dict:
         print(as_text(found, folder))
     accelerator.wait_for_everyone()
     return found
+
+
+def _moved(synthetic: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
+    """Distance of each image from the real one that it was made from, (N,); NaN where there is none."""
+    row_of = {image_id: i for i, image_id in enumerate(real["image_id"])}
+    named = synthetic.get("source_image_id", pd.Series("", index=synthetic.index))
+    source = np.array([row_of.get(name, -1) for name in named])
+    made = np.flatnonzero(source >= 0)
+    distance = np.full(len(synthetic), np.nan)
+    if len(made):
+        used, which = np.unique(source[made], return_inverse=True)
+        queries, base = _thumbnails(synthetic.iloc[made]), _thumbnails(real.iloc[used])
+        distance[made], _, _ = closest(queries, base, which[:, None], np.zeros((len(made), 1), int))
+    return distance
 
 
 def _calibrated(usual: np.ndarray, held_out: pd.DataFrame, config: AuditConfig) -> float:
@@ -302,7 +319,9 @@ def as_text(found: dict, folder: Path) -> str:
     if found["featureless"]:
         lines.append(f"{found['featureless']} images have no structure (blank?) and cannot be compared")
     if found["drawn_over_real"]:
-        lines.append(f"{found['drawn_over_real']} images were drawn over real ones (source_image_id)")
+        far = found["median_source_distance"]
+        told = "" if far is None else f"; median distance to their own source: {far:.3f}"
+        lines.append(f"{found['drawn_over_real']} images were drawn over real ones (source_image_id){told}")
     if not found["passed"]:
         lines.append(f"FAILED: more than {found['max_copy_rate']:.1%} are copies; do not share this set as it is")
     return "\n".join(lines)

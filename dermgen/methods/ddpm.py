@@ -1,6 +1,7 @@
 """DDPM (Ho et al. 2020, arXiv:2006.11239) in pixels, with or without classes and classifier-free guidance."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,8 @@ def build(config: DdpmConfig, num_classes: int) -> tuple[UNet2DModel, DDPMSchedu
         down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attended),
         up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attended)),
         attention_head_dim=32,
+        # Groups of one channel would be instance norm, through which no colour of a whole image passes.
+        norm_num_groups=math.gcd(*channels) // 4,
         dropout=config.dropout,
         num_class_embeds=num_classes + 1 if config.class_conditional else None,
     )

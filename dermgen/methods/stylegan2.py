@@ -565,7 +565,6 @@ def _save_style_pictures(run: Run, generator: StyleGenerator, lesions: Lesions, 
         for i in range(count):
             mixed = torch.where(coarse, styles[i : i + 1], styles)
             rows.append(torch.cat([sources[i : i + 1], to_uint8(generator.synthesize(mixed, noise.expand(count, -1)))]))
-        folder.mkdir(exist_ok=True)
         save_grid(torch.cat(rows), folder / "style_mixing.png", columns=count + 1)
         share = torch.linspace(0, 1, 8, device=device)[:, None]
         blends = torch.cat([(1 - share) * w[i] + share * w[(i + 1) % count] for i in range(count)])

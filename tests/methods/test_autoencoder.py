@@ -7,6 +7,7 @@ from torch.distributions import Normal, kl_divergence
 from dermgen.data.loading import PixelSet, manifest_examples, to_unit_range
 from dermgen.methods import autoencoder
 from dermgen.methods.autoencoder import AutoencoderConfig, edge_loss, kl_to_normal
+from dermgen.training.augmentation import turn
 
 
 def test_the_kl_term_is_that_of_torch_distributions():
@@ -26,7 +27,7 @@ def test_the_edge_loss_is_zero_for_a_shift_of_brightness_and_counts_neighbour_di
 
 def test_turns_and_colour_swaps_only_move_pixels():
     pixels = torch.arange(8 * 3 * 4 * 4).reshape(8, 3, 4, 4)
-    turned = autoencoder._turn(pixels, torch.arange(8))
+    turned = turn(pixels, torch.arange(8))
     assert torch.equal(turned[0], pixels[0])
     assert len({tuple((t - t.min()).flatten().tolist()) for t in turned}) == 8
     swapped = autoencoder._swap_colors(pixels, torch.tensor([0.1, 0.9, *[0.1] * 6]), torch.tensor([5, 5, *range(6)]))

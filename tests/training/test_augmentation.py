@@ -1,0 +1,106 @@
+"""Augmentation keeps what it must, draws for each image alone, and passes gradients on."""
+
+import pytest
+import torch
+
+from dermgen.training.augmentation import adaptive_augment, augment, diff_augment, turn
+from dermgen.training.draws import Draws
+
+
+def pictures(n=6, size=16):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def draws(n=6, first=0):
+    return Draws(range(first, first + n))
+
+
+def test_what_is_off_changes_no_bit_and_draws_no_number():
+    x, d = pictures(), draws()
+    assert torch.equal(augment(x, d), x)
+    assert torch.equal(adaptive_augment(x, d, 0.0), x)
+    assert torch.equal(d.uniform(), draws().uniform())
+
+
+def test_the_eight_orientations_are_all_different_and_those_of_the_square():
+    x = pictures(1).expand(8, -1, -1, -1)
+    turned = turn(x, torch.arange(8))
+    assert len({t.numpy().tobytes() for t in turned}) == 8
+    assert torch.equal(turned[1], torch.rot90(x[0], 1, (1, 2)))
+    assert torch.equal(turned[4], x[0].flip(-1))
+
+
+def test_flips_and_turns_happen_to_half_and_to_three_quarters():
+    x = pictures(1, 4).expand(400, -1, -1, -1)
+    flipped = (augment(x, draws(400), flip=True) != x).flatten(1).any(1).float().mean()
+    turned = (augment(x, draws(400), rotate=True) != x).flatten(1).any(1).float().mean()
+    assert flipped == pytest.approx(0.5, abs=0.1)
+    assert turned == pytest.approx(0.75, abs=0.1)
+
+
+def test_a_crop_shows_part_of_the_image():
+    ramp = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64).expand(50, -1, -1, -1)
+    cropped = augment(ramp, draws(50), crop=0.5)
+    width = cropped[:, 0, 0, -1] - cropped[:, 0, 0, 0]
+    assert (width > 0.9).all()
+    assert (width < 2.05).all()
+    assert width.std() > 0.1
+    assert (cropped.amin() >= -1.01) & (cropped.amax() <= 1.01)
+
+
+def test_scaled_intensities_keep_black_and_stop_at_white():
+    x = torch.stack([torch.full((3, 4, 4), -1.0), torch.full((3, 4, 4), 0.0), torch.full((3, 4, 4), 0.99)])
+    scaled = augment(x, draws(3), scale=0.3)
+    assert torch.equal(scaled[0], x[0])
+    factor = scaled[1, 0, 0, 0] + 1
+    assert 0.7 <= factor <= 1.3
+    assert factor != 1
+    assert scaled.amax() <= 1
+
+
+@pytest.mark.parametrize("change", [diff_augment, lambda x, d: adaptive_augment(x, d, 0.8)], ids=["diff", "ada"])
+def test_an_image_is_changed_by_its_own_numbers_alone(change):
+    x = pictures()
+    together = change(x, draws())
+    alone = torch.cat([change(x[i : i + 1], draws(1, i)) for i in range(6)])
+    torch.testing.assert_close(together, alone)
+    assert not torch.equal(together, x)
+
+
+@pytest.mark.parametrize("change", [diff_augment, lambda x, d: adaptive_augment(x, d, 0.8)], ids=["diff", "ada"])
+def test_gradients_reach_the_images(change):
+    x = pictures().requires_grad_(True)
+    change(x, draws()).square().sum().backward()
+    assert (x.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+def test_a_translation_moves_pixels_and_leaves_black_behind():
+    """With brightness, colour and cutout undone by an image that they cannot change: a constant one of grey 0."""
+    x = torch.zeros(200, 3, 16, 16)
+    found = diff_augment(x, draws(200))
+    # A constant image stays constant wherever it was neither moved out nor cut.
+    for image in found:
+        values = image.unique()
+        assert len(values) <= 2
+        assert 0 in values or len(values) == 1
+    share = (found == 0).float().mean(dim=(1, 2, 3))
+    assert (share > 0).float().mean() > 0.9
+
+
+def test_the_probability_of_adaptive_augmentation_is_the_share_of_changed_images():
+    x = pictures(1, 8).expand(600, -1, -1, -1)
+    p = 0.05
+    changed = (adaptive_augment(x, draws(600), p) - x).abs().flatten(1).amax(1) > 1e-4
+    # Of the changes 3 of 8 at the quarter turns' and flips' own rate do nothing: half of the flips, a quarter of the turns.
+    once = 1 - (1 - p) ** 0.5
+    kept = (1 - p / 2) * (1 - p * 3 / 4) * (1 - p) ** 2 * (1 - once) ** 2 * (1 - p) ** 2 * (1 - p) ** 5
+    assert changed.float().mean().item() == pytest.approx(1 - kept, abs=0.06)
+
+
+def test_adaptive_augmentation_at_its_geometric_identity_keeps_the_image():
+    """A flip and four quarter turns are exact: the changed images are among the eight orientations."""
+    x = pictures(1, 8)
+    eight = turn(x.expand(8, -1, -1, -1), torch.arange(8))
+    found = adaptive_augment(x.expand(300, -1, -1, -1), draws(300), 0.03)
+    nearest = (found[:, None] - eight[None]).abs().flatten(2).amax(2).amin(1)
+    assert (nearest < 1e-4).float().mean() > 0.7
