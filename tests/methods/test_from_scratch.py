@@ -234,7 +234,8 @@ SETTINGS = {
              "prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2", "attention_resolutions": [4]},
     "vae": {"max_train_steps": 300, "learning_rate": 3e-3, "train_batch_size": 16, "kl_weight": 0.5},
     "dcgan": {"max_train_steps": 150, "learning_rate": 1e-3, "train_batch_size": 16, "discriminator_norm": "spectral"},
-    "stylegan2": {"max_train_steps": 100, "train_batch_size": 8, "ada_target": None, "ema_decay": 0.9},
+    "stylegan2": {"max_train_steps": 200, "train_batch_size": 8, "ada_target": None, "ema_decay": 0.9,
+                  "r1_interval": 16, "path_length_interval": 4},
     "cyclegan": {"max_train_steps": 120, "class_a": "blue", "class_b": "red", "identity_weight": 0.0,
                  "cycle_weight": 1.0, "learning_rate": 1e-3},
 }  # fmt: skip
