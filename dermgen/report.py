@@ -156,9 +156,18 @@ def _training(section: Section, folder: Path, plot: Path, real: Path | None) -> 
         section.text("Nothing has been logged yet.")
         return
     section.text(f"{lines[-1]['step']:,} optimizer steps.")
+    if "method" in facts:
+        section.text(
+            f"A {facts['method']} of {facts['parameters'] / 1e6:.1f} M weights at {facts['resolution']} px, classes: "
+            f"{', '.join(facts['classes']) or 'none'}."
+        )
+    if "best_step" in facts:
+        section.text(f"Best {facts['best_by']} at step {facts['best_step']:,}.")
+    # What was measured on held-out images comes first.
     names = sorted({n for line in lines for n in line} - {"step", "learning_rate"})
+    names = sorted(names, key=lambda name: not name.startswith("val_"))
     drawn = []
-    for name in names[:4]:
+    for name in names[:6]:
         points = [(line["step"], line[name]) for line in lines if name in line]
         if len(points) > 1:
             path = Path(f"{plot}_{name}.png")
@@ -168,6 +177,12 @@ def _training(section: Section, folder: Path, plot: Path, real: Path | None) -> 
     samples = sorted((folder / "samples").glob("step-*.png"), key=lambda p: int(p.stem.split("-")[1]))
     if samples:
         section.pictures((samples[-1], f"Samples at {samples[-1].stem.replace('-', ' ')}"))
+    for name, caption in (
+        ("reconstructions", "Held-out images, each beside its reconstruction"),
+        ("interpolations", "From one image to another, in the latents"),
+        ("style_mixing", "Coarse styles of the first column with fine styles of the first row"),
+    ):
+        section.pictures((folder / "samples" / f"{name}.png", caption))
 
 
 def _generated(section: Section, folder: Path, plot: Path, real: Path | None) -> None:

@@ -9,7 +9,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.classify.study import StudyConfig
 from dermgen.config import parse
+from dermgen.methods.cyclegan import CycleganConfig
+from dermgen.methods.dcgan import DcganConfig
+from dermgen.methods.ddpm import DdpmConfig
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
+from dermgen.methods.stylegan2 import Stylegan2Config
+from dermgen.methods.vae import VaeConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "train_scripts" / "configs"
@@ -17,16 +22,35 @@ RECIPES = sorted(p for p in CONFIGS.glob("*.yaml") if not p.stem.startswith("stu
 ACCELERATE = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 
 
-KINDS = {"classifier": ClassifierConfig, "dreambooth_lora": DreamboothLoraConfig, "dreambooth": DreamboothConfig}
+KINDS = {
+    "classifier": ClassifierConfig,
+    "dreambooth_lora": DreamboothLoraConfig,
+    "dreambooth": DreamboothConfig,
+    "ddpm": DdpmConfig,
+    "vae": VaeConfig,
+    "dcgan": DcganConfig,
+    "cgan": DcganConfig,
+    "stylegan2": Stylegan2Config,
+    "cyclegan": CycleganConfig,
+}
+
+
+def kind(path):
+    return next(name for name in KINDS if path.stem.startswith(name))
 
 
 def script(path):
-    return next(name for name in KINDS if path.stem.startswith(name))
+    return "dcgan" if kind(path) == "cgan" else kind(path)
+
+
+def recipe(name):
+    path = CONFIGS / f"{name}.yaml"
+    return parse(KINDS[kind(path)], ["--config", str(path)])
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_parses_and_its_header_launches_it(path):
-    config = parse(KINDS[script(path)], ["--config", str(path)])
+    config = recipe(path.stem)
     assert config.output_dir.startswith(("runs/", "demo/"))
     header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
     assert f"train_scripts/{script(path)}.py --config train_scripts/configs/{path.name}" in header
@@ -70,3 +94,37 @@ def test_a_studys_recipe_parses_and_names_a_classifiers_recipe(path, monkeypatch
     config = parse(StudyConfig, ["--config", str(path)])
     parse(ClassifierConfig, ["--config", config.classifier])
     assert f"dermgen study --config train_scripts/configs/{path.name}" in path.read_text()
+
+
+def test_the_published_settings_of_the_baselines():
+    ddpm, vae, dense, dcgan = map(
+        recipe, ("ddpm_ham10000_64", "vae_ham10000_64", "vae_dense_ham10000_64", "dcgan_ham10000_64")
+    )
+    assert (ddpm.resolution, ddpm.learning_rate, ddpm.train_batch_size, ddpm.num_train_epochs) == (64, 2e-4, 128, 120)
+    assert (ddpm.prediction_type, ddpm.beta_schedule, ddpm.snr_gamma, ddpm.adam_weight_decay) == (
+        "epsilon",
+        "linear",
+        None,
+        0,
+    )
+    assert (vae.resolution, vae.learning_rate, vae.train_batch_size, vae.num_train_epochs) == (64, 1e-3, 64, 120)
+    assert (vae.latent_dim, vae.kl_weight) == (128, 1)
+    assert (dense.architecture, dense.hidden_width) == ("dense", 256)
+    assert (dcgan.learning_rate, dcgan.adam_beta1, dcgan.train_batch_size, dcgan.resolution) == (2e-4, 0.5, 64, 64)
+    melanoma, cyclegan = recipe("stylegan2_melanoma_128"), recipe("cyclegan_nevus_melanoma")
+    assert (melanoma.loss, melanoma.spectral_norm, melanoma.n_critic) == ("wgan_gp", True, 3)
+    assert (melanoma.learning_rate, melanoma.discriminator_learning_rate) == (5e-5, 8e-5)
+    assert (melanoma.train_batch_size, melanoma.ema_decay, melanoma.resolution) == (16, 0.9995, 128)
+    assert (melanoma.gradient_penalty_weight, melanoma.latent_dim, melanoma.mapping_layers) == (10, 512, 8)
+    assert (cyclegan.cycle_weight, cyclegan.identity_weight, cyclegan.pool_size, cyclegan.train_batch_size) == (
+        10,
+        0.5,
+        50,
+        1,
+    )
+
+
+def test_every_method_has_a_tiny_recipe_and_a_script():
+    for name in ("ddpm", "vae", "dcgan", "stylegan2", "cyclegan"):
+        assert recipe(f"{name}_tiny").output_dir == f"demo/{name}"
+        assert (ROOT / "train_scripts" / f"{name}.py").exists()
