@@ -2,10 +2,11 @@
 
     python benchmarks/compare_methods.py --data_dir data/ham10000_64 --classifier runs/classifier --minutes 60
 
-Each method trains for `--minutes` from its tiny recipe, widened to the manifest's resolution as `METHODS` says, is then
-stopped as Ctrl-C would stop it, and draws as many images as the test split has, or `--num_images`, in its shares of the
-classes. A CycleGAN translates nevi of the train split to melanomas. Features are a classifier's, trained on the same
-train split, or those of any extractor of `dermgen evaluate`. Run again, it goes on where it was.
+Each method trains at 64 pixels for `--minutes` from its tiny recipe, widened as `METHODS` says, is then stopped as
+Ctrl-C would stop it, and draws as many images as the test split has, or `--num_images`, in its shares of the classes.
+A CycleGAN translates nevi of the train split to melanomas; a Stable Diffusion learns at most 1,000 images of a class.
+Features are a classifier's, trained on the same train split, or those of any extractor of `dermgen evaluate`. Peak
+memory is that of the process on the host. Run again with the same settings, it goes on.
 """
 
 import argparse
@@ -55,8 +56,15 @@ def main():
     parser.add_argument("--minutes", type=float, default=10, help="of training for each method")
     parser.add_argument("--num_images", type=int, default=None, help="drawn by each; default as the test split has")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--lpips", choices=("none", "alex", "vgg"), default="none", help="LPIPS to the nearest image")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/compare_methods"))
     args = parser.parse_args()
+    settings = {k: str(v) for k, v in vars(args).items() if k not in ("methods", "output_dir")}
+    path = args.output_dir / "settings.json"
+    if path.exists() and json.loads(path.read_text()) != settings:
+        sys.exit(f"{args.output_dir} has results of other settings ({path.read_text()}): choose another --output_dir")
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings))
     rows = []
     for name in args.methods:
         folder = args.output_dir / name
@@ -70,16 +78,23 @@ def main():
 
 
 def compare(name: str, folder: Path, args: argparse.Namespace) -> dict:
-    found = train_stable_diffusion(folder, args) if METHODS[name][0] is None else train(name, folder, args)
+    trained = folder / "train.json"
+    if not trained.exists():
+        found = train_stable_diffusion(folder, args) if METHODS[name][0] is None else train(name, folder, args)
+        trained.write_text(json.dumps(found))
+    found = json.loads(trained.read_text())
     found |= draw(name, folder, args)
     both = f"--real {args.data_dir} --synthetic {folder / 'images'} --output_dir {folder}"
-    run(f"-m dermgen.cli evaluate {both}/scores --extractor {args.classifier} --lpips none")
+    run(f"-m dermgen.cli evaluate {both}/scores --extractor {args.classifier} --lpips {args.lpips}")
     run(f"-m dermgen.cli audit {both}/audit --max_copy_rate 0.99")
     evaluation = json.loads((folder / "scores" / "evaluation.json").read_text())
     overall, pairs = evaluation["groups"][0], evaluation["pairs"]
     audit = json.loads((folder / "audit" / "audit.json").read_text())
     found["scores"] = overall["scores"]
-    found["nearest_ssim"] = {"value": pairs["nearest"]["ssim"]["value"], "floor": pairs["floor"]["ssim"]["value"]}
+    for measure in ("ssim", "lpips"):
+        if measure in pairs["nearest"]:
+            both = {"value": pairs["nearest"][measure]["value"], "floor": pairs["floor"][measure]["value"]}
+            found[f"nearest_{measure}"] = both
     found["n_real"], found["n_synthetic"] = overall["n_real"], overall["n_synthetic"]
     found["copies"] = {key: audit[key] for key in ("copies", "n", "low", "high", "median_distance")}
     return found | agreement(folder, args) | reconstructions(name, folder, args)
@@ -132,6 +147,8 @@ def run_for(command: str, run_dir: Path, seconds: float, log: Path) -> dict:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     state = json.loads(next(run_dir.glob("checkpoint-*/dermgen_state.json")).read_text())
+    if first is None:
+        sys.exit("nothing was logged within the time: give more --minutes")
     rate = (steps - first[1]) * state["images_per_step"] / (end - first[0])
     return {"steps": state["step"], "images_per_second": rate, "peak_mib": usage.ru_maxrss / 1024}
 
@@ -206,8 +223,8 @@ def table(rows: list[dict]) -> str:
     """The results as a Markdown table."""
     head = (
         "method | parameters (M) | steps | train images/s | peak MiB | sample images/s | FID | KID | precision | "
-        "recall | density | coverage | Inception score | SSIM to the nearest training image | copies | SSIM of "
-        "reconstructions | agreement"
+        "recall | density | coverage | Inception score | SSIM to the nearest training image | LPIPS to it | copies | "
+        "SSIM of reconstructions | agreement"
     )
     lines = [f"| {head} |", "|" + " --- |" * (head.count("|") + 1)]
     for row in rows:
@@ -220,7 +237,10 @@ def table(rows: list[dict]) -> str:
             f"{row['peak_mib']:.0f}",
             f"{row['sampled_per_second']:.1f}",
             *(interval(scores, name) for name in SCORES),
-            f"{row['nearest_ssim']['value']:.3f} (floor {row['nearest_ssim']['floor']:.3f})",
+            *(
+                f"{row[key]['value']:.3f} (floor {row[key]['floor']:.3f})" if key in row else ""
+                for key in ("nearest_ssim", "nearest_lpips")
+            ),
             f"{row['copies']['copies']} of {row['copies']['n']}",
             "" if row["ssim"] is None else f"{row['ssim']:.3f}",
             "" if row["agreement"] is None else f"{row['agreement']:.0%}",

@@ -36,6 +36,7 @@ class FilterConfig:
         "features", "probability of the asked class, nearness to real images of the class, or a GAN run's discriminator"
     )
     run: str | None = option(None, "the classifier run of --scorer classifier, the GAN run of --scorer discriminator")
+    kind: Literal["a", "b"] | None = option(None, "whose discriminator, of a CycleGAN between two manifests")
     keep: float = option(0.3, "share of each class that is kept")
     threshold: float | None = option(None, "keep what scores at least this, in place of a share")
     extractor: str = option("inception", f"of --scorer features and of what it costs: {features.HELP}")
@@ -149,7 +150,12 @@ def _realness(
     config: FilterConfig, synthetic: pd.DataFrame, held_out: pd.DataFrame, device: torch.device
 ) -> tuple[np.ndarray, str]:
     """The mean logit that a GAN's discriminator gives each image, as one of its class."""
-    run, critic = runs.load_critic(config.run, device)
+    run, critic = runs.load_critic(config.run, device, config.kind)
+    unknown = sorted(set(synthetic["dx"]) - set(run.classes))
+    if unknown and run.classes and config.kind is None:
+        raise InputError(
+            f"the discriminator of {config.run} does not know {', '.join(unknown)}; it knows {', '.join(run.classes)}"
+        )
     _refuse_if_seen(runs.trained_on(run), held_out, f"the discriminator of {config.run}")
     dataset = images.pixel_set(synthetic, run.resolution)
     found = []

@@ -1,20 +1,21 @@
-"""What `dermgen generate` draws with: a Stable Diffusion from a folder or the Hub, or a run trained from scratch."""
+"""What is asked of `dermgen generate`, and what draws it: a Stable Diffusion, or a run trained from scratch."""
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 import yaml
 from PIL import Image
 
 from dermgen import runs
-from dermgen.config import InputError
+from dermgen.config import InputError, option, require_at_least
 from dermgen.data import captions, manifest, preprocess
 from dermgen.data.cache import hash_file, key_of
-from dermgen.data.loading import folder_examples
+from dermgen.data.loading import Example, PixelSet, folder_examples
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.sampling import ImageGenerator
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
@@ -23,10 +24,66 @@ from dermgen.stable_diffusion.pipeline import check_model, load_pipeline
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.from_scratch import class_indices
 
-if TYPE_CHECKING:
-    from dermgen.generate import GenerateConfig
-
 GRID_FIELDS = (*captions.FIELDS, "skin_tone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Draw images from a trained run or a Hub model.
+
+    A Stable Diffusion takes --prompt, --classes or --grid; a model trained from scratch --classes, or --num_images
+    where it was trained without classes; a CycleGAN the --init_images that it translates.
+    """
+
+    model: str = option(None, "run folder, pipeline folder or Hub id; a run of LoRA finds its base model itself")
+    base_model: str | None = option(None, "base of a LoRA file that does not name one")
+    output_dir: str = option(None, "manifest folder to write")
+    prompt: str | None = option(None, "what all images show")
+    num_images: int | None = option(
+        None,
+        "images of --prompt, of each combination of --grid, or of a run without classes; default 16, and for a "
+        "CycleGAN all of --init_images",
+    )
+    classes: str | None = option(None, "images per class, e.g. mel:500,df:300")
+    grid: str | None = option(None, "YAML file of attribute lists (dx, localization, age, sex, skin_tone) to combine")
+    caption_template: str = option(captions.DEFAULT_TEMPLATE, "prompt of --classes and --grid")
+    taxonomy: Literal["ham10000", "isic2019", "binary"] = option("ham10000", "that class codes are looked up in")
+    adapter_weight: float = option(1.0, "strength of LoRA adapters; 0 is the base model")
+    negative_prompt: str = option("", "what to steer away from")
+    guidance_scale: float | None = option(
+        None, "weight of the prompt or class; 1 is none; default 7.5 for a Stable Diffusion, 1 for a DDPM"
+    )
+    num_inference_steps: int | None = option(None, "denoising steps; default 25 for a Stable Diffusion, 50 for a DDPM")
+    scheduler: Literal["dpmsolver++", "ddim", "ddpm", "euler", "pndm", "unipc"] | None = option(
+        None, "sampler; default dpmsolver++ for a Stable Diffusion, ddim for a DDPM"
+    )
+    truncation: float | None = option(None, "psi of a StyleGAN2; below 1 trades variety for typical looks; default 1")
+    weights: Literal["last", "best"] = option("last", "of a model trained from scratch: best is by its validations")
+    init_images: str | None = option(
+        None, "folder or manifest of images to start from in place of noise, or that a CycleGAN translates"
+    )
+    init_split: Literal["train", "val", "test"] = option("train", "split of a manifest of --init_images")
+    direction: Literal["a_to_b", "b_to_a"] = option("a_to_b", "which way a CycleGAN translates")
+    strength: float = option(0.6, "how much of an initial image is redrawn, in (0, 1]")
+    resolution: int | None = option(None, "height and width in pixels; default the model's own")
+    seed: int = option(0, "image i is drawn from seed + i; of no use for a CycleGAN, which draws nothing")
+    batch_size: int = option(8, "images at a time and process")
+    dtype: Literal["fp32", "fp16", "bf16"] | None = option(None, "default fp16 on a GPU, else fp32")
+
+    def __post_init__(self):
+        if not self.model or not self.output_dir:
+            raise InputError("--model (a run folder or Hub id) and --output_dir are needed")
+        if sum(x is not None for x in (self.prompt, self.classes, self.grid)) > 1:
+            raise InputError("give only one of --prompt, --classes and --grid")
+        if self.resolution is not None and (self.resolution % 8 or self.resolution < 8):
+            raise InputError(f"resolution must be a positive multiple of 8, got {self.resolution}")
+        if not 0 < self.strength <= 1:
+            raise InputError(f"strength must be above 0 and at most 1, got {self.strength}")
+        require_at_least(1, batch_size=self.batch_size)
+        for name in ("num_images", "num_inference_steps", "truncation"):
+            if getattr(self, name) is not None:
+                require_at_least(0 if name == "truncation" else 1, **{name: getattr(self, name)})
+        captions.check_template(self.caption_template, GRID_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -52,6 +109,24 @@ def read_sources(folder: str | None, split: str, dx: str | None = None) -> list[
     return [Source(*row) for row in zip(table["path"], table["image_id"], table["dx"], strict=True)]
 
 
+# Options of `dermgen generate` that mean something for every model, and for runs of one method.
+EVERY_MODEL = frozenset("model output_dir caption_template weights seed batch_size resolution prompt grid".split())
+OWN = {
+    "ddpm": {"guidance_scale", "num_inference_steps", "scheduler"},
+    "vae": set(),
+    "dcgan": set(),
+    "stylegan2": {"truncation"},
+    "cyclegan": {"init_images", "init_split", "direction"},
+}
+
+
+def _refuse_unused(config: GenerateConfig, known: Collection[str], what: str) -> None:
+    """Raise `InputError` for an option that is given and would do nothing."""
+    for field in dataclasses.fields(config):
+        if field.name not in known and getattr(config, field.name) != field.default:
+            raise InputError(f"--{field.name} has no meaning for {what}: leave it out")
+
+
 class StableDiffusionModel:
     """A Stable Diffusion: a pipeline folder, a Hub id, or a run of LoRA with its base model.
 
@@ -59,12 +134,12 @@ class StableDiffusionModel:
         InputError: if it cannot be had, or options of other methods are given.
     """
 
-    def __init__(self, config: "GenerateConfig"):
+    def __init__(self, config: GenerateConfig):
         self.config = config
         if config.prompt is None and config.classes is None and config.grid is None:
             raise InputError("a Stable Diffusion needs one of --prompt, --classes and --grid")
-        if config.truncation is not None:
-            raise InputError("--truncation is for runs of StyleGAN2")
+        fields = {field.name for field in dataclasses.fields(config)}
+        _refuse_unused(config, fields - {"truncation", "weights", "direction"}, "a Stable Diffusion")
         self.guidance_scale = 7.5 if config.guidance_scale is None else config.guidance_scale
         self.num_inference_steps = config.num_inference_steps or 25
         self.scheduler = config.scheduler or "dpmsolver++"
@@ -141,7 +216,7 @@ class StableDiffusionModel:
             config.negative_prompt,
             self.scheduler,
             resolution,
-            [Image.fromarray(square(source, resolution)) for source in self.sources],
+            [_square(source, resolution) for source in self.sources],
             config.strength,
         )
 
@@ -171,30 +246,24 @@ class FromScratchModel:
         InputError: if what is asked for is not what the run can draw.
     """
 
-    def __init__(self, config: "GenerateConfig", run: runs.TrainedRun):
+    def __init__(self, config: GenerateConfig, run: runs.TrainedRun):
         self.config, self.run = config, run
         if config.prompt is not None or config.grid is not None:
             raise InputError(
                 f"{config.model} is a run of {run.method}, which reads no prompts: give --classes, or --num_images "
                 "where it was trained without classes"
             )
-        for name, method in (
-            ("guidance_scale", "ddpm"),
-            ("num_inference_steps", "ddpm"),
-            ("scheduler", "ddpm"),
-            ("truncation", "stylegan2"),
-            ("init_images", "cyclegan"),
-        ):
-            if getattr(config, name) is not None and run.method != method:
-                raise InputError(f"--{name} has no meaning for a run of {run.method}")
+        _refuse_unused(config, {*EVERY_MODEL, "num_images", "classes", *OWN[run.method]}, f"a run of {run.method}")
+        if config.classes is not None and config.num_images is not None:
+            raise InputError("--classes says how many images of each class: leave --num_images out")
         if config.resolution not in (None, run.resolution):
             raise InputError(f"{config.model} draws {run.resolution} px only: leave --resolution out")
         self.sources = self._sources() if run.method == "cyclegan" else []
         diffusion = run.method == "ddpm"
-        self.guidance_scale = (1.0 if config.guidance_scale is None else config.guidance_scale) if diffusion else ""
-        self.num_inference_steps = (config.num_inference_steps or 50) if diffusion else ""
-        self.scheduler = (config.scheduler or "ddim") if diffusion else ""
-        self.truncation = ""
+        self.guidance_scale = (1.0 if config.guidance_scale is None else config.guidance_scale) if diffusion else None
+        self.num_inference_steps = (config.num_inference_steps or 50) if diffusion else None
+        self.scheduler = (config.scheduler or "ddim") if diffusion else None
+        self.truncation = None
         if run.method == "stylegan2":
             self.truncation = 1.0 if config.truncation is None else config.truncation
 
@@ -216,12 +285,8 @@ class FromScratchModel:
 
     def settings(self) -> dict:
         """The manifest's columns that are the same for all images."""
-        return {
-            "guidance_scale": self.guidance_scale,
-            "num_inference_steps": self.num_inference_steps,
-            "scheduler": self.scheduler,
-            "truncation": self.truncation,
-        }
+        names = ("guidance_scale", "num_inference_steps", "scheduler", "truncation")
+        return {name: "" if getattr(self, name) is None else getattr(self, name) for name in names}
 
     def sha256(self) -> str:
         """Of the weights that draw."""
@@ -230,9 +295,10 @@ class FromScratchModel:
     def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
         """The generator, on its device."""
         sources = None
-        if self.sources:
-            pictures = [torch.from_numpy(square(s, self.run.resolution)) for s in self.sources]
-            sources = torch.stack(pictures).permute(0, 3, 1, 2)
+        if self.sources:  # resized as the training images were
+            examples = [Example(source.path, "", source.image_id) for source in self.sources]
+            dataset = PixelSet(examples, [0] * len(examples), self.run.resolution, interpolation="bicubic")
+            sources = torch.stack([item["pixels"] for item in dataset])
         return runs.load_generator(
             self.run,
             device,
@@ -250,7 +316,8 @@ class FromScratchModel:
         if config.init_images is None:
             raise InputError("a CycleGAN translates images: give --init_images, a folder or a manifest of them")
         kind = first if config.direction == "a_to_b" else second
-        return read_sources(config.init_images, config.init_split, None if kind in ("a", "b") else kind)
+        found = read_sources(config.init_images, config.init_split, None if kind in ("a", "b") else kind)
+        return found[: config.num_images]
 
     def _translations(self) -> list[dict]:
         target = self.run.classes[1 if self.config.direction == "a_to_b" else 0]
@@ -259,7 +326,7 @@ class FromScratchModel:
                 f"a CycleGAN makes one {target!r} image of each source: choose by --init_images and --direction"
             )
         rows = []
-        for i, source in enumerate(self.sources[: self.config.num_images]):
+        for i, source in enumerate(self.sources):
             dx = source.dx if target in ("a", "b") else target
             # Sources are taken by seed: image i is made of source i.
             rows.append({**self._row(dx, i), "source_image_id": source.image_id})
@@ -281,7 +348,7 @@ def class_counts(text: str) -> list[tuple[str, int]]:
     return counts
 
 
-def grid_rows(config: "GenerateConfig", taxonomy: Taxonomy) -> list[dict]:
+def grid_rows(config: GenerateConfig, taxonomy: Taxonomy) -> list[dict]:
     """Every combination of the lists in the grid's file, each with its prompt."""
     path = Path(config.grid)
     try:
@@ -312,11 +379,11 @@ def fill(template: str, row: dict, taxonomy: Taxonomy) -> str:
     return captions.fill(template, {"malignancy": malignancy, **row, "dx": lesion.name if lesion else ""})
 
 
-def square(source: Source, size: int):
-    """The middle square of an image, resized, uint8 (size, size, 3)."""
+def _square(source: Source, size: int) -> Image.Image:
+    """The middle square of an image, resized."""
     try:
         image = preprocess.read_image(Path(source.path))
     except preprocess.BadImage as error:
         raise InputError(f"{source.path}: {error}") from error
     top, left, side = preprocess.center_box(*image.shape[:2])
-    return preprocess.resize(image[top : top + side, left : left + side], size)
+    return Image.fromarray(preprocess.resize(image[top : top + side, left : left + side], size))

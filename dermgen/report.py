@@ -18,7 +18,7 @@ from dermgen.config import InputError, option
 from dermgen.data import manifest
 from dermgen.data.sheets import contact_sheet
 from dermgen.filtering import FLATTERED
-from dermgen.training.records import logged
+from dermgen.training.records import best_step, kept_scores, logged
 
 GRID = 32  # images of a set that are shown
 
@@ -161,8 +161,10 @@ def _training(section: Section, folder: Path, plot: Path, real: Path | None) -> 
             f"A {facts['method']} of {facts['parameters'] / 1e6:.1f} M weights at {facts['resolution']} px, classes: "
             f"{', '.join(facts['classes']) or 'none'}."
         )
-    if "best_step" in facts:
-        section.text(f"Best {facts['best_by']} at step {facts['best_step']:,}.")
+    scores = kept_scores(folder, facts.get("best_by", ""))
+    if scores:
+        step = best_step(scores)
+        section.text(f"Best {facts['best_by']} {-scores[step]:.4g} at step {step:,}.")
     # What was measured on held-out images comes first.
     names = sorted({n for line in lines for n in line} - {"step", "learning_rate"})
     names = sorted(names, key=lambda name: not name.startswith("val_"))

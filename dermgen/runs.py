@@ -13,7 +13,7 @@ from dermgen.config import InputError
 from dermgen.data.cache import hash_file, key_of
 from dermgen.methods import cyclegan, dcgan, ddpm, stylegan2, vae
 from dermgen.sampling import ImageCritic, ImageGenerator
-from dermgen.training.records import best_folder
+from dermgen.training.records import best_folder, best_step, kept_scores
 
 NETWORKS = {
     "ddpm": ["unet"],
@@ -62,11 +62,10 @@ def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> Train
         raise InputError(f"{folder} is a run of {method!r}, which this version of dermgen does not know")
     place = folder
     if weights == "best":
-        if "best_step" not in facts:
-            raise InputError(
-                f"{folder} has no best weights: its manifest had too few validation images; take --weights last"
-            )
-        place = best_folder(folder, facts["best_step"])
+        scores = kept_scores(folder, facts.get("best_by", ""))
+        if not scores:
+            raise InputError(f"{folder} has no best weights, since it was not validated: take --weights last")
+        place = best_folder(folder, best_step(scores))
     if not all((folder / name).is_dir() for name in NETWORKS[method]):
         raise InputError(
             f"the run in {folder} has no final weights yet: let its training finish (the same command goes on)"
@@ -78,12 +77,12 @@ def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> Train
 def load_generator(
     run: TrainedRun,
     device: torch.device,
-    num_inference_steps: int,
-    guidance_scale: float,
-    scheduler: str,
-    truncation: float,
-    direction: str,
-    sources: torch.Tensor | None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    scheduler: str | None = None,
+    truncation: float | None = None,
+    direction: str | None = None,
+    sources: torch.Tensor | None = None,
 ) -> ImageGenerator:
     """What draws the run's images.
 
@@ -108,11 +107,16 @@ def load_generator(
     return cyclegan.load_generator(run.weights, direction, sources, device)
 
 
-def load_critic(folder: str, device: torch.device) -> tuple[TrainedRun, ImageCritic]:
+def load_critic(folder: str, device: torch.device, kind: str | None = None) -> tuple[TrainedRun, ImageCritic]:
     """The discriminator of a GAN run.
 
+    Args:
+        folder: of the run.
+        device: where it judges.
+        kind: "a" or "b", whose discriminator of a CycleGAN between two manifests.
+
     Raises:
-        InputError: if the folder is no finished run of a GAN.
+        InputError: if the folder is no finished run of a GAN, or the kind is needed and not given.
     """
     run = find(folder)
     if run is None or run.method not in ("dcgan", "stylegan2", "cyclegan"):
@@ -122,11 +126,15 @@ def load_critic(folder: str, device: torch.device) -> tuple[TrainedRun, ImageCri
         return run, dcgan.load_critic(run.folder, run.classes, device)
     if run.method == "stylegan2":
         return run, stylegan2.load_critic(run.folder, run.classes, device)
-    return run, KindCritic(run, device)
+    if run.classes != ["a", "b"]:
+        return run, KindCritic(run, device)
+    if kind is None:
+        raise InputError(f"{folder} translates between two manifests: say whose discriminator judges by --kind a or b")
+    return run, cyclegan.load_critic(run.folder, kind, run.resolution, device)
 
 
 class KindCritic:
-    """The two discriminators of a CycleGAN: an image of its first class is judged by the first one, else the second."""
+    """The two discriminators of a CycleGAN between two classes, each for the images of its own."""
 
     def __init__(self, run: TrainedRun, device: torch.device):
         self.first = run.classes[0]

@@ -123,7 +123,7 @@ def train(config: ClassifierConfig) -> dict:
     if not config.from_scratch:
         networks.check_pretrained(config.pretrained_model_name_or_path, config.revision, config.resolution)
     run = Run(config)
-    records.keep_to_images(run, rows)
+    records.keep_to_images(run.output_dir, rows, run.accelerator)
     done = run.output_dir / "results.json"
     dataset = LesionSet(rows, classes, config.resolution)
     steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(dataset)
@@ -164,7 +164,9 @@ def train(config: ClassifierConfig) -> dict:
             with run.averaged_weights():
                 probabilities = predict(run, model, parts["val"], classes, config)
                 history.append({"step": run.step, **_validation(probabilities, parts["val"], classes)})
-                records.keep_if_best(run, _scores(history), lambda folder: _save_weights(classifier, folder))
+                if run.is_main:
+                    scores = _scores(history)
+                    records.keep_if_best(run.output_dir, run.step, scores, lambda d: _save_weights(classifier, d))
             run.write_metrics(**{k: v for k, v in history[-1].items() if k != "step"})
             run.lr_factor = plateau_factor([v["val_loss"] for v in history], config.reduce_on_plateau_patience)
             if exhausted([v["val_bma"] for v in history], config.early_stopping_patience):

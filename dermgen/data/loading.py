@@ -90,10 +90,9 @@ def manifest_examples(
             raise InputError(
                 f"{limit} images asked for, {folder} has {len(table)} of {dx or 'all classes'} in {split!r}"
             )
-        table = table.iloc[np.argsort(_nth_of_lesion(table), kind="stable")].head(limit)
+        table = first_views_first(table).head(limit)
     if limit_per_class is not None:
-        first_views_first = table.iloc[np.argsort(_nth_of_lesion(table), kind="stable")]
-        table = first_views_first.groupby("dx").head(limit_per_class)
+        table = first_views_first(table).groupby("dx").head(limit_per_class)
     if prompt is None and (table["caption"] == "").any():
         raise InputError(f"{folder} has images without a caption: give --instance_prompt, or captions")
     return [
@@ -107,9 +106,10 @@ def manifest_examples(
     ]
 
 
-def _nth_of_lesion(table) -> np.ndarray:
-    """0 for the first image of each lesion, 1 for its second, …; an image of unknown lesion is its own."""
-    return table.groupby(table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])).cumcount().to_numpy()
+def first_views_first(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The first image of every lesion, then the second ones, …; an image of unknown lesion is its own."""
+    lesions = table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])
+    return table.iloc[np.argsort(table.groupby(lesions).cumcount().to_numpy(), kind="stable")]
 
 
 def check_readable(examples: Sequence[Example]) -> None:

@@ -58,17 +58,32 @@ class Monitor:
             "val_variety": _spread(made, classes) / self.spread,
         }
         if self.lpips is not None:
-            result["val_lpips_variety"] = _pairwise_lpips(images, self.lpips) / self.real_lpips
+            result["val_lpips_variety"] = _pairwise_lpips(images.cpu(), classes, self.lpips) / self.real_lpips
         return result
 
 
-def monitor(table: pd.DataFrame, config: AdversarialConfig, accelerator: Accelerator) -> Monitor | None:
-    """A monitor over held-out images, rows of a manifest with `path`; None if they are too few to be compared with.
+def monitor(
+    table: pd.DataFrame, config: AdversarialConfig, accelerator: Accelerator, num_samples: int | None = None
+) -> Monitor | None:
+    """A monitor over held-out images; None, and a warning, if they are too few to be compared with.
+
+    Args:
+        table: rows of a manifest, with `path`.
+        config: the run's settings.
+        accelerator: its processes share the work.
+        num_samples: that they will be compared with; default `config.monitor_samples`.
 
     Raises:
         InputError: if the extractor or LPIPS cannot be had, or the extractor was trained on these images.
     """
-    if len(table) < scores.MIN_IMAGES:
+    fewest = min(len(table), config.monitor_samples if num_samples is None else num_samples)
+    if fewest < scores.MIN_IMAGES:
+        if accelerator.is_main_process:
+            print(
+                f"warning: {config.data_dir} has {fewest} validation images to compare with, fewer than "
+                f"{scores.MIN_IMAGES}: KID, mode collapse and best weights are not looked after",
+                file=sys.stderr,
+            )
         return None
     found = features.load(config.monitor, accelerator.device)
     if found.trained_on & set(table["image_id"]):
@@ -76,11 +91,11 @@ def monitor(table: pd.DataFrame, config: AdversarialConfig, accelerator: Acceler
     network = None if config.lpips == "none" else load_lpips(config.lpips)
     cache_dir = Path(config.cache_dir) if config.cache_dir else None
     real = features.features(found, table, accelerator, cache_dir=cache_dir).features
+    classes = table["dx"] if config.class_conditional else [""] * len(table)
     of_pairs = 0.0
     if network is not None:
-        dataset = features.pixel_set(table.head(2 * PAIRS), config.resolution)
-        of_pairs = _pairwise_lpips(torch.stack([item["pixels"] for item in dataset]), network)
-    classes = table["dx"] if config.class_conditional else [""] * len(table)
+        pixels = torch.stack([item["pixels"] for item in features.pixel_set(table, config.resolution)])
+        of_pairs = _pairwise_lpips(pixels, list(classes), network)
     return Monitor(found, np.asarray(real), _spread(real, classes), network, of_pairs)
 
 
@@ -121,32 +136,44 @@ def validate(
 
 def collapse_warning(measured: dict[str, float]) -> str | None:
     """A sentence if the samples show too little of what there is, else None."""
-    lpips = measured.get("val_lpips_variety", 1.0)
-    if min(measured["val_variety"], lpips) >= COLLAPSED_VARIETY and measured["val_recall"] >= COLLAPSED_RECALL:
+    limits = {"val_recall": COLLAPSED_RECALL, "val_variety": COLLAPSED_VARIETY, "val_lpips_variety": COLLAPSED_VARIETY}
+    low = [
+        f"{name.removeprefix('val_')} is {measured[name]:.2f}, under {limit}"
+        for name, limit in limits.items()
+        if name in measured and measured[name] < limit
+    ]
+    if not low:
         return None
     return (
-        f"warning: mode collapse? recall {measured['val_recall']:.2f}, and two samples are only "
-        f"{measured['val_variety']:.0%} as far apart as two real images; look at the samples, and try --diff_augment, "
-        "--r1_gamma or a lower discriminator learning rate"
+        f"warning: mode collapse? {', '.join(low)} (of real images 1, but for recall): look at the samples; more "
+        "augmentation or regularisation, or another discriminator learning rate, may help"
     )
 
 
 def _spread(x: np.ndarray, classes: Sequence[str]) -> float:
     """Mean distance of two rows of the same class."""
-    names = np.asarray(classes)
-    rows, columns = np.triu_indices(len(names), 1)  # in the order of pdist
-    distances = scipy.spatial.distance.pdist(np.asarray(x, np.float64))
-    return float(distances[names[rows] == names[columns]].mean())
+    rows, columns = _pairs(classes)
+    distances = scipy.spatial.distance.squareform(scipy.spatial.distance.pdist(np.asarray(x, np.float64)))
+    return float(distances[rows, columns].mean())
 
 
-def _pairwise_lpips(images: torch.Tensor, network: torch.nn.Module) -> float:
-    """Mean LPIPS of neighbours in uint8 (N, 3, H, W), at most 64 pairs."""
-    pairs = images.cpu()[: 2 * PAIRS].float() / 255
-    pairs = pairs[: len(pairs) // 2 * 2]
+def _pairwise_lpips(images: torch.Tensor, classes: Sequence[str], network: torch.nn.Module) -> float:
+    """Mean LPIPS of 64 random pairs of the same class in uint8 (N, 3, H, W)."""
+    rows, columns = _pairs(classes)
+    chosen = np.random.default_rng(0).permutation(len(rows))[:PAIRS]
+    a, b = images[rows[chosen]].float() / 255, images[columns[chosen]].float() / 255
     with torch.inference_mode():
-        values = network(pairs[::2], pairs[1::2]).reshape(-1)
+        values = network(a, b).reshape(-1)
         network.reset()
     return float(values.mean())
+
+
+def _pairs(classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of the same class; of any classes where no class has two."""
+    names = np.asarray(classes)
+    rows, columns = np.triu_indices(len(names), 1)
+    same = names[rows] == names[columns]
+    return (rows[same], columns[same]) if same.any() else (rows, columns)
 
 
 def _resize(image: torch.Tensor, size: int) -> torch.Tensor:

@@ -24,6 +24,7 @@ from dermgen.training.from_scratch import (
     Lesions,
     adam,
     decoded,
+    discriminator_rate,
     evaluating,
     read_lesions,
     save_curves,
@@ -36,7 +37,9 @@ from dermgen.training.run import Run
 class CycleganConfig(AdversarialConfig):
     """Train translations between two classes of a manifest, or between two manifests (devices)."""
 
-    data_dir_b: str | None = option(None, "manifest of the second kind, with all its classes; or give class_a, class_b")
+    data_dir_b: str | None = option(
+        None, "manifest of the second kind, all its classes, resized likewise; or give class_a and class_b"
+    )
     class_a: str | None = option(None, "class of the first kind, e.g. nv")
     class_b: str | None = option(None, "class of the second kind, e.g. mel")
     generator_channels: int = option(64, "of the generators' first layer")
@@ -143,7 +146,7 @@ class ImagePool(nn.Module):
             accelerator: brings the processes' images together, in the order in which they were drawn.
         """
         if self.size == 0:
-            return images
+            return images.detach()
         n, world, rank = len(images), accelerator.num_processes, accelerator.process_index
         chances, places = draws.uniform(), draws.uniform()
         everyone = [accelerator.gather(x) for x in (images.float(), chances, places)]
@@ -179,7 +182,7 @@ def train(config: CycleganConfig) -> nn.ModuleDict:
     run = Run(config)
     accelerator = run.accelerator
     datasets = _training_sets(sides, config, run)
-    held_out = monitor(sides[1].val, config, accelerator)
+    held_out = monitor(sides[1].val, config, accelerator, len(sides[0].val))
     generators, discriminators = build(config)
     a_to_b, b_to_a = generators["a_to_b"], generators["b_to_a"]
     pools = [ImagePool(config.pool_size, config.resolution) for _ in range(2)]
@@ -188,7 +191,7 @@ def train(config: CycleganConfig) -> nn.ModuleDict:
         discriminators,
         *pools,
         adam(generators.parameters(), config),
-        adam(discriminators.parameters(), config),
+        adam(discriminators.parameters(), config, lr=discriminator_rate(config)),
         average=generators,
         wrap=False,
     )
@@ -250,16 +253,22 @@ def read_sides(config: CycleganConfig) -> tuple[Lesions, Lesions]:
         sides = tuple(read_lesions(config, only=[code]) for code in (config.class_a, config.class_b))
     else:
         sides = read_lesions(config), read_lesions(config, folder=config.data_dir_b)
-        twice = set(sides[0].train["image_id"]) & set(sides[1].train["image_id"])
-        if twice:
-            raise InputError(f"{len(twice)} images (as {min(twice)}) are in both manifests: they must differ")
+        for name in ("image_id", "lesion_id"):
+            of = [set(side.train[name]) | set(side.val[name]) for side in sides]
+            twice = (of[0] & of[1]) - {""}
+            if twice:
+                raise InputError(
+                    f"{len(twice)} values of {name} (as {min(twice)}) are in both manifests, whose images must differ: "
+                    "one may hold out what the other learns"
+                )
     return sides
 
 
 def _training_sets(sides: Sequence[Lesions], config: CycleganConfig, run: Run) -> list[LesionSet]:
     import pandas as pd
 
-    records.keep_to_images(run, pd.concat([side.train for side in sides], ignore_index=True))
+    rows = pd.concat([side.train for side in sides], ignore_index=True)
+    records.keep_to_images(run.output_dir, rows, run.accelerator)
     folders = [config.data_dir, config.data_dir_b or config.data_dir]
     run.record(
         method="cyclegan",
@@ -336,18 +345,22 @@ def _pixels(rows, config: CycleganConfig, count: int) -> torch.Tensor:
 
 
 def _save_samples(run: Run, generators: nn.ModuleDict, shown: Sequence, config: CycleganConfig) -> None:
-    """Rows of original, translated and brought back, in both directions; the curves of all that was logged."""
+    """Rows of originals, translations and what is brought back, in both directions; the curves of all that was logged.
+
+    A quarter of `num_sample_images` originals on each side.
+    """
     if not run.is_main:
         return
     columns, device = 8, run.accelerator.device
     rows = []
     with run.averaged_weights(), evaluating(*generators.values()):
         for side, there, back in ((0, "a_to_b", "b_to_a"), (1, "b_to_a", "a_to_b")):
-            originals = to_unit_range(_pixels(shown[side], config, columns)).to(device)
-            translated = generators[there](originals)
-            for images in (originals, translated, generators[back](translated)):
-                blank = torch.ones(columns - len(images), *images.shape[1:], device=device)
-                rows.append(to_uint8(torch.cat([images, blank])))
+            pixels = _pixels(shown[side], config, max(1, config.num_sample_images // 4))
+            for originals in to_unit_range(pixels).to(device).split(columns):
+                translated = generators[there](originals)
+                for images in (originals, translated, generators[back](translated)):
+                    blank = torch.ones(columns - len(images), *images.shape[1:], device=device)
+                    rows.append(to_uint8(torch.cat([images, blank])))
     run.sample_grid(torch.cat(rows), columns=columns)
     save_curves(run)
 

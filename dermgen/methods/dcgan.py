@@ -26,6 +26,7 @@ from dermgen.training.from_scratch import (
     Critic,
     adam,
     class_indices,
+    discriminator_rate,
     evaluating,
     read_lesions,
     save_samples,
@@ -45,7 +46,6 @@ class DcganConfig(AdversarialConfig):
     conditioning: Literal["projection", "embedding"] = option(
         "projection", "how the discriminator sees the class: Miyato and Koyama 2018, or as a channel of the image"
     )
-    discriminator_learning_rate: float | None = option(None, "default that of the generator")
     discriminator_norm: Literal["batch", "spectral", "none"] = option("batch", "of the discriminator's layers")
     r1_gamma: float = option(0.0, "weight of the R1 penalty, times a half; 0 is off")
     diff_augment: bool = option(False, "show the discriminator all images with differentiable augmentation")
@@ -150,7 +150,7 @@ def train(config: DcganConfig) -> DcganGenerator:
         generator,
         discriminator,
         adam(generator.parameters(), config),
-        adam(discriminator.parameters(), config, lr=config.discriminator_learning_rate or config.learning_rate),
+        adam(discriminator.parameters(), config, lr=discriminator_rate(config)),
         average=generator,
         wrap=False,
     )
@@ -178,10 +178,10 @@ def train(config: DcganConfig) -> DcganGenerator:
             d_loss=d_loss.mean(), g_loss=g_loss.mean(), real_logit=real_logits.mean(), fake_logit=fake_logits.mean()
         )
         if run.due(config.validation_steps):
-            with averaged(run, generator, len(lesions.classes)):
+            with averaged(run, generator, dataset.labels):
                 save_samples(run, samples, lesions, config)
                 validate(run, held_out, samples, asked, config, lambda d: generator.save_pretrained(d / "generator"))
-    with averaged(run, generator, len(lesions.classes)):
+    with averaged(run, generator, dataset.labels):
         if run.is_main:
             generator.save_pretrained(run.output_dir / "generator")
             discriminator.save_pretrained(run.output_dir / "discriminator")
@@ -190,14 +190,16 @@ def train(config: DcganConfig) -> DcganGenerator:
 
 
 @contextmanager
-def averaged(run: Run, generator: DcganGenerator, num_classes: int) -> Iterator[None]:
+def averaged(run: Run, generator: DcganGenerator, labels: Sequence[int]) -> Iterator[None]:
     """Within the block the generator has its EMA weights, and batch statistics measured with them.
 
-    Statistics that were gathered while the live weights trained belong to other activations.
+    Statistics that were gathered while the live weights trained belong to other activations. The classes are drawn as
+    the training images `labels` have them.
     """
     if not run.config.ema_decay:
         yield
         return
+    known = torch.tensor(labels, device=generator.device)
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
     with run.averaged_weights():
         kept = [(n.running_mean.clone(), n.running_var.clone(), n.num_batches_tracked.clone()) for n in norms]
@@ -208,7 +210,7 @@ def averaged(run: Run, generator: DcganGenerator, num_classes: int) -> Iterator[
         with torch.no_grad():
             for i in range(16):
                 draws = Draws([derive_seed(run.config.seed, 3, i, j) for j in range(64)], generator.device)
-                generator(draws.normal(generator.config.latent_dim), draws.integers(max(1, num_classes)))
+                generator(draws.normal(generator.config.latent_dim), known[draws.integers(len(known))])
         try:
             yield
         finally:

@@ -53,19 +53,33 @@ class DdpmConfig(FromScratchConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        channels = self.channels or [64, 128, 256, 256]
+        channels = [64, 128, 256, 256] if self.channels is None else self.channels
         factor = 2 ** (len(channels) - 1)
         if self.resolution % factor:
             raise InputError(
                 f"resolution must be a multiple of {factor} for {len(channels)} levels of channels, got "
                 f"{self.resolution}"
             )
-        if any(c % 32 or c <= 0 for c in channels):
+        if not channels or any(c % 32 or c <= 0 for c in channels):
             raise InputError(f"channels must be multiples of 32, got {channels}")
         if not 0 <= self.class_dropout < 1 or not 0 <= self.dropout < 1:
             raise InputError("class_dropout and dropout must be in [0, 1)")
         require_at_least(1, layers_per_block=self.layers_per_block, num_train_timesteps=self.num_train_timesteps)
         require_at_least(1, validation_inference_steps=self.validation_inference_steps)
+        if self.validation_inference_steps > self.num_train_timesteps:
+            raise InputError(
+                f"validation_inference_steps is {self.validation_inference_steps}, more than num_train_timesteps, "
+                f"{self.num_train_timesteps}"
+            )
+        if self.validation_guidance_scale != 1 and not self.class_conditional:
+            raise InputError("validation_guidance_scale steers towards a class: it needs --class_conditional")
+        heights = [self.resolution // 2**i for i in range(len(channels))]
+        if set(self.attention_resolutions or ()) - set(heights):
+            raise InputError(
+                f"attention_resolutions must be among the levels' heights {heights}, got {self.attention_resolutions}"
+            )
+        if self.snr_gamma is not None and self.snr_gamma <= 0:
+            raise InputError(f"snr_gamma must be above 0, got {self.snr_gamma}")
 
 
 def build(config: DdpmConfig, num_classes: int) -> tuple[UNet2DModel, DDPMScheduler]:
@@ -191,6 +205,11 @@ class DdpmGenerator:
         self.conditional = _is_conditional(unet)
         self.scheduler = noise_scheduler(scheduler, schedule.config)
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
+        if num_inference_steps > schedule.config.num_train_timesteps:
+            raise InputError(
+                f"num_inference_steps is {num_inference_steps}, but the run was trained with "
+                f"{schedule.config.num_train_timesteps} timesteps: take no more"
+            )
         if guidance_scale != 1 and not self.conditional:
             raise InputError(
                 "guidance_scale steers towards a class, but this run was trained without classes: leave it"

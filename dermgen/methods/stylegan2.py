@@ -42,6 +42,7 @@ from dermgen.training.from_scratch import (
     Lesions,
     adam,
     class_indices,
+    discriminator_rate,
     evaluating,
     read_lesions,
     sample_labels,
@@ -66,7 +67,6 @@ class Stylegan2Config(AdversarialConfig):
     style_mixing: float = option(0.9, "share of images whose later layers have another style")
     n_critic: int = option(1, "discriminator updates per step; the data set is drawn from that often")
     learning_rate: float = option(2.5e-3, "of the generator")
-    discriminator_learning_rate: float | None = option(None, "default that of the generator")
     adam_beta1: float = option(0.0, "Adam's decay of the first moment")
     adam_beta2: float = option(0.99, "Adam's decay of the second moment")
     ema_decay: float = option(0.999, "decay of the generator's moving average; 0 disables it")
@@ -77,7 +77,9 @@ class Stylegan2Config(AdversarialConfig):
     ada_target: float | None = option(None, "mean sign of D(real) that augmentation holds; 0.6 is the paper's value")
     ada_kimg: float = option(500.0, "thousand images in which the probability of augmentation can go from 0 to 1")
     gradient_penalty_weight: float = option(10.0, "of WGAN-GP")
-    spectral_norm: bool = option(False, "spectral normalisation in the discriminator, in place of equalised rates")
+    spectral_norm: bool = option(
+        False, "spectral normalisation of the discriminator's convolutions, in place of equalised rates"
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -90,6 +92,12 @@ class Stylegan2Config(AdversarialConfig):
             raise InputError(f"style_mixing must be in [0, 1], got {self.style_mixing}")
         if self.loss == "wgan_gp" and self.ada_target is not None:
             raise InputError("ada_target goes by the sign of logits, which a WGAN's critic has not: leave it out")
+        if self.loss == "wgan_gp" and self.r1_gamma is not None:
+            raise InputError("r1_gamma is of the logistic loss: with wgan_gp take gradient_penalty_weight")
+        if self.ada_target is not None and not -1 < self.ada_target < 1:
+            raise InputError(f"ada_target is a mean sign, in (-1, 1), got {self.ada_target}")
+        require_at_least(0, path_length_weight=self.path_length_weight, r1_gamma=self.r1_gamma or 0)
+        require_at_least(0, gradient_penalty_weight=self.gradient_penalty_weight)
 
 
 class EqualizedLinear(nn.Module):
@@ -393,7 +401,7 @@ def train(config: Stylegan2Config) -> StyleGenerator:
         augmentation,
         path_length_penalty,
         adam(generator.parameters(), config),
-        adam(discriminator.parameters(), config, lr=config.discriminator_learning_rate or config.learning_rate),
+        adam(discriminator.parameters(), config, lr=discriminator_rate(config)),
         average=generator,
         wrap=False,
     )

@@ -53,7 +53,9 @@ class VaeConfig(FromScratchConfig):
         factor = 2 ** len(self.channels or [32, 64, 128, 256])
         if self.architecture == "convolutional" and self.resolution % factor:
             raise InputError(f"resolution must be a multiple of {factor} for these channels, got {self.resolution}")
-        if any(c % 8 or c <= 0 for c in self.channels or ()):
+        if self.architecture == "dense" and self.channels is not None:
+            raise InputError("channels are of the convolutional architecture: a dense one has hidden_width")
+        if self.channels is not None and (not self.channels or any(c % 8 or c <= 0 for c in self.channels)):
             raise InputError(f"channels must be multiples of 8, got {self.channels}")
         require_at_least(1, hidden_width=self.hidden_width, latent_dim=self.latent_dim)
         require_at_least(0, kl_weight=self.kl_weight, kl_warmup_steps=self.kl_warmup_steps)

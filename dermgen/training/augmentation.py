@@ -94,10 +94,18 @@ def adaptive_augment(images: torch.Tensor, draws: Draws, p: float) -> torch.Tens
         images: (N, 3, H, W), about [-1, 1].
         draws: one stream per image.
         p: probability of each change, in [0, 1]; 0 changes no bit.
+
+    Returns:
+        (N, 3, H, W) float32.
     """
     if p == 0:
         return images
-    u, normal = draws.uniform(20), draws.normal(7)
+    with torch.autocast(images.device.type, enabled=False):  # half precision moves a grid by parts of a pixel
+        return _adaptive_augment(images.float(), draws, p)
+
+
+def _adaptive_augment(images: torch.Tensor, draws: Draws, p: float) -> torch.Tensor:
+    u, normal = draws.uniform(21), draws.normal(7)
 
     def gated(i: int, value: torch.Tensor, neutral: float, chance: float = p) -> torch.Tensor:
         return torch.where(u[:, i] < chance, value, torch.full_like(value, neutral))
@@ -117,7 +125,7 @@ def adaptive_augment(images: torch.Tensor, draws: Draws, p: float) -> torch.Tens
     place = matrices[0]
     for matrix in matrices[1:]:
         place = place @ matrix
-    grid = F.affine_grid(place[:, :2].to(images.dtype), images.shape, align_corners=False)
+    grid = F.affine_grid(place[:, :2], images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
     axis = torch.ones(3, device=images.device) / math.sqrt(3)
@@ -126,10 +134,10 @@ def adaptive_augment(images: torch.Tensor, draws: Draws, p: float) -> torch.Tens
     brightness = gated(14, 0.2 * normal[:, 4], 0.0)
     color = eye * gated(15, 2 ** (0.5 * normal[:, 5]), 1.0).view(-1, 1, 1)
     # A mirror that turns light into dark, and back: Householder's reflection at the luma axis.
-    color = (eye - 2 * luma * gated(16, torch.ones_like(u[:, 0]), 0.0).view(-1, 1, 1)) @ color
+    color = (eye - 2 * luma * gated(16, (u[:, 20] < 0.5).float(), 0.0).view(-1, 1, 1)) @ color
     color = _about_axis(axis, gated(17, math.pi * (2 * u[:, 18] - 1), 0.0)) @ color
     color = (luma + (eye - luma) * gated(19, 2 ** normal[:, 6], 1.0).view(-1, 1, 1)) @ color
-    flat = color.to(images.dtype) @ (images.flatten(2) + brightness.view(-1, 1, 1).to(images.dtype))
+    flat = color @ (images.flatten(2) + brightness.view(-1, 1, 1))
     return flat.view_as(images)
 
 

@@ -90,5 +90,5 @@ class Draws:
 
 
 def derive_seed(*key: int) -> int:
-    """A 64-bit seed that depends on every integer of `key`."""
+    """A 64-bit seed that depends on every integer of `key`, but for zeros at its end."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

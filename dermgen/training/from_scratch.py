@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,7 +14,7 @@ from dermgen import plots
 from dermgen.config import InputError, TrainConfig, option, require_at_least
 from dermgen.data import manifest
 from dermgen.data.cache import default_cache_dir
-from dermgen.data.loading import Example, LesionSet, check_readable, to_unit_range
+from dermgen.data.loading import Example, LesionSet, check_readable, first_views_first, to_unit_range
 from dermgen.labels import from_labels
 from dermgen.sampling import ImageGenerator
 from dermgen.training import records
@@ -30,7 +31,7 @@ class FromScratchConfig(TrainConfig):
     """Settings of every method that is trained from scratch on a manifest."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = TrainConfig.MAY_CHANGE | frozenset(
-        "cache_dir validation_steps validation_images num_sample_images".split()
+        "cache_dir validation_steps num_sample_images".split()
     )
 
     data_dir: str = option(None, "manifest folder of real images; its train split is learnt")
@@ -72,11 +73,8 @@ class FromScratchConfig(TrainConfig):
 class AdversarialConfig(FromScratchConfig):
     """Settings of every method that trains a discriminator against a generator."""
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = FromScratchConfig.MAY_CHANGE | frozenset(
-        "monitor monitor_samples lpips".split()
-    )
-
     adam_beta1: float = option(0.5, "Adam's decay of the first moment")
+    discriminator_learning_rate: float | None = option(None, "default that of the generator")
     monitor: str = option("pixels", "features of the held-out KID: a classifier run, pixels, or what evaluate takes")
     monitor_samples: int = option(256, "images drawn for it")
     lpips: Literal["none", "alex", "vgg"] = option("none", "network of the samples' LPIPS variety, from torchvision")
@@ -84,6 +82,9 @@ class AdversarialConfig(FromScratchConfig):
     def __post_init__(self):
         super().__post_init__()
         require_at_least(8, monitor_samples=self.monitor_samples)
+        require_at_least(0, discriminator_learning_rate=self.discriminator_learning_rate or 0)
+        if self.torch_compile:
+            raise InputError("torch_compile does not work here: PyTorch cannot differentiate a compiled network twice")
         if self.gradient_accumulation_steps > 1:
             raise InputError(
                 "gradient_accumulation_steps must be 1 in adversarial training, whose generator would otherwise meet "
@@ -116,9 +117,12 @@ def read_lesions(config: FromScratchConfig, folder: str | None = None, only: Seq
     table = table[~table["dx"].isin(config.exclude_classes or ())]
     train = manifest.select(table, split="train", where=where)
     if config.max_images_per_class is not None:
-        train = train.groupby("dx").head(config.max_images_per_class)
+        train = first_views_first(train).groupby("dx").head(config.max_images_per_class)
     train, val = train.reset_index(drop=True), table[table["split"] == "val"].reset_index(drop=True)
-    val = val.iloc[:: max(1, len(val) // config.validation_images)].head(config.validation_images)
+    if len(val) > config.validation_images:  # evenly over the whole split, which may be sorted by class
+        val = val.iloc[np.linspace(0, len(val) - 1, config.validation_images).round().astype(int)].reset_index(
+            drop=True
+        )
     if len(train) < config.train_batch_size:
         raise InputError(
             f"{where} has {len(train)} training images of {', '.join(only) or 'all classes'}, fewer than a batch of "
@@ -139,7 +143,7 @@ def training_set(lesions: Lesions, config: FromScratchConfig, run: Run, method: 
     Raises:
         InputError: if the folder's run was begun with other images.
     """
-    records.keep_to_images(run, lesions.train)
+    records.keep_to_images(run.output_dir, lesions.train, run.accelerator)
     run.record(
         method=method,
         classes=lesions.classes,
@@ -180,6 +184,12 @@ def adam(parameters: Sequence[nn.Parameter], config: FromScratchConfig, **change
         "eps": config.adam_epsilon,
     }
     return torch.optim.AdamW(parameters, **(settings | changes))
+
+
+def discriminator_rate(config: AdversarialConfig) -> float:
+    """The discriminator's peak learning rate."""
+    own = config.discriminator_learning_rate
+    return config.learning_rate if own is None else own
 
 
 def sample_labels(classes: Sequence[str], conditional: bool, count: int) -> list[str]:
@@ -245,15 +255,13 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             model.train(mode)
 
 
-def keep_best(run: Run, name: str, value: float, save: Callable[[Path], None], lower_is_better: bool = True) -> None:
-    """Log the validation's result, and keep the weights beside the last ones if it is the best so far."""
+def keep_best(run: Run, name: str, value: float, save: Callable[[Path], None]) -> None:
+    """Log the validation's result, less is better, and keep the weights beside the last ones if it is the best."""
     run.write_metrics(**{name: value})
     if run.is_main:
-        lines = records.logged(run.output_dir / "metrics.jsonl")
-        sign = -1 if lower_is_better else 1
-        scores = {line["step"]: sign * line[name] for line in lines if name in line}
-        records.keep_if_best(run, scores, save)
-        run.record(best_step=records.best_step(scores), best_by=name)
+        run.record(best_by=name)
+        scores = records.kept_scores(run.output_dir, name)
+        records.keep_if_best(run.output_dir, run.step, scores | {run.step: -value}, save)
 
 
 def class_indices(labels: Sequence[str], classes: Sequence[str], conditional: bool) -> list[int]:

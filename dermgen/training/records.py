@@ -1,4 +1,4 @@
-"""What a run keeps beside its checkpoints: logged lines, the images it was trained on, the weights that scored best."""
+"""What is in a run folder: checkpoints, logged lines, the images it was trained on, the weights that scored best."""
 
 import json
 import os
@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelerate import Accelerator
+
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file
@@ -15,7 +17,13 @@ from dermgen.data.cache import hash_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dermgen.training.run import Run
+STATE_FILE = "dermgen_state.json"
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Whole checkpoints, oldest first: those renamed into place with a state file."""
+    numbered = [p for p in Path(output_dir).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted((p for p in numbered if (p / STATE_FILE).exists()), key=lambda p: int(p.name.split("-")[1]))
 
 
 def logged(path: Path) -> list[dict]:
@@ -34,12 +42,13 @@ def cut(path: Path, step: int) -> None:
         os.replace(partial, path)
 
 
-def keep_to_images(run: "Run", rows: "pd.DataFrame") -> None:
+def keep_to_images(run_dir: Path, rows: "pd.DataFrame", accelerator: Accelerator) -> None:
     """Write down what the run trains on, `training_set.csv`, or refuse to go on with other images.
 
     Args:
-        run: the run.
+        run_dir: its folder.
         rows: with `image_id`, `dx`, `synthetic` and `path`; a row that is drawn twice as often occurs twice.
+        accelerator: one process writes, the others wait.
 
     Raises:
         InputError: if the run was begun with other images, by their ids, classes or bytes.
@@ -51,16 +60,16 @@ def keep_to_images(run: "Run", rows: "pd.DataFrame") -> None:
     path_of = dict(zip(rows["image_id"], rows["path"], strict=True))
     with ThreadPoolExecutor() as pool:
         table["sha256"] = list(pool.map(hash_file, map(path_of.get, table["image_id"])))
-    path = run.output_dir / "training_set.csv"
+    path = run_dir / "training_set.csv"
     # "" and missing must not differ: an image without a class is read back as it was written.
     if path.exists() and not pd.read_csv(path, dtype=str, keep_default_na=False).equals(table.astype(str)):
         raise InputError(
-            f"{run.output_dir} was trained on other images, as its training_set.csv tells: choose a new output_dir"
+            f"{run_dir} was trained on other images, as its training_set.csv tells: choose a new output_dir"
         )
-    run.accelerator.wait_for_everyone()
-    if run.is_main and not path.exists():
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not path.exists():
         manifest.write_csv(table, path)
-    run.accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
 
 
 def best_step(scores: Mapping[int, float]) -> int:
@@ -73,21 +82,29 @@ def best_folder(run_dir: Path, step: int) -> Path:
     return run_dir / "best" / f"step-{step}"
 
 
-def keep_if_best(run: "Run", scores: Mapping[int, float], save: Callable[[Path], None]) -> None:
-    """Save the weights if the step in progress is the best; on the main process.
+def kept_scores(run_dir: Path, name: str) -> dict[int, float]:
+    """Minus the logged values of `name`, by step, of the steps whose weights are kept; more is better.
+
+    After going back to an older checkpoint the log knows nothing of later steps, and some weights may be gone.
+    """
+    lines = logged(run_dir / "metrics.jsonl")
+    return {line["step"]: -line[name] for line in lines if name in line and best_folder(run_dir, line["step"]).is_dir()}
+
+
+def keep_if_best(run_dir: Path, step: int, scores: Mapping[int, float], save: Callable[[Path], None]) -> None:
+    """Save the weights if this step is the best; called by one process.
 
     Those that neither this history nor a run resumed from the last checkpoint needs are removed.
 
     Args:
-        run: the run.
-        scores: of every step measured, that in progress among them; more is better.
+        run_dir: the run's folder.
+        step: in progress.
+        scores: of every step measured, this one among them; more is better.
         save: writes the weights into a folder that is there.
     """
-    from dermgen.training.run import checkpoints
-
-    if not run.is_main or best_step(scores) != run.step:
+    if best_step(scores) != step:
         return
-    folder = best_folder(run.output_dir, run.step)
+    folder = best_folder(run_dir, step)
     partial = folder.with_name(folder.name + ".partial")
     for leftover in (partial, folder):  # of a killed run
         if leftover.exists():
@@ -95,10 +112,11 @@ def keep_if_best(run: "Run", scores: Mapping[int, float], save: Callable[[Path],
     partial.mkdir(parents=True)
     save(partial)
     partial.rename(folder)
-    needed, found = {folder}, checkpoints(run.output_dir)
+    needed, found = {folder}, checkpoints(run_dir)
     if found:
-        before = {step: score for step, score in scores.items() if step <= int(found[-1].name.split("-")[1])}
-        needed |= {best_folder(run.output_dir, best_step(before))} if before else set()
+        last = int(found[-1].name.split("-")[1])
+        before = {step: score for step, score in scores.items() if step <= last}
+        needed |= {best_folder(run_dir, best_step(before))} if before else set()
     for old in folder.parent.glob("step-*"):
         if old not in needed:
             shutil.rmtree(old)

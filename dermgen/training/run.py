@@ -37,8 +37,8 @@ from dermgen.config import InputError, TrainConfig
 from dermgen.data.sheets import save_grid
 from dermgen.training import records
 from dermgen.training.draws import DrawnItems, Draws, Positions, derive_seed
+from dermgen.training.records import STATE_FILE, checkpoints
 
-STATE_FILE = "dermgen_state.json"
 PACKAGES = "dermgen torch torchvision diffusers transformers accelerate peft safetensors".split()
 
 
@@ -472,12 +472,6 @@ class Run:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-def checkpoints(output_dir: Path) -> list[Path]:
-    """Whole checkpoints, oldest first: those renamed into place with a state file."""
-    numbered = [p for p in Path(output_dir).glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
-    return sorted((p for p in numbered if (p / STATE_FILE).exists()), key=lambda p: int(p.name.split("-")[1]))
 
 
 def require_together(accelerator: Accelerator | PartialState) -> None:

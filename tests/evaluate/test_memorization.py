@@ -159,7 +159,7 @@ def test_at_most_1_percent_of_honest_images_are_called_copies(audited):
 def test_the_tables_say_the_same_and_the_view_loads_as_a_dataset(audited):
     folder, found, table = audited
     csv = pd.read_csv(folder / "audit.csv", dtype=str)
-    assert list(csv.columns) == ["image_id", "nearest_train_id", "distance", "copy"]
+    assert list(csv.columns) == ["image_id", "nearest_train_id", "distance", "copy", "source_distance"]
     assert csv["copy"].tolist() == table["copy"].tolist()
     assert found["copies"] == (csv["copy"] == "true").sum()
     assert sum(c["copies"] for c in found["per_class"].values()) == found["copies"]

@@ -103,8 +103,17 @@ def test_a_translation_between_two_manifests_keeps_the_class_of_its_source(tmp_p
 
 def test_two_manifests_with_images_in_common_are_refused(tmp_path):
     a = colours(tmp_path / "a", 32)
-    with pytest.raises(InputError, match="64 images .* are in both manifests"):
-        read_sides(config("cyclegan", a, tmp_path, class_a=None, class_b=None, data_dir_b=str(a)))
+    settings = config("cyclegan", a, tmp_path, class_a=None, class_b=None, data_dir_b=str(tmp_path / "b"))
+    b = colours(tmp_path / "b", 32)
+    with pytest.raises(InputError, match="80 values of image_id .* are in both manifests"):
+        read_sides(settings)
+    # One lesion that one side learns and the other holds out is enough.
+    table = manifest.read(b)
+    own = table.assign(image_id="b" + table["image_id"], lesion_id="b" + table["lesion_id"])
+    own.loc[own["split"] == "val", "lesion_id"] = ["l0", *own.loc[own["split"] == "val", "lesion_id"].iloc[1:]]
+    manifest.write(own, b)
+    with pytest.raises(InputError, match=r"1 values of lesion_id \(as l0\) are in both manifests"):
+        read_sides(settings)
 
 
 def test_an_image_of_a_plain_folder_can_be_translated(tested_dir, tmp_path):
@@ -119,3 +128,18 @@ def test_an_image_of_a_plain_folder_can_be_translated(tested_dir, tmp_path):
     )
     assert list(made["source_image_id"]) == ["one"]
     assert list(made["dx"]) == ["mel"]
+
+
+def test_training_works_without_a_pool(tested_dir, tmp_path):
+    train("cyclegan", tested_dir, tmp_path / "run", max_train_steps=1, pool_size=0)
+    assert (tmp_path / "run" / "generator_a_to_b").is_dir()
+
+
+def test_too_few_images_to_translate_are_told_before_training_and_do_not_end_it(tmp_path, capsys):
+    data = colours(tmp_path / "data", 32)
+    table = manifest.read(data)
+    blue_val = (table["dx"] == "blue") & (table["split"] == "val")
+    manifest.write(table[~blue_val | (blue_val.cumsum() <= 3)], data)
+    settings = {"class_a": "blue", "class_b": "red", "max_train_steps": 1, "validation_steps": 1}
+    train("cyclegan", data, tmp_path / "run", **settings)
+    assert "has 3 validation images to compare with, fewer than 7" in capsys.readouterr().err

@@ -105,15 +105,15 @@ def test_a_collapsed_generator_is_told_and_a_varied_one_is_not(tested_dir, tmp_p
     assert len(classes) == 16
     from dermgen.data.loading import LesionSet
 
-    by_class = dict(lesions.train.groupby("dx"))
-    images = {dx: [item["pixels"] for item in LesionSet(part, [dx], 32)] for dx, part in by_class.items()}
+    by_class = lesions.train.groupby("dx")
+    images = {dx: [item["pixels"] for item in LesionSet(part, [dx], 32)] for dx, part in by_class}
     varied = torch.stack([images[dx][i % len(images[dx])] for i, dx in enumerate(classes)])
     collapsed = torch.stack([images[dx][0] for dx in classes])
     good, bad = held_out.measure(varied, classes), held_out.measure(collapsed, classes)
     assert bad["val_variety"] == pytest.approx(0, abs=1e-6)
     assert good["val_variety"] == pytest.approx(1, abs=0.5)
     assert collapse_warning(good) is None
-    assert "mode collapse? recall" in collapse_warning(bad)
+    assert "variety is 0.00, under 0.5" in collapse_warning(bad)
 
 
 def test_variety_is_measured_within_classes(tested_dir, tmp_path):
@@ -130,3 +130,36 @@ def test_validation_logs_kid_recall_and_variety(tested_dir, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     logged = {name for line in lines for name in line}
     assert {"val_kid", "val_recall", "val_variety"} <= logged
+
+
+def test_the_warning_names_what_is_low_and_nothing_else():
+    warning = collapse_warning({"val_recall": 0.5, "val_variety": 1.2, "val_lpips_variety": 0.3})
+    assert "lpips_variety is 0.30, under 0.5" in warning
+    assert "recall" not in warning.split("(")[0]
+    assert " variety is" not in warning
+
+
+def test_batch_statistics_are_measured_in_the_classes_shares(tmp_path, manifest_dir):
+    """A generator whose output is its class: its mean is that of the training labels."""
+    from dermgen.methods.dcgan import averaged
+
+    class Run:
+        config = config("dcgan", manifest_dir, tmp_path, ema_decay=0.5)
+
+        @staticmethod
+        def averaged_weights():
+            from contextlib import nullcontext
+
+            return nullcontext()
+
+    torch.manual_seed(0)
+    generator = DcganGenerator(16, 8, 8, num_classes=2)
+    with torch.no_grad():
+        generator.embedding.weight.copy_(torch.tensor([[-5.0] * 8, [5.0] * 8]))
+    norm = next(m for m in generator.modules() if isinstance(m, nn.BatchNorm2d))
+    means = []
+    for labels in ([0] * 9 + [1], [0], [1]):
+        with averaged(Run(), generator, labels):
+            means.append(norm.running_mean.clone())
+    expected = 0.9 * means[1] + 0.1 * means[2]
+    assert (means[0] - expected).norm() < 0.1 * (means[1] - means[2]).norm()

@@ -131,7 +131,7 @@ def test_guidance_without_classes_is_refused(tmp_path):
 def test_no_group_of_the_network_is_one_channel():
     """Instance norm would take the colour of a whole image out."""
     for channels in ([32, 32], [32, 64, 96], [64, 128, 256, 256]):
-        unet, _ = build(config("ddpm", ".", ".", channels=channels, resolution=32), 2)
+        unet, _ = build(config("ddpm", ".", ".", channels=channels, resolution=32, attention_resolutions=None), 2)
         norms = [m for m in unet.modules() if isinstance(m, torch.nn.GroupNorm)]
         assert norms
         assert all(m.num_channels // m.num_groups >= 4 for m in norms)

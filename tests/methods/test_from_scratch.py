@@ -110,9 +110,8 @@ def test_the_best_weights_are_those_of_the_best_validation(name, tested_dir, tmp
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     measure = "val_kid" if name in GANS else "val_loss"
     assert [line["step"] for line in lines if measure in line] == [2]
-    facts = json.loads((folder / "provenance.json").read_text())
-    assert (facts["best_step"], facts["best_by"]) == (2, measure)
     best = runs.find(folder, "best")
+    assert best.weights.name == "step-2"
     assert_same(final_weights(best.weights), final_weights(folder))
 
 
@@ -164,6 +163,8 @@ def test_a_generated_set_tells_how_it_was_made(name, trained, tested_dir, tmp_pa
 @pytest.mark.parametrize("name", GANS)
 def test_a_discriminator_filters(name, trained, tested_dir, synthetic_dir, tmp_path):
     run = trained(name)
+    if name == "cyclegan":
+        synthetic_dir = only(tmp_path / "synthetic", synthetic_dir, ["nv", "mel"])
     found = filter_images(
         FilterConfig(
             real=str(tested_dir), synthetic=str(synthetic_dir), output_dir=str(tmp_path / "kept"),
@@ -325,6 +326,7 @@ def test_a_run_without_final_weights_is_not_drawn_from(name, trained, tested_dir
         ("cyclegan", {"class_b": None}, "give either --class_a and --class_b"),
         ("cyclegan", {"class_b": "nv"}, "there is nothing to translate"),
         ("dcgan", {"gradient_accumulation_steps": 2}, "gradient_accumulation_steps must be 1"),
+        ("stylegan2", {"torch_compile": True}, "cannot differentiate a compiled network twice"),
         ("dcgan", {"train_batch_size": 500}, "fewer than a batch of 500"),
         ("dcgan", {"only_classes": ["wart"]}, "unknown class 'wart'"),
         ("dcgan", {"only_classes": ["mel"]}, "class_conditional needs at least 2 classes"),
@@ -332,6 +334,20 @@ def test_a_run_without_final_weights_is_not_drawn_from(name, trained, tested_dir
         ("vae", {"random_crop": 0.0}, "random_crop must be above 0"),
         ("vae", {"use_8bit_adam": True}, "models trained from scratch take Adam"),
         ("dcgan", {"monitor": "/nowhere"}, "/nowhere"),
+        (
+            "ddpm",
+            {"validation_inference_steps": 200},
+            "validation_inference_steps is 200, more than num_train_timesteps",
+        ),
+        ("ddpm", {"class_conditional": False, "validation_guidance_scale": 2.0}, "it needs --class_conditional"),
+        ("ddpm", {"attention_resolutions": [7]}, "attention_resolutions must be among the levels' heights"),
+        ("ddpm", {"channels": []}, "channels must be multiples of 32"),
+        ("ddpm", {"snr_gamma": -1.0}, "snr_gamma must be above 0"),
+        ("vae", {"architecture": "dense", "channels": [8]}, "channels are of the convolutional architecture"),
+        ("stylegan2", {"ada_target": 7.0}, "ada_target is a mean sign"),
+        ("stylegan2", {"r1_gamma": -5.0}, "r1_gamma must be at least 0"),
+        ("stylegan2", {"loss": "wgan_gp", "ada_target": None, "r1_gamma": 1.0}, "r1_gamma is of the logistic loss"),
+        ("dcgan", {"discriminator_learning_rate": -1.0}, "discriminator_learning_rate must be at least 0"),
     ],
 )
 def test_wrong_settings_are_one_sentence(name, changes, message, manifest_dir, tmp_path):
@@ -351,6 +367,10 @@ def test_a_manifest_with_synthetic_images_is_not_learnt(synthetic_dir, tmp_path)
         ("vae", {"classes": None}, "draws the classes .*: give --classes"),
         ("vae", {"classes": None, "prompt": "a mole"}, "reads no prompts"),
         ("vae", {"guidance_scale": 3.0}, "--guidance_scale has no meaning for a run of vae"),
+        ("vae", {"negative_prompt": "hair"}, "--negative_prompt has no meaning"),
+        ("dcgan", {"direction": "b_to_a"}, "--direction has no meaning for a run of dcgan"),
+        ("dcgan", {"num_images": 5}, "leave --num_images out"),
+        ("ddpm", {"num_inference_steps": 101}, "num_inference_steps is 101, but the run was trained with 100"),
         ("dcgan", {"truncation": 0.7}, "--truncation has no meaning for a run of dcgan"),
         ("vae", {"resolution": 64}, "draws 16 px only"),
         ("cyclegan", {"init_images": None}, "give --init_images"),
@@ -401,3 +421,58 @@ def test_a_run_goes_on_only_with_the_images_it_was_begun_with(manifest_dir, tmp_
 def test_the_samples_of_a_grid_are_always_of_the_same_seeds():
     assert derive_seed(0, 1) != derive_seed(0, 2)
     assert parse(METHODS["vae"][1], ["--data_dir", "x"]).num_sample_images == 32
+
+
+def test_the_best_weights_are_of_the_course_that_was_taken(tested_dir, tmp_path):
+    """After going back to an older checkpoint, a later best of the course that was left counts no more."""
+    folder = tmp_path / "run"
+    settings = {"validation_steps": 2, "checkpointing_steps": 2}
+    train("vae", tested_dir, folder, max_train_steps=6, **settings)
+    assert runs.find(folder, "best").weights.name == "step-6"  # the loss falls from step to step
+    fresh()
+    train("vae", tested_dir, folder, max_train_steps=4, resume_from_checkpoint="checkpoint-2", **settings)
+    assert runs.find(folder, "best").weights.name == "step-4"
+    assert not (folder / "checkpoint-6").exists()
+
+
+def test_a_run_that_was_never_validated_has_no_best_weights(manifest_dir, tmp_path):
+    train("vae", manifest_dir, tmp_path / "run", max_train_steps=1)
+    with pytest.raises(InputError, match="has no best weights, since it was not validated"):
+        runs.find(tmp_path / "run", "best")
+
+
+def test_validation_images_are_spread_over_a_sorted_manifest(tested_dir, tmp_path):
+    everything = read_lesions(config("vae", tested_dir, tmp_path)).val
+    few = read_lesions(config("vae", tested_dir, tmp_path, validation_images=len(everything) - 1)).val
+    assert len(few) == len(everything) - 1
+    assert {few["image_id"].iloc[0], few["image_id"].iloc[-1]} == {
+        everything["image_id"].iloc[0],
+        everything["image_id"].iloc[-1],
+    }
+
+
+def test_few_images_of_a_class_are_of_as_many_lesions_as_there_are(tested_dir, tmp_path):
+    whole = read_lesions(config("vae", tested_dir, tmp_path)).train
+    few = read_lesions(config("vae", tested_dir, tmp_path, max_images_per_class=3)).train
+    for dx, part in few.groupby("dx"):
+        assert part["lesion_id"].nunique() == min(3, whole[whole["dx"] == dx]["lesion_id"].nunique())
+
+
+def test_a_discriminator_is_not_asked_of_classes_that_it_does_not_know(tested_dir, synthetic_dir, trained, tmp_path):
+    with pytest.raises(InputError, match="does not know akiec, bcc, .*; it knows mel, nv|it knows nv, mel"):
+        filter_images(
+            FilterConfig(
+                real=str(tested_dir), synthetic=str(synthetic_dir), output_dir=str(tmp_path / "kept"),
+                scorer="discriminator", run=str(trained("cyclegan")), extractor="pixels",
+            )
+        )  # fmt: skip
+
+
+def only(folder, source, classes):
+    """A copy of a manifest with some classes only."""
+    import shutil
+
+    shutil.copytree(source, folder)
+    table = manifest.read(folder)
+    manifest.write(table[table["dx"].isin(classes)], folder)
+    return folder

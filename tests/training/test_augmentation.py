@@ -104,3 +104,18 @@ def test_adaptive_augmentation_at_its_geometric_identity_keeps_the_image():
     found = adaptive_augment(x.expand(300, -1, -1, -1), draws(300), 0.03)
     nearest = (found[:, None] - eight[None]).abs().flatten(2).amax(2).amin(1)
     assert (nearest < 1e-4).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("p", [0.4, 1.0])
+def test_light_turns_to_dark_in_half_of_the_images_that_may(p):
+    """A flip that always happened could not be told from images that are inverted."""
+    bright = torch.full((1000, 3, 4, 4), 0.9)
+    dark = adaptive_augment(bright, draws(1000), p).mean(dim=(1, 2, 3)) < 0
+    assert dark.float().mean().item() == pytest.approx(p / 2, abs=0.05)
+
+
+def test_adaptive_augmentation_is_the_same_under_autocast():
+    x = pictures()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = adaptive_augment(x, draws(), 0.8)
+    assert torch.equal(mixed, adaptive_augment(x, draws(), 0.8))
