@@ -16,7 +16,7 @@ from dermgen.evaluate import features, scores
 from dermgen.evaluate.pairs import load_lpips
 from dermgen.sampling import ImageGenerator
 from dermgen.training.draws import derive_seed
-from dermgen.training.from_scratch import AdversarialConfig, Lesions, keep_best
+from dermgen.training.from_scratch import MONITOR, AdversarialConfig, Lesions, keep_best
 from dermgen.training.run import Run
 
 COLLAPSED_RECALL = 0.05
@@ -121,7 +121,7 @@ def validate(
     """
     if held_out is None or not run.is_main:
         return
-    seeds = list(seeds or (derive_seed(config.seed, 2, i) for i in range(len(classes))))
+    seeds = list(seeds or (derive_seed(config.seed, MONITOR, i) for i in range(len(classes))))
     with run.averaged_weights():
         parts = range(0, len(seeds), 64)
         images = torch.cat([generator.sample(classes[i : i + 64], seeds[i : i + 64]).cpu() for i in parts])

@@ -227,6 +227,7 @@ def train(config: CycleganConfig) -> nn.ModuleDict:
         if run.due(config.validation_steps):
             _save_samples(run, generators, shown, config)
             _validate(run, held_out, generators, shown[0], config)
+            save_curves(run)
         run.lr_factor = linear_decay(run.step + 1, steps, config.decay_start)
     with run.averaged_weights():
         if run.is_main:
@@ -345,7 +346,7 @@ def _pixels(rows, config: CycleganConfig, count: int) -> torch.Tensor:
 
 
 def _save_samples(run: Run, generators: nn.ModuleDict, shown: Sequence, config: CycleganConfig) -> None:
-    """Rows of originals, translations and what is brought back, in both directions; the curves of all that was logged.
+    """Rows of originals, translations and what is brought back, in both directions.
 
     A quarter of `num_sample_images` originals on each side.
     """
@@ -362,7 +363,6 @@ def _save_samples(run: Run, generators: nn.ModuleDict, shown: Sequence, config: 
                     blank = torch.ones(columns - len(images), *images.shape[1:], device=device)
                     rows.append(to_uint8(torch.cat([images, blank])))
     run.sample_grid(torch.cat(rows), columns=columns)
-    save_curves(run)
 
 
 def _validate(run: Run, held_out, generators: nn.ModuleDict, sources, config: CycleganConfig) -> None:

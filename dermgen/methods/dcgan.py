@@ -22,6 +22,7 @@ from dermgen.training.adversarial import discriminator_loss, frozen, generator_l
 from dermgen.training.augmentation import diff_augment
 from dermgen.training.draws import Draws, derive_seed
 from dermgen.training.from_scratch import (
+    STATISTICS,
     AdversarialConfig,
     Critic,
     adam,
@@ -29,6 +30,7 @@ from dermgen.training.from_scratch import (
     discriminator_rate,
     evaluating,
     read_lesions,
+    save_curves,
     save_samples,
     training_batch,
     training_set,
@@ -181,6 +183,7 @@ def train(config: DcganConfig) -> DcganGenerator:
             with averaged(run, generator, dataset.labels):
                 save_samples(run, samples, lesions, config)
                 validate(run, held_out, samples, asked, config, lambda d: generator.save_pretrained(d / "generator"))
+            save_curves(run)
     with averaged(run, generator, dataset.labels):
         if run.is_main:
             generator.save_pretrained(run.output_dir / "generator")
@@ -209,7 +212,7 @@ def averaged(run: Run, generator: DcganGenerator, labels: Sequence[int]) -> Iter
             n.momentum = None  # a plain mean over the batches
         with torch.no_grad():
             for i in range(16):
-                draws = Draws([derive_seed(run.config.seed, 3, i, j) for j in range(64)], generator.device)
+                draws = Draws([derive_seed(run.config.seed, STATISTICS, i, j) for j in range(64)], generator.device)
                 generator(draws.normal(generator.config.latent_dim), known[draws.integers(len(known))])
         try:
             yield

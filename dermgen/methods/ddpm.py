@@ -24,6 +24,7 @@ from dermgen.training.from_scratch import (
     evaluating,
     keep_best,
     read_lesions,
+    save_curves,
     save_samples,
     training_batch,
     training_set,
@@ -136,6 +137,7 @@ def train(config: DdpmConfig) -> UNet2DModel:
         if run.due(config.validation_steps):
             save_samples(run, samples, lesions, config)
             _validate(run, unet, schedule, lesions, config)
+            save_curves(run)
     with run.averaged_weights():
         if run.is_main:
             save(unet, schedule, run.output_dir)

@@ -37,6 +37,7 @@ from dermgen.training.adversarial import (
 from dermgen.training.augmentation import adaptive_augment
 from dermgen.training.draws import Draws, derive_seed
 from dermgen.training.from_scratch import (
+    PICTURES,
     AdversarialConfig,
     Critic,
     Lesions,
@@ -46,6 +47,7 @@ from dermgen.training.from_scratch import (
     evaluating,
     read_lesions,
     sample_labels,
+    save_curves,
     save_samples,
     training_batch,
     training_set,
@@ -460,6 +462,7 @@ def train(config: Stylegan2Config) -> StyleGenerator:
         if run.due(config.validation_steps):
             save_samples(run, samples, lesions, config)
             validate(run, held_out, samples, asked, config, lambda d: generator.save_pretrained(d / "generator"))
+            save_curves(run)
     with run.averaged_weights():
         if run.is_main:
             generator.save_pretrained(run.output_dir / "generator")
@@ -561,7 +564,7 @@ def _save_style_pictures(run: Run, generator: StyleGenerator, lesions: Lesions, 
     device, folder = generator.device, run.output_dir / "samples"
     labels = sample_labels(lesions.classes, config.class_conditional, count)
     y = torch.tensor(class_indices(labels, lesions.classes, config.class_conditional), device=device)
-    seeds = [derive_seed(config.seed, 4, i) for i in range(count)]
+    seeds = [derive_seed(config.seed, PICTURES, i) for i in range(count)]
     numbers = normal(seeds, dim + sum(size**2 for size in generator.noise_sizes)).to(device)
     noise = numbers[:1, dim:]
     with evaluating(generator):

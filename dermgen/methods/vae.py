@@ -25,6 +25,7 @@ from dermgen.training.from_scratch import (
     evaluating,
     keep_best,
     read_lesions,
+    save_curves,
     save_samples,
     training_batch,
     training_set,
@@ -156,6 +157,7 @@ def train(config: VaeConfig) -> Vae:
         if run.due(config.validation_steps):
             save_samples(run, samples, lesions, config)
             _validate(run, vae, lesions, config)
+            save_curves(run)
     with run.averaged_weights():
         if run.is_main:
             vae.save_pretrained(run.output_dir / "vae")

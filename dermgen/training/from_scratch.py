@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# First parts of the seeds of what is not a training image; those of training images are small.
+SAMPLES, VALIDATION, MONITOR, STATISTICS, PICTURES = range(2**30, 2**30 + 5)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FromScratchConfig(TrainConfig):
     """Settings of every method that is trained from scratch on a manifest."""
@@ -198,33 +202,34 @@ def sample_labels(classes: Sequence[str], conditional: bool, count: int) -> list
 
 
 def save_samples(run: Run, generator: ImageGenerator, lesions: Lesions, config: FromScratchConfig) -> None:
-    """The sample grid, always of the same labels and seeds, and the curves of all that was logged; on one process."""
+    """The sample grid, always of the same labels and seeds; drawn by one process."""
     if not run.is_main:
         return
     labels = sample_labels(lesions.classes, config.class_conditional, config.num_sample_images)
-    seeds = [derive_seed(config.seed, i) for i in range(len(labels))]
+    seeds = [derive_seed(config.seed, SAMPLES, i) for i in range(len(labels))]
     with run.averaged_weights():
         run.sample_grid(generator.sample(labels, seeds), columns=8)
-    save_curves(run)
 
 
 def save_curves(run: Run) -> None:
-    """`plots/losses.png` and `plots/validation.png` from what is in metrics.jsonl."""
+    """`plots/losses.png`, and a plot for each thing that was measured on held-out images, from metrics.jsonl."""
+    if not run.is_main:
+        return
     lines: dict[str, list[tuple[float, float]]] = {}
     for line in records.logged(run.output_dir / "metrics.jsonl"):
         for name, value in line.items():
             if name not in ("step", "learning_rate"):
                 lines.setdefault(name, []).append((line["step"], value))
-    held_out = {name: points for name, points in lines.items() if name.startswith("val_")}
+    held_out = {name: {name: points} for name, points in lines.items() if name.startswith("val_")}
     losses = {name: points for name, points in lines.items() if name not in held_out}
-    for title, part in (("losses", losses), ("validation", held_out)):
+    for title, part in {"losses": losses, **held_out}.items():
         if part:
             plots.curves(run.output_dir / "plots" / f"{title}.png", title, "", part)
 
 
 def validation_draws(config: FromScratchConfig, images: slice, device: torch.device) -> Draws:
     """The same random numbers for the i-th validation image, whenever it is looked at."""
-    return Draws([derive_seed(config.seed, 1, i) for i in range(images.start, images.stop)], device)
+    return Draws([derive_seed(config.seed, VALIDATION, i) for i in range(images.start, images.stop)], device)
 
 
 def validation_batches(
