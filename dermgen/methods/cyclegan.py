@@ -28,6 +28,7 @@ from dermgen.training.from_scratch import (
     evaluating,
     read_lesions,
     save_curves,
+    tell_result,
     training_batch,
 )
 from dermgen.training.run import Run
@@ -235,6 +236,7 @@ def train(config: CycleganConfig) -> nn.ModuleDict:
             for kind, discriminator in discriminators.items():
                 discriminator.save_pretrained(run.output_dir / f"discriminator_{kind}")
     accelerator.wait_for_everyone()
+    tell_result(run, f"--init_images {config.data_dir}")
     return generators
 
 

@@ -29,9 +29,11 @@ from dermgen.training.from_scratch import (
     class_indices,
     discriminator_rate,
     evaluating,
+    how_to_ask,
     read_lesions,
     save_curves,
     save_samples,
+    tell_result,
     training_batch,
     training_set,
 )
@@ -189,6 +191,7 @@ def train(config: DcganConfig) -> DcganGenerator:
             generator.save_pretrained(run.output_dir / "generator")
             discriminator.save_pretrained(run.output_dir / "discriminator")
     run.accelerator.wait_for_everyone()
+    tell_result(run, how_to_ask(lesions, config))
     return generator
 
 

@@ -22,10 +22,12 @@ from dermgen.training.from_scratch import (
     adam,
     class_indices,
     evaluating,
+    how_to_ask,
     keep_best,
     read_lesions,
     save_curves,
     save_samples,
+    tell_result,
     training_batch,
     training_set,
     validation_batches,
@@ -142,6 +144,7 @@ def train(config: DdpmConfig) -> UNet2DModel:
         if run.is_main:
             save(unet, schedule, run.output_dir)
     run.accelerator.wait_for_everyone()
+    tell_result(run, how_to_ask(lesions, config))
     return unet
 
 

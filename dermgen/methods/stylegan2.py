@@ -45,10 +45,12 @@ from dermgen.training.from_scratch import (
     class_indices,
     discriminator_rate,
     evaluating,
+    how_to_ask,
     read_lesions,
     sample_labels,
     save_curves,
     save_samples,
+    tell_result,
     training_batch,
     training_set,
 )
@@ -469,6 +471,7 @@ def train(config: Stylegan2Config) -> StyleGenerator:
             discriminator.save_pretrained(run.output_dir / "discriminator")
             _save_style_pictures(run, generator, lesions, config)
     accelerator.wait_for_everyone()
+    tell_result(run, how_to_ask(lesions, config))
     return generator
 
 

@@ -23,10 +23,12 @@ from dermgen.training.from_scratch import (
     adam,
     class_indices,
     evaluating,
+    how_to_ask,
     keep_best,
     read_lesions,
     save_curves,
     save_samples,
+    tell_result,
     training_batch,
     training_set,
     validation_batches,
@@ -163,6 +165,7 @@ def train(config: VaeConfig) -> Vae:
             vae.save_pretrained(run.output_dir / "vae")
             _save_reconstructions(run, vae, lesions, config, lpips)
     run.accelerator.wait_for_everyone()
+    tell_result(run, how_to_ask(lesions, config))
     return vae
 
 

@@ -269,6 +269,22 @@ def keep_best(run: Run, name: str, value: float, save: Callable[[Path], None]) -
         records.keep_if_best(run.output_dir, run.step, scores | {run.step: -value}, save)
 
 
+def tell_result(run: Run, asking: str) -> None:
+    """Say where the result is and how images are drawn from it; `asking` is what `dermgen generate` needs besides."""
+    if run.is_main:
+        print(
+            f"The networks are in {run.output_dir}, samples and curves in its samples/ and plots/; draw images with\n"
+            f"  dermgen generate --model {run.output_dir} {asking} --output_dir FOLDER"
+        )
+
+
+def how_to_ask(lesions: Lesions, config: FromScratchConfig) -> str:
+    """The options of `dermgen generate` that choose what a run draws."""
+    if config.class_conditional:
+        return "--classes " + ",".join(f"{code}:16" for code in lesions.classes)
+    return "--num_images 16"
+
+
 def class_indices(labels: Sequence[str], classes: Sequence[str], conditional: bool) -> list[int]:
     """Indices of the asked classes; of an unconditional model 0 for its only class or none.
 
