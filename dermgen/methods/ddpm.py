@@ -228,8 +228,7 @@ class DdpmGenerator:
         rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = (config.in_channels, config.sample_size, config.sample_size)
         images = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device)
-        # A sampler with memory must not remember the last batch.
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler = self.scheduler
         scheduler.set_timesteps(self.num_inference_steps, device=device)
         images = images * scheduler.init_noise_sigma
         noise = {"generator": rngs} if "generator" in inspect.signature(scheduler.step).parameters else {}

@@ -119,3 +119,24 @@ def test_adaptive_augmentation_is_the_same_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         mixed = adaptive_augment(x, draws(), 0.8)
     assert torch.equal(mixed, adaptive_augment(x, draws(), 0.8))
+
+
+def test_differentiable_augmentation_is_brightness_saturation_contrast_shift_and_hole_pixel_by_pixel():
+    size, x = 16, pictures(5)
+    found = diff_augment(x, draws(5))
+    for image, result, u in zip(x, found, draws(5).uniform(7), strict=True):
+        image = image + u[0] - 0.5
+        grey = image.mean(0)
+        image = grey + (image - grey) * 2 * u[1]
+        image = image.mean() + (image - image.mean()) * (u[2] + 0.5)
+        most = size // 8
+        down, right = (int(u[i] * (2 * most + 1)) - most for i in (3, 4))
+        top, left = (int(u[i] * size) - size // 4 for i in (5, 6))
+        expected = torch.zeros_like(image)
+        for row in range(size):
+            for column in range(size):
+                a, b = row + down, column + right
+                hole = top <= row < top + size // 2 and left <= column < left + size // 2
+                if 0 <= a < size and 0 <= b < size and not hole:
+                    expected[:, row, column] = image[:, a, b]
+        torch.testing.assert_close(result, expected)
