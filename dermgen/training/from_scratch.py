@@ -124,9 +124,8 @@ def read_lesions(config: FromScratchConfig, folder: str | None = None, only: Seq
         train = first_views_first(train).groupby("dx").head(config.max_images_per_class)
     train, val = train.reset_index(drop=True), table[table["split"] == "val"].reset_index(drop=True)
     if len(val) > config.validation_images:  # evenly over the whole split, which may be sorted by class
-        val = val.iloc[np.linspace(0, len(val) - 1, config.validation_images).round().astype(int)].reset_index(
-            drop=True
-        )
+        rows = np.linspace(0, len(val) - 1, config.validation_images).round().astype(int)
+        val = val.iloc[rows].reset_index(drop=True)
     if len(train) < config.train_batch_size:
         raise InputError(
             f"{where} has {len(train)} training images of {', '.join(only) or 'all classes'}, fewer than a batch of "
