@@ -43,6 +43,7 @@ METHODS = {
     "stable_diffusion": (None, None, True, "--autoencoder_channels 32 64 96 --max_images_per_class 1000"),
 }
 SCORES = ("fid", "kid", "precision", "recall", "density", "coverage", "inception_score")
+NEAREST = ("nearest_ssim", "nearest_lpips")
 SHARED = (
     "--lr_scheduler constant --validation_steps 10000000 --checkpointing_steps 10000000 --logging_steps 10 "
     "--report_to none --checkpoints_total_limit 1"
@@ -220,33 +221,34 @@ def run(command: str) -> str:
 
 
 def table(rows: list[dict]) -> str:
-    """The results as a Markdown table."""
-    head = (
-        "method | parameters (M) | steps | train images/s | peak MiB | sample images/s | FID | KID | precision | "
-        "recall | density | coverage | Inception score | SSIM to the nearest training image | LPIPS to it | copies | "
-        "SSIM of reconstructions | agreement"
-    )
-    lines = [f"| {head} |", "|" + " --- |" * (head.count("|") + 1)]
+    """The results as two Markdown tables: what each method costs, and what its images are worth."""
+    costs, worths = [], []
     for row in rows:
-        scores = row["scores"]
-        cells = [
-            row["method"],
-            f"{row['parameters'] / 1e6:.1f}",
-            str(row["steps"]),
-            f"{row['images_per_second']:.1f}",
-            f"{row['peak_mib']:.0f}",
-            f"{row['sampled_per_second']:.1f}",
-            *(interval(scores, name) for name in SCORES),
-            *(
-                f"{row[key]['value']:.3f} (floor {row[key]['floor']:.3f})" if key in row else ""
-                for key in ("nearest_ssim", "nearest_lpips")
-            ),
-            f"{row['copies']['copies']} of {row['copies']['n']}",
-            "" if row["ssim"] is None else f"{row['ssim']:.3f}",
-            "" if row["agreement"] is None else f"{row['agreement']:.0%}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        costs.append(
+            [
+                row["method"],
+                f"{row['parameters'] / 1e6:.1f}",
+                str(row["steps"]),
+                f"{row['images_per_second']:.1f}",
+                f"{row['sampled_per_second']:.1f}",
+                f"{row['peak_mib']:.0f}",
+                f"{row['copies']['copies']} of {row['copies']['n']}",
+                "" if row["agreement"] is None else f"{row['agreement']:.0%}",
+                "" if row["ssim"] is None else f"{row['ssim']:.3f}",
+            ]
+        )
+        nearest = [f"{row[k]['value']:.3f} ({row[k]['floor']:.3f})" if k in row else "" for k in NEAREST]
+        worths.append([row["method"], *(interval(row["scores"], name) for name in SCORES), *nearest])
+    cost_head = (
+        "method | weights, M | steps | images/s in training | in sampling | peak MiB | copies | classifier agrees | "
+        "SSIM of reconstructions"
+    )
+    worth_head = "method | " + " | ".join(SCORES) + " | SSIM to the nearest training image (floor)"
+    if any("nearest_lpips" in row for row in rows):
+        worth_head += " | LPIPS to it (floor)"
+    else:
+        worths = [cells[:-1] for cells in worths]
+    return f"{_markdown(cost_head, costs)}\n\nScore (95 % interval; floor)\n\n{_markdown(worth_head, worths)}"
 
 
 def interval(scores: dict, name: str) -> str:
@@ -254,8 +256,13 @@ def interval(scores: dict, name: str) -> str:
     if name not in scores:
         return ""
     score = scores[name]
-    floor = f", floor {score['floor']:.3g}" if score.get("floor") is not None else ""
+    floor = f"; {score['floor']:.2g}" if score.get("floor") is not None else ""
     return f"{score['value']:.3g} ({score['low']:.3g} to {score['high']:.3g}{floor})"
+
+
+def _markdown(head: str, rows: list[list[str]]) -> str:
+    rule = "|" + " --- |" * (head.count("|") + 1)
+    return "\n".join([f"| {head} |", rule, *("| " + " | ".join(cells) + " |" for cells in rows)])
 
 
 if __name__ == "__main__":
