@@ -43,7 +43,9 @@ class VaeConfig(FromScratchConfig):
     architecture: Literal["convolutional", "dense"] = option(
         "convolutional", "strided convolutions, or one hidden layer of hidden_width"
     )
-    channels: list[int] | None = option(None, "of the convolutions, each halves the size; default 32 64 128 256")
+    channels: list[int] | None = option(
+        None, "of the convolutions, each halves the size; default 32 64 128 256; not of the dense variant"
+    )
     hidden_width: int = option(256, "of the dense variant's hidden layer")
     latent_dim: int = option(128, "numbers that an image is encoded to")
     kl_weight: float = option(1.0, "of the KL term beside the squared error, both summed over an image")
@@ -57,8 +59,6 @@ class VaeConfig(FromScratchConfig):
         factor = 2 ** len(self.channels or [32, 64, 128, 256])
         if self.architecture == "convolutional" and self.resolution % factor:
             raise InputError(f"resolution must be a multiple of {factor} for these channels, got {self.resolution}")
-        if self.architecture == "dense" and self.channels is not None:
-            raise InputError("channels are of the convolutional architecture: a dense one has hidden_width")
         if self.channels is not None and (not self.channels or any(c % 8 or c <= 0 for c in self.channels)):
             raise InputError(f"channels must be multiples of 8, got {self.channels}")
         require_at_least(1, hidden_width=self.hidden_width, latent_dim=self.latent_dim)
