@@ -44,7 +44,7 @@ class VaeConfig(FromScratchConfig):
         "convolutional", "strided convolutions, or one hidden layer of hidden_width"
     )
     channels: list[int] | None = option(
-        None, "of the convolutions, each halves the size; default 32 64 128 256; not of the dense variant"
+        None, "of the convolutions, each halves the size; default 32 64 128 256; the dense variant has none"
     )
     hidden_width: int = option(256, "of the dense variant's hidden layer")
     latent_dim: int = option(128, "numbers that an image is encoded to")
