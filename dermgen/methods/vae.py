@@ -111,8 +111,9 @@ class Vae(ModelMixin, ConfigMixin):
         features = self.encoder(images).flatten(1)
         if self.of_image is not None:
             features = features + self.of_image(labels)
-        mean, logvar = self.moments(features).chunk(2, dim=1)
-        return mean, logvar
+        mean, logvar = self.moments(features).float().chunk(2, dim=1)
+        # Within ±10, smoothly: of a rare image far from all others it would overflow, and end the training.
+        return mean, logvar / (1 + (logvar / 10) ** 2).sqrt()
 
     def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) in (-1, 1) of latents (N, latent_dim)."""

@@ -76,3 +76,20 @@ def test_samples_are_decoded_from_the_prior():
     with torch.no_grad():
         expected = vae.decode(z[None], torch.zeros(1, dtype=torch.long))
     assert torch.equal(image, (expected * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8))
+
+
+def test_an_image_far_from_all_others_has_a_finite_loss():
+    """A dense encoder that had learnt log variances of 100 made NaN of the variance."""
+    vae = Vae(16, [], latent_dim=4)
+    with torch.no_grad():
+        vae.moments.bias.fill_(1000.0)
+    images, labels = torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.long)
+    mse, kl = losses(vae, images, labels, Draws(range(2)), 4)
+    assert torch.isfinite(mse + kl).all()
+    (mse + kl).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in vae.parameters())
+    small = Vae(16, [], latent_dim=4)
+    with torch.no_grad():
+        small.moments.weight.zero_()
+        small.moments.bias.fill_(0.5)
+    assert small.encode(images, labels)[1].mean().item() == pytest.approx(0.5, abs=1e-3)
