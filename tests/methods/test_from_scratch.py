@@ -231,7 +231,7 @@ def test_an_audit_says_how_far_a_translation_moved(trained, tested_dir, tmp_path
 
 SETTINGS = {
     "ddpm": {"learning_rate": 4e-3, "max_train_steps": 120, "train_batch_size": 16, "ema_decay": 0.9,
-             "prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2", "attention_resolutions": [4]},
+             "prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"},
     "vae": {"max_train_steps": 300, "learning_rate": 3e-3, "train_batch_size": 16, "kl_weight": 0.5},
     "dcgan": {"max_train_steps": 150, "learning_rate": 1e-3, "train_batch_size": 16, "discriminator_norm": "spectral"},
     "stylegan2": {"max_train_steps": 200, "train_batch_size": 8, "ada_target": None, "ema_decay": 0.9,
