@@ -238,7 +238,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
         ({"classes": "mel"}, "must be like mel:500,df:300, got 'mel'"),
         ({"prompt": None}, "a Stable Diffusion needs one of --prompt, --classes and --grid"),
         ({"classes": "mel:1", "prompt": "x"}, "give only one of --prompt, --classes and --grid"),
-        ({"truncation": 0.5}, "--truncation is for runs of StyleGAN2"),
+        ({"truncation": 0.5}, "--truncation has no meaning for a Stable Diffusion"),
         ({"prompt": ""}, "the prompt '' has no tokens"),
         ({"resolution": 20}, "resolution must be a positive multiple of 8"),
         ({"strength": 0.0}, "strength must be above 0"),
