@@ -64,7 +64,9 @@ def filter_images(config: FilterConfig) -> dict:
         InputError: for images without a class, or a scorer that was trained on the held-out images.
     """
     synthetic, real = images.read(config.synthetic, True, dropped_too=True), images.read(config.real, False)
-    if (synthetic["dx"] == "").any():
+    if config.scorer == "discriminator" and (synthetic["dx"] == "").all():
+        real = real.assign(dx="")  # a GAN without classes is compared with images of all classes
+    elif (synthetic["dx"] == "").any():
         raise InputError(f"{config.synthetic} has images without a dx, so that no class can be asked of them")
     of = images.reference_sets(real)
     held_out, train = real.iloc[of["held_out"]], real.iloc[of["train"]]
@@ -151,10 +153,12 @@ def _realness(
 ) -> tuple[np.ndarray, str]:
     """The mean logit that a GAN's discriminator gives each image, as one of its class."""
     run, critic = runs.load_critic(config.run, device, config.kind)
-    unknown = sorted(set(synthetic["dx"]) - set(run.classes))
+    blind = run.method != "cyclegan" and not run.class_conditional  # such a discriminator needs no class
+    unknown = sorted(set(synthetic["dx"]) - {*run.classes, *([""] if blind else [])})
     if unknown and run.classes and config.kind is None:
         raise InputError(
-            f"the discriminator of {config.run} does not know {', '.join(unknown)}; it knows {', '.join(run.classes)}"
+            f"the discriminator of {config.run} does not know {', '.join(map(repr, unknown))}; it knows "
+            f"{', '.join(run.classes)}"
         )
     _refuse_if_seen(runs.trained_on(run), held_out, f"the discriminator of {config.run}")
     dataset = images.pixel_set(synthetic, run.resolution)
@@ -163,7 +167,7 @@ def _realness(
         rows = range(start, min(start + config.batch_size, len(dataset)))
         pixels = torch.stack([dataset[i]["pixels"] for i in rows])
         found.append(critic.score(pixels, [synthetic["dx"][i] for i in rows]))
-    return torch.cat(found).double().numpy(), run.sha256()[:12]
+    return torch.cat(found).double().numpy(), run.discriminator_sha256()[:12]
 
 
 def _refuse_if_seen(trained_on: frozenset[str], held_out: pd.DataFrame, scorer: str) -> None:

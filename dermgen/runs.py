@@ -45,6 +45,10 @@ class TrainedRun:
         paths = [p for name in NETWORKS[self.method] for p in sorted((self.weights / name).glob("*.safetensors"))]
         return hash_file(paths[0]) if len(paths) == 1 else key_of(*map(hash_file, paths))
 
+    def discriminator_sha256(self) -> str:
+        """Of the weights that judge."""
+        return key_of(*map(hash_file, sorted(self.folder.glob("discriminator*/*.safetensors"))))
+
 
 def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> TrainedRun | None:
     """The finished run in that folder; None where there is none of a method trained from scratch.
