@@ -114,10 +114,10 @@ class Run:
         Args:
             objects: models and optimizers.
             average: the model of the EMA.
-            wrap: models do their own part for several processes and precisions. Adversarial training calls a model
-                several times for one backward pass and differentiates it twice, which `DistributedDataParallel`
-                forbids: its models stay as they are, `update` averages their gradients over the processes, and the
-                method says itself where `accelerator.autocast()` holds.
+            wrap: let accelerate wrap the models for several processes and precisions. Adversarial training calls a
+                model several times for one backward pass and differentiates it twice, which `DistributedDataParallel`
+                forbids; with False the models stay as they are, `update` averages their gradients over the processes,
+                and the method says itself where `accelerator.autocast()` holds.
         """
         if self.config.torch_compile:
             for model in objects:
