@@ -1,7 +1,7 @@
 """Images for training: lists of examples from a folder or a manifest, torch data sets over them, pixel ranges."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from torchvision.transforms import functional as TF
 
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
-from dermgen.data.cache import cached_array, hash_file, key_of
+from dermgen.data.cache import cached_array, key_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,10 +199,15 @@ class LesionSet(Dataset):
         pixels = torch.from_numpy(np.array(self.decoded[i]))
         return {"pixels": pixels, "image_id": self.images.examples[i].image_id, "label": self.labels[i]}
 
-    def decode(self, cache_dir: Path, accelerator: "Accelerator") -> None:
-        """Decode and resize every image once, into a memory-mapped array on disk that is named by their content."""
-        with ThreadPoolExecutor() as pool:
-            hashes = list(pool.map(hash_file, [e.path for e in self.images.examples]))
+    def decode(self, cache_dir: Path, accelerator: "Accelerator", hash_of: Mapping[str, str]) -> None:
+        """Decode and resize every image once, into a memory-mapped array on disk that is named by their content.
+
+        Args:
+            cache_dir: where the array is kept.
+            accelerator: its processes share the work.
+            hash_of: SHA-256 of each image's file, by image id.
+        """
+        hashes = [hash_of[e.image_id] for e in self.images.examples]
         path = cache_dir / "pixels" / f"{key_of('pixels', 'bicubic', self.images.resolution, *hashes)}.npy"
 
         def compute(rows: Sequence[int]) -> np.ndarray:

@@ -15,6 +15,7 @@ from dermgen.classify import networks
 from dermgen.config import InputError
 from dermgen.data.cache import cached_array, default_cache_dir, hash_file, hash_weights, key_of
 from dermgen.evaluate.images import pixel_set
+from dermgen.training.augmentation import turned
 
 SHORT_NAMES = {"dinov2": "facebook/dinov2-base", "clip": "openai/clip-vit-base-patch32"}
 HELP = (
@@ -135,12 +136,6 @@ def of_same_mix(source: FeatureSet, like: FeatureSet, seed: int, at_most: int | 
         mine = rng.permutation(np.flatnonzero(source.table["dx"] == dx))
         rows.append(mine[: int(total * count / wanted.sum() + 1e-6)])
     return source.take(np.sort(np.concatenate(rows)))
-
-
-def turned(images: torch.Tensor, orientation: int) -> torch.Tensor:
-    """(N, 3, H, H) images in one of 8 orientations: `orientation` % 4 quarter turns, then a mirror from 4 on."""
-    images = torch.rot90(images, orientation % 4, (2, 3))
-    return images.flip(-1) if orientation >= 4 else images
 
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:

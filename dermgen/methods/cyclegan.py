@@ -271,7 +271,7 @@ def _training_sets(sides: Sequence[Lesions], config: CycleganConfig, run: Run) -
     import pandas as pd
 
     rows = pd.concat([side.train for side in sides], ignore_index=True)
-    records.keep_to_images(run.output_dir, rows, run.accelerator)
+    hash_of = records.keep_to_images(run.output_dir, rows, run.accelerator)
     folders = [config.data_dir, config.data_dir_b or config.data_dir]
     run.record(
         method="cyclegan",
@@ -280,7 +280,7 @@ def _training_sets(sides: Sequence[Lesions], config: CycleganConfig, run: Run) -
         training_images=[len(side.train) for side in sides],
         leaky=any(map(manifest.is_leaky, folders)),
     )
-    return [decoded(side.train, side.classes, config, run) for side in sides]
+    return [decoded(side, hash_of, config, run) for side in sides]
 
 
 def save(generators: nn.ModuleDict, folder: Path) -> None:

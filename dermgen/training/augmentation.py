@@ -40,13 +40,14 @@ def augment(
 
 
 def turn(images: torch.Tensor, orientations: torch.Tensor) -> torch.Tensor:
-    """Each square image of (N, C, H, H) in one of 8 orientations (N,): `% 4` quarter turns, mirrored from 4 on."""
-    return torch.stack(
-        [
-            torch.rot90(image, k % 4, (1, 2)).flip(-1) if k >= 4 else torch.rot90(image, k % 4, (1, 2))
-            for image, k in zip(images, orientations.tolist(), strict=True)
-        ]
-    )
+    """Each square image of (N, C, H, H) in its own of the 8 orientations (N,) of `turned`."""
+    return torch.cat([turned(image[None], k) for image, k in zip(images, orientations.tolist(), strict=True)])
+
+
+def turned(images: torch.Tensor, orientation: int) -> torch.Tensor:
+    """(N, 3, H, H) images in one of 8 orientations: `orientation` % 4 quarter turns, then a mirror from 4 on."""
+    images = torch.rot90(images, orientation % 4, (2, 3))
+    return images.flip(-1) if orientation >= 4 else images
 
 
 def diff_augment(images: torch.Tensor, draws: Draws) -> torch.Tensor:

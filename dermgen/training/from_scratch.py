@@ -1,6 +1,6 @@
 """What every model trained from scratch on a manifest shares: settings, its images, its records, its pictures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +146,7 @@ def training_set(lesions: Lesions, config: FromScratchConfig, run: Run, method: 
     Raises:
         InputError: if the folder's run was begun with other images.
     """
-    records.keep_to_images(run.output_dir, lesions.train, run.accelerator)
+    hash_of = records.keep_to_images(run.output_dir, lesions.train, run.accelerator)
     run.record(
         method=method,
         classes=lesions.classes,
@@ -155,13 +155,13 @@ def training_set(lesions: Lesions, config: FromScratchConfig, run: Run, method: 
         training_images=len(lesions.train),
         leaky=manifest.is_leaky(config.data_dir),
     )
-    return decoded(lesions.train, lesions.classes, config, run)
+    return decoded(lesions, hash_of, config, run)
 
 
-def decoded(rows: "pd.DataFrame", classes: Sequence[str], config: FromScratchConfig, run: Run) -> LesionSet:
-    """The images of `rows`, decoded once."""
-    dataset = LesionSet(rows, classes, config.resolution)
-    dataset.decode(Path(config.cache_dir or default_cache_dir()), run.accelerator)
+def decoded(lesions: Lesions, hash_of: Mapping[str, str], config: FromScratchConfig, run: Run) -> LesionSet:
+    """The training images, decoded once; `hash_of` is what `records.keep_to_images` gives."""
+    dataset = LesionSet(lesions.train, lesions.classes, config.resolution)
+    dataset.decode(Path(config.cache_dir or default_cache_dir()), run.accelerator, hash_of)
     return dataset
 
 
@@ -226,11 +226,6 @@ def save_curves(run: Run) -> None:
             plots.curves(run.output_dir / "plots" / f"{title}.png", title, "", part)
 
 
-def validation_draws(config: FromScratchConfig, images: slice, device: torch.device) -> Draws:
-    """The same random numbers for the i-th validation image, whenever it is looked at."""
-    return Draws([derive_seed(config.seed, VALIDATION, i) for i in range(images.start, images.stop)], device)
-
-
 def validation_batches(
     lesions: Lesions, config: FromScratchConfig, device: torch.device, batch_size: int = 64
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, Draws]]:
@@ -238,11 +233,11 @@ def validation_batches(
     known = lesions.val[lesions.val["dx"].isin(lesions.classes)] if lesions.classes else lesions.val
     dataset = LesionSet(known, lesions.classes, config.resolution)
     for start in range(0, len(dataset), batch_size):
-        rows = slice(start, min(start + batch_size, len(dataset)))
-        items = [dataset[i] for i in range(rows.start, rows.stop)]
+        rows = range(start, min(start + batch_size, len(dataset)))
+        items = [dataset[i] for i in rows]
         pixels = torch.stack([item["pixels"] for item in items]).to(device)
         labels = torch.tensor([item["label"] for item in items], device=device)
-        yield to_unit_range(pixels), labels, validation_draws(config, rows, device)
+        yield to_unit_range(pixels), labels, Draws([derive_seed(config.seed, VALIDATION, i) for i in rows], device)
 
 
 @contextmanager

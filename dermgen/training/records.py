@@ -42,13 +42,16 @@ def cut(path: Path, step: int) -> None:
         os.replace(partial, path)
 
 
-def keep_to_images(run_dir: Path, rows: "pd.DataFrame", accelerator: Accelerator) -> None:
+def keep_to_images(run_dir: Path, rows: "pd.DataFrame", accelerator: Accelerator) -> dict[str, str]:
     """Write down what the run trains on, `training_set.csv`, or refuse to go on with other images.
 
     Args:
         run_dir: its folder.
         rows: with `image_id`, `dx`, `synthetic` and `path`; a row that is drawn twice as often occurs twice.
         accelerator: one process writes, the others wait.
+
+    Returns:
+        SHA-256 of each image's file, by image id.
 
     Raises:
         InputError: if the run was begun with other images, by their ids, classes or bytes.
@@ -70,6 +73,7 @@ def keep_to_images(run_dir: Path, rows: "pd.DataFrame", accelerator: Accelerator
     if accelerator.is_main_process and not path.exists():
         manifest.write_csv(table, path)
     accelerator.wait_for_everyone()
+    return dict(zip(table["image_id"], table["sha256"], strict=True))
 
 
 def best_step(scores: Mapping[int, float]) -> int:
