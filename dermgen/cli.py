@@ -75,7 +75,26 @@ def report(argv):
     report(parse(ReportConfig, [*folders, *argv[first_flag:]]))
 
 
-COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study, report)}
+def publish(argv):
+    """send a model or a data set to the Hub, with its card, if the gates are open"""
+    kinds = {"model": "a finished run: RUN --repo_id org/name", "dataset": "a set of images: DIR --repo_id org/name"}
+    if not argv or argv[0] not in kinds:
+        lines = "\n".join(f"  dermgen publish {kind:<8} {what}" for kind, what in kinds.items())
+        print(f"usage:\n{lines}\n`dermgen publish model --help` and `dermgen publish dataset --help` list the options.")
+        sys.exit(0 if argv[:1] in (["--help"], ["-h"]) else 2)
+    kind, *argv = argv
+    named = bool(argv) and not argv[0].startswith("-")
+    if kind == "model":
+        from dermgen.publish.model import PublishModelConfig, publish_model
+
+        publish_model(parse(PublishModelConfig, ["--run", *argv] if named else argv))
+    else:
+        from dermgen.publish.dataset import PublishDatasetConfig, publish_dataset
+
+        publish_dataset(parse(PublishDatasetConfig, ["--data_dir", *argv] if named else argv))
+
+
+COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study, report, publish)}
 
 
 def main() -> None:

@@ -71,8 +71,7 @@ def parse(config_cls: type[Config], argv: Sequence[str] | None = None) -> Config
 def save(config: Any, path: Path) -> None:
     """Write `config` as YAML that `parse(type(config), ["--config", path])` reads back."""
     partial = path.with_name(path.name + ".partial")
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name != "hub_token"}  # a secret
-    partial.write_text(yaml.safe_dump(values, sort_keys=False))
+    partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     os.replace(partial, path)
 
 
@@ -151,7 +150,8 @@ class TrainConfig:
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         "output_dir max_train_steps num_train_epochs train_batch_size gradient_accumulation_steps checkpointing_steps "
         "checkpoints_total_limit resume_from_checkpoint logging_steps logging_dir report_to dataloader_num_workers "
-        "mixed_precision torch_compile allow_tf32 enable_xformers_memory_efficient_attention local_rank".split()
+        "mixed_precision torch_compile allow_tf32 enable_xformers_memory_efficient_attention local_rank push_to_hub "
+        "hub_model_id hub_force".split()
     )
 
     output_dir: str = option("run", "the run folder: config, checkpoints, logs, samples and the final weights")
@@ -185,6 +185,9 @@ class TrainConfig:
     logging_dir: str = option("logs", "tracker files, inside output_dir")
     report_to: str = option("tensorboard", "tensorboard, wandb, comet_ml, all or none")
     dataloader_num_workers: int = option(0, "data loading processes per training process")
+    push_to_hub: bool = option(False, "publish the run when training is done, privately")
+    hub_model_id: str | None = option(None, "repository to publish to; default the name of output_dir")
+    hub_force: str | None = option(None, "why it is published before anybody looked for copies; goes into the card")
     local_rank: int = option(-1, "accepted for old launchers; the environment decides")
 
     def __post_init__(self):
@@ -201,6 +204,8 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         require_at_least(0, learning_rate=self.learning_rate, lr_warmup_steps=self.lr_warmup_steps)
+        if self.hub_force is not None and len(self.hub_force.split()) < 2:
+            raise InputError(f"--hub_force needs a reason in words, which goes into the card; got {self.hub_force!r}")
         if self.max_grad_norm <= 0:
             raise InputError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
 

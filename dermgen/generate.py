@@ -14,6 +14,7 @@ from dermgen import __version__, runs
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
+from dermgen.data.origins import combine
 from dermgen.data.sheets import contact_sheet
 from dermgen.models import FromScratchModel, GenerateConfig, StableDiffusionModel
 from dermgen.sampling import Request, draw, save_png
@@ -43,7 +44,10 @@ def generate(config: GenerateConfig) -> Path:
 
     def save(request: Request, image: torch.Tensor) -> None:
         facts = facts_of[request.path.relative_to(folder).as_posix()]
-        write_synthetic(image, request.path, {k: facts[k] for k in manifest.SYNTHETIC_COLUMNS if facts[k] != ""})
+        told = {k: facts[k] for k in manifest.SYNTHETIC_COLUMNS if facts[k] != ""}
+        # Images are passed on: a folder of this machine is told by its name alone.
+        told["model"] = Path(config.model).name if Path(config.model).exists() else config.model
+        write_synthetic(image, request.path, told)
 
     draw(generator, requests, save, config.batch_size, accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
@@ -78,7 +82,9 @@ def _table(rows: list[dict], config: GenerateConfig, settings: dict, sha256: str
     """The manifest of the images to be: what each shows, and how it will be made."""
     taken: dict[str, int] = {}
     provenance = Path(config.model, "provenance.json")
-    leaky = provenance.exists() and json.loads(provenance.read_text()).get("leaky")
+    facts = json.loads(provenance.read_text()) if provenance.exists() else {}
+    learnt = [text for data in (*facts.get("data", []), *facts.get("base_data", [])) for text in data["licenses"]]
+    license = combine(learnt)
     full = []
     for i, row in enumerate(rows):
         group = row.get("dx") or "image"
@@ -89,7 +95,8 @@ def _table(rows: list[dict], config: GenerateConfig, settings: dict, sha256: str
                 **{c: row.get(c, "") for c in (*manifest.COLUMNS, *manifest.SYNTHETIC_COLUMNS)},
                 "file_name": f"images/{image_id}.png",
                 "image_id": image_id,
-                "source": f"dermgen {__version__}" + (", LEAKY" if leaky else ""),
+                "source": f"dermgen {__version__}" + (", LEAKY" if facts.get("leaky") else ""),
+                "license": license.name if license else "",
                 "synthetic": "true",
                 "index": i,
                 "model": config.model,

@@ -14,7 +14,6 @@ from PIL import Image
 from dermgen import runs
 from dermgen.config import InputError, option, require_at_least
 from dermgen.data import captions, manifest, preprocess
-from dermgen.data.cache import hash_file, key_of
 from dermgen.data.loading import Example, PixelSet, folder_examples
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.sampling import ImageGenerator
@@ -179,11 +178,7 @@ class StableDiffusionModel:
 
     def sha256(self) -> str:
         """Of the weights that draw: of the LoRA file, or over the UNet's files; "" for a model on the Hub."""
-        folder = Path(self.config.model)
-        if self.base is not None:
-            return hash_file(folder / LORA_FILE if folder.is_dir() else folder)
-        files = sorted((folder / "unet").glob("*.safetensors"))
-        return hash_file(files[0]) if len(files) == 1 else key_of(*map(hash_file, files)) if files else ""
+        return runs.weights_sha256(self.config.model)
 
     def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
         """The generator, on its device."""

@@ -4,7 +4,7 @@ import base64
 import datetime
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from dermgen import __version__, plots
+from dermgen import __version__, plots, stages
 from dermgen.config import InputError, option
 from dermgen.data import manifest
 from dermgen.data.sheets import contact_sheet
@@ -65,10 +65,11 @@ def report(config: ReportConfig) -> Path:
         InputError: if a folder is missing, or none of them is a stage's.
     """
     out = Path(config.output_dir)
-    found = [(write, folder) for folder in _stage_folders(config.folders, out) for write in _writers(folder)]
+    found = [(WRITERS[stage], folder) for folder in stages.find(config.folders, out) for stage in stages.of(folder)]
     if not found:
         raise InputError(f"no stage of dermgen in {', '.join(config.folders)}: nothing to report")
-    found.sort(key=lambda pair: ORDER.index(pair[0]))
+    order = list(WRITERS.values())
+    found.sort(key=lambda pair: order.index(pair[0]))
     plots_dir = out / "plots"
     try:
         plots_dir.mkdir(parents=True, exist_ok=True)
@@ -90,35 +91,6 @@ def report(config: ReportConfig) -> Path:
     path.write_text(page, encoding="utf-8")
     print(f"{len(sections)} sections in {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     return path
-
-
-def _stage_folders(folders: Sequence[str], out: Path) -> list[Path]:
-    found: list[Path] = []
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise InputError(f"no such folder: {folder}")
-        inside = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.resolve() != out.resolve()]
-        chosen = [folder] if _writers(folder) else [p for p in inside if _writers(p)]
-        found += [p for p in chosen if p not in found]
-    return found
-
-
-def _writers(folder: Path) -> list[Callable]:
-    """Which sections a folder gives: its files tell what stage wrote it."""
-    by_file = [
-        ("prepare.json", _data),
-        ("evaluation.json", _scores),
-        ("audit.json", _audit),
-        ("filter.json", _filter),
-        ("study.json", _study),
-        ("results.json", _classifier),
-    ]
-    found = [write for name, write in by_file if (folder / name).exists()]
-    if not found and (folder / "metrics.jsonl").exists():
-        return [_training]
-    if not found and (folder / "metadata.csv").exists():
-        return [_generated]
-    return found
 
 
 def _data(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
@@ -376,8 +348,17 @@ def _study(section: Section, folder: Path, plot: Path, real: Path | None) -> Non
     section.pictures((folder / "confusion.png", "Confusion matrices, sums over seeds"))
 
 
-# The order of the page.
-ORDER = [_data, _training, _generated, _scores, _audit, _filter, _classifier, _study]
+# Who tells of which stage, in the order of the page.
+WRITERS = {
+    "data": _data,
+    "training": _training,
+    "generated": _generated,
+    "scores": _scores,
+    "audit": _audit,
+    "filter": _filter,
+    "classifier": _classifier,
+    "study": _study,
+}
 
 
 def _leaky(section: Section, leaky: bool) -> None:

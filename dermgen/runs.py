@@ -1,4 +1,4 @@
-"""A finished run of a method trained from scratch: its generator, and its discriminator if it has one."""
+"""A finished run: of a method trained from scratch its generator and discriminator, of any the hash of its weights."""
 
 import json
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from dermgen.config import InputError
 from dermgen.data.cache import hash_file, key_of
 from dermgen.methods import cyclegan, dcgan, ddpm, stylegan2, vae
 from dermgen.sampling import ImageCritic, ImageGenerator
+from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.records import best_folder, best_step, kept_scores
 
 NETWORKS = {
@@ -50,6 +51,16 @@ class TrainedRun:
         return key_of(*map(hash_file, sorted(self.folder.glob("discriminator*/*.safetensors"))))
 
 
+def weights_sha256(folder: str | Path) -> str:
+    """Of a Stable Diffusion's weights that draw: of a LoRA file, or over a UNet's files; "" where there are none."""
+    folder = Path(folder)
+    lora = folder / LORA_FILE if folder.is_dir() else folder
+    if lora.is_file():
+        return hash_file(lora)
+    files = sorted((folder / "unet").glob("*.safetensors"))
+    return hash_file(files[0]) if len(files) == 1 else key_of(*map(hash_file, files)) if files else ""
+
+
 def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> TrainedRun | None:
     """The finished run in that folder; None where there is none of a method trained from scratch.
 
@@ -81,11 +92,11 @@ def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> Train
 def load_generator(
     run: TrainedRun,
     device: torch.device,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    scheduler: str | None = None,
-    truncation: float | None = None,
-    direction: str | None = None,
+    num_inference_steps: int | None = 50,
+    guidance_scale: float | None = 1.0,
+    scheduler: str | None = "ddim",
+    truncation: float | None = 1.0,
+    direction: str | None = "a_to_b",
     sources: torch.Tensor | None = None,
 ) -> ImageGenerator:
     """What draws the run's images.

@@ -4,6 +4,7 @@ What a GPU and a download give elsewhere, minutes on a CPU give here at 64 pixel
 for researchers who may not start from pictures of the internet.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def train_tiny(config: TinyConfig) -> Path:
         )
     )
     pipeline.save_pretrained(folder)
+    shutil.copyfile(stages / "text_to_image" / "provenance.json", folder / "provenance.json")
     print(f"The pipeline is in {folder}, its samples in {stages / 'text_to_image' / 'samples'}")
     return folder
 

@@ -1,8 +1,16 @@
 """Shared material: phantoms, a manifest made of them, and a whole Stable Diffusion a few thousand weights small."""
 
 import os
+import tempfile
 
+import hub_server
+
+# The only Hub that a test can reach is one on loopback, and it knows no token of whoever runs the tests.
+os.environ["HF_ENDPOINT"] = f"http://127.0.0.1:{hub_server.PORT}"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="dermgen-tests-")
+os.environ["HF_HUB_DISABLE_XET"] = "1"  # the storage that the loopback Hub does not have
+os.environ["HF_TOKEN"] = ""
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pathlib import Path
@@ -41,6 +49,23 @@ def _fresh_accelerator(tmp_path, monkeypatch):
 def pytest_configure():
     quiet_libraries()
     torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def hub_on_loopback():
+    server = hub_server.Hub(hub_server.PORT)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hub(hub_on_loopback, monkeypatch) -> hub_server.Hub:
+    """An empty Hub on loopback that this process can reach, with a token that may write."""
+    hub_on_loopback.reset()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("diffusers.loaders.lora_base.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", hub_server.WRITE)
+    return hub_on_loopback
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +132,14 @@ def base_dir(manifest_dir, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "sd"
     pipeline.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tested_dir, tmp_path_factory):
+    """A manifest, a run trained on it, what it drew, and what was found about that: see `world.World`."""
+    from world import build
+
+    return build(tested_dir, tmp_path_factory.mktemp("world"))
 
 
 def ham10000() -> Path | None:

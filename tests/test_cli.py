@@ -29,9 +29,17 @@ def test_help_takes_under_a_second_and_lists_the_commands():
     assert all(name in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*(c for c in COMMANDS if c != "publish"), "publish model", "publish dataset"])
 def test_every_command_describes_its_options(command):
-    result = subprocess.run([sys.executable, "-m", "dermgen.cli", command, "--help"], capture_output=True, text=True)
+    words = [*command.split(), "--help"]
+    result = subprocess.run([sys.executable, "-m", "dermgen.cli", *words], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "--output_dir" in result.stdout
     assert "--config RECIPE" in result.stdout
+
+
+def test_publish_by_itself_says_that_there_are_two_kinds():
+    result = subprocess.run([sys.executable, "-m", "dermgen.cli", "publish"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "dermgen publish model" in result.stdout
+    assert "dermgen publish dataset" in result.stdout

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"config", "labels", "statistics", "plots"},
+    {"config", "labels", "statistics", "plots", "stages"},
     {"data"},
     {"training", "sampling"},
     {"stable_diffusion"},

@@ -6,14 +6,17 @@
 
 from dermgen.classify import classifier
 from dermgen.config import parse, user_errors
+from dermgen.publish.after_training import check_upload, finish
 
 
 def main():
     with user_errors():
         config = parse(classifier.ClassifierConfig)
+        check_upload(config, draws=False)
         test = classifier.train(config)["test"]
         figures = f"BMA {test['bma']:.3f}, accuracy {test['accuracy']:.3f}, n {test['n']}"
         print(f"test split: {figures}; all figures in {config.output_dir}/results.json")
+        finish(config)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,15 @@
 
 from dermgen.config import parse, user_errors
 from dermgen.methods import cyclegan
+from dermgen.publish.after_training import check_upload, finish
 
 
 def main():
     with user_errors():
-        cyclegan.train(parse(cyclegan.CycleganConfig))
+        config = parse(cyclegan.CycleganConfig)
+        check_upload(config)
+        cyclegan.train(config)
+        finish(config)
 
 
 if __name__ == "__main__":

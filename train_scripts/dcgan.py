@@ -6,11 +6,15 @@
 
 from dermgen.config import parse, user_errors
 from dermgen.methods import dcgan
+from dermgen.publish.after_training import check_upload, finish
 
 
 def main():
     with user_errors():
-        dcgan.train(parse(dcgan.DcganConfig))
+        config = parse(dcgan.DcganConfig)
+        check_upload(config)
+        dcgan.train(config)
+        finish(config)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,15 @@
 
 from dermgen.config import parse, user_errors
 from dermgen.methods import ddpm
+from dermgen.publish.after_training import check_upload, finish
 
 
 def main():
     with user_errors():
-        ddpm.train(parse(ddpm.DdpmConfig))
+        config = parse(ddpm.DdpmConfig)
+        check_upload(config)
+        ddpm.train(config)
+        finish(config)
 
 
 if __name__ == "__main__":

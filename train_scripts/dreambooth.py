@@ -6,7 +6,7 @@
 
 from dermgen.config import parse, user_errors
 from dermgen.methods import dreambooth
-from dermgen.publish import check_upload, upload
+from dermgen.publish.after_training import check_upload, finish
 
 
 def main():
@@ -14,7 +14,7 @@ def main():
         config = parse(dreambooth.DreamboothConfig)
         check_upload(config)
         dreambooth.train(config)
-        upload(config)
+        finish(config)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,15 @@
 
 from dermgen.config import parse, user_errors
 from dermgen.methods import stylegan2
+from dermgen.publish.after_training import check_upload, finish
 
 
 def main():
     with user_errors():
-        stylegan2.train(parse(stylegan2.Stylegan2Config))
+        config = parse(stylegan2.Stylegan2Config)
+        check_upload(config)
+        stylegan2.train(config)
+        finish(config)
 
 
 if __name__ == "__main__":

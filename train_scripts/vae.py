@@ -6,11 +6,15 @@
 
 from dermgen.config import parse, user_errors
 from dermgen.methods import vae
+from dermgen.publish.after_training import check_upload, finish
 
 
 def main():
     with user_errors():
-        vae.train(parse(vae.VaeConfig))
+        config = parse(vae.VaeConfig)
+        check_upload(config)
+        vae.train(config)
+        finish(config)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,12 @@ def train(config: ClassifierConfig) -> dict:
     weights = _class_weights(rows, classes, config.class_weights).to(run.accelerator.device)
     model, optimizer = run.prepare(classifier, optimizer, average=classifier)
     model.train()
-    run.record(leaky=manifest.is_leaky(config.data_dir), classes=classes)
+    folders = [config.data_dir, *([config.synthetic_dir] if config.synthetic_dir else [])]
+    run.record(
+        leaky=manifest.is_leaky(config.data_dir),
+        classes=classes,
+        data=[manifest.facts(f, rows["image_id"]) for f in folders],
+    )
     validate_every = config.validation_steps or run.steps_per_epoch(dataset)
     run.resume()
     history = validations(run.output_dir / "metrics.jsonl")

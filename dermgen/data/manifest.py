@@ -7,8 +7,12 @@ A manifest folder is a Hugging Face `imagefolder`: images under `images/`, masks
 import json
 import os
 import shutil
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import yaml
 
 from dermgen.config import InputError
 
@@ -24,6 +28,8 @@ SYNTHETIC_COLUMNS = (
     "truncation source_image_id"
 ).split()
 SPLITS = ("train", "val", "test")
+# Settings of `dermgen prepare` that decide what an image and a split are.
+PREPARATION = "resolution crop crop_margin remove_hair color_constancy split caption_template seed".split()
 
 
 def read(folder: str | Path) -> "pd.DataFrame":
@@ -147,6 +153,54 @@ def is_leaky(folder: str | Path) -> bool:
     """Whether the folder was split by image on demand, so that scores on it are not to be trusted."""
     path = Path(folder, "prepare.json")
     return path.exists() and bool(json.loads(path.read_text()).get("leaky"))
+
+
+def identity(table: "pd.DataFrame") -> dict:
+    """What a set of images is, whatever its folder is called: the hash of each file, and of the weights that drew them.
+
+    Args:
+        table: rows of a manifest with `path`.
+
+    Returns:
+        `sha256`, sorted, and `models`, the values of `model_sha256`.
+    """
+    from dermgen.data.cache import hash_file
+
+    with ThreadPoolExecutor() as pool:
+        hashes = sorted(set(pool.map(hash_file, table["path"])))
+    return {"sha256": hashes, "models": sorted(set(table.get("model_sha256", [])) - {""})}
+
+
+def facts(folder: str | Path, image_ids: Collection[str] | None = None) -> dict:
+    """What is to be told of a manifest's images wherever they are learnt from, without a path or an id in it.
+
+    Args:
+        folder: of the manifest.
+        image_ids: those that are meant; default all.
+
+    Returns:
+        `images`, `images_per_class`, `lesions`, `licenses` and `sources` ("" among them where one is unknown),
+        `synthetic` (how many are), `leaky`, and of a prepared manifest `taxonomy`, `audit` and `preparation`.
+    """
+    table = read(folder)
+    if image_ids is not None:
+        table = table[table["image_id"].isin(set(image_ids))]
+    found = {
+        "images": len(table),
+        "images_per_class": {dx or "unknown": int(n) for dx, n in table["dx"].value_counts().sort_index().items()},
+        "lesions": int(table["lesion_id"].where(table["lesion_id"] != "", table["image_id"]).nunique()),
+        "licenses": sorted(set(table["license"])),
+        "sources": sorted(set(table["source"])),
+        "synthetic": int((table["synthetic"] == "true").sum()),
+        "leaky": is_leaky(folder),
+    }
+    path = Path(folder, "prepare.json")
+    if path.exists():
+        prepared = json.loads(path.read_text())
+        settings = yaml.safe_load(Path(folder, "config.yaml").read_text())
+        found |= {"taxonomy": prepared["taxonomy"], "audit": prepared["audit"]}
+        found["preparation"] = {name: settings[name] for name in PREPARATION}
+    return found
 
 
 def select(

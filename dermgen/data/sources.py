@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dermgen.config import InputError
+from dermgen.data.origins import PHANTOMS
 from dermgen.data.preprocess import FORMATS
 from dermgen.labels import BINARY, HAM10000, ISIC2019, LesionClass, Taxonomy, from_labels
 
@@ -34,7 +36,10 @@ def ham10000(data_dir: Path) -> Source:
     table = _read_table(_find(data_dir, "HAM10000_metadata", ".csv", ".tab", ".tsv", ".txt", ""))
     table = table.rename(columns={"image": "image_id"})
     _require(table, data_dir, "image_id", "lesion_id", "dx")
-    table = table.assign(source="HAM10000", license=CC_BY_NC)
+    drawn = table["dx_type"] == "drawn" if "dx_type" in table else pd.Series(False, index=table.index)
+    table = table.assign(
+        source=np.where(drawn, PHANTOMS, "HAM10000"), license=np.where(drawn, "CC0 1.0", CC_BY_NC)
+    )  # `dermgen phantom` writes this layout; nobody's photographs
     return _match(table, data_dir, HAM10000, skip="segmentation")
 
 

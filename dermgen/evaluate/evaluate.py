@@ -93,6 +93,7 @@ def evaluate(config: EvaluateConfig) -> dict:
             "intervals": "bootstrap of each image's influence, real images by lesion; neighbourhoods taken as given",
         },
         "leaky": manifest.is_leaky(config.real),
+        "images": manifest.identity(synthetic_table),
         "warnings": _warnings(config, extractor, parts, entries[0]),
         "groups": entries,
         "too_few": too_few,

@@ -125,6 +125,8 @@ def audit(config: AuditConfig) -> dict:
         "drawn_over_real": int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
         "median_source_distance": None if np.isnan(moved).all() else float(np.nanmedian(moved)),
         "leaky": manifest.is_leaky(config.real),
+        "images": manifest.identity(synthetic),
+        "copied": manifest.identity(synthetic[copies])["sha256"],
     }
     if accelerator.is_main_process:
         manifest.write_csv(table, folder / "audit.csv")

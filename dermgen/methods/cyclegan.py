@@ -279,6 +279,7 @@ def _training_sets(sides: Sequence[Lesions], config: CycleganConfig, run: Run) -
         resolution=config.resolution,
         training_images=[len(side.train) for side in sides],
         leaky=any(map(manifest.is_leaky, folders)),
+        data=[manifest.facts(f, side.train["image_id"]) for f, side in zip(folders, sides, strict=True)],
     )
     return [decoded(side, hash_of, config, run) for side in sides]
 

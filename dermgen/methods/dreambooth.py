@@ -6,6 +6,7 @@ The options of diffusers' `train_dreambooth.py` and `train_dreambooth_lora.py` f
 import dataclasses
 import importlib.util
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class DreamboothConfig(TrainConfig):
         "cache_dir cache_latents pre_compute_text_embeddings sample_batch_size gradient_checkpointing "
         "set_grads_to_none validation_prompt "
         "validation_guidance_scale num_validation_images validation_steps validation_epochs validation_scheduler "
-        "held_out_steps held_out_images push_to_hub hub_model_id hub_token skip_save_text_encoder "
+        "held_out_steps held_out_images skip_save_text_encoder "
         "prior_generation_precision".split()
     )
 
@@ -113,9 +114,9 @@ class DreamboothConfig(TrainConfig):
     held_out_steps: int | None = option(None, "optimizer steps between held-out losses on the manifest's val split")
     held_out_images: int = option(64, "at most this many for the held-out loss")
 
-    push_to_hub: bool = option(False, "upload the result when training is done")
-    hub_model_id: str | None = option(None, "repository to upload to; default the name of output_dir")
-    hub_token: str | None = option(None, "token to upload with; default the one of `hf auth login`")
+    hub_token: str | None = option(
+        None, "not taken, since others can read a command line: `hf auth login`, or HF_TOKEN"
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -141,8 +142,8 @@ class DreamboothConfig(TrainConfig):
             raise InputError("--held_out_steps needs a manifest (--data_dir), whose val split is held out")
         if self.validation_images:
             raise InputError("--validation_images is for DeepFloyd IF; a Stable Diffusion is validated from prompts")
-        if self.report_to == "wandb" and self.hub_token:
-            raise InputError("--hub_token would be sent to wandb with the settings: use `hf auth login` instead")
+        if self.hub_token:
+            raise InputError("--hub_token can be read by others on this machine: use `hf auth login`, or set HF_TOKEN")
         require_at_least(1, num_class_images=self.num_class_images, sample_batch_size=self.sample_batch_size)
         require_at_least(1, num_validation_images=self.num_validation_images, held_out_images=self.held_out_images)
         for name in ("num_instance_images", "max_images_per_class", "tokenizer_max_length"):
@@ -236,6 +237,8 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     run.record(
         base_model=config.pretrained_model_name_or_path,
         leaky=config.data_dir is not None and manifest.is_leaky(config.data_dir),
+        data=[_data_facts(config, examples)],
+        base_data=_base_data(config.pretrained_model_name_or_path),
         revision=config.revision,
         trained_parameters=sum(p.numel() for p in parameters),
         data_fingerprint=key_of(*(f"{e.image_id} {e.prompt}" for e in examples)),
@@ -307,6 +310,20 @@ def _instance_examples(config: DreamboothConfig) -> list[Example]:
         config.num_instance_images,
         config.max_images_per_class,
     )
+
+
+def _data_facts(config: DreamboothConfig, examples: Sequence[Example]) -> dict:
+    """What `manifest.facts` tells of the instance images; of a plain folder nothing but their number is known."""
+    if config.data_dir is not None:
+        return manifest.facts(config.data_dir, [e.image_id for e in examples])
+    return {"images": len(examples), "images_per_class": {}, "licenses": [""], "sources": [""], "leaky": False}
+
+
+def _base_data(model: str) -> list[dict]:
+    """What a base model of dermgen's own has learnt; its licences bind what is made of it."""
+    path = Path(model, "provenance.json")
+    known = json.loads(path.read_text()) if path.exists() else {}
+    return [*known.get("data", []), *known.get("base_data", [])]
 
 
 def _held_out_examples(config: DreamboothConfig) -> list[Example]:

@@ -154,6 +154,7 @@ def training_set(lesions: Lesions, config: FromScratchConfig, run: Run, method: 
         resolution=config.resolution,
         training_images=len(lesions.train),
         leaky=manifest.is_leaky(config.data_dir),
+        data=[manifest.facts(config.data_dir, lesions.train["image_id"])],
     )
     return decoded(lesions, hash_of, config, run)
 

@@ -14,6 +14,7 @@ import platform
 import shutil
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -90,6 +91,8 @@ class Run:
         self._scalars: dict[str, list[torch.Tensor]] = {}
         self._pending: dict[str, float] = {}
         self._pending_steps = 0
+        self._seconds = 0.0  # of training before this start
+        self._started = time.monotonic()
 
         self.accelerator = _accelerator(config)
         self.accelerator.register_save_state_pre_hook(self._on_save)
@@ -154,6 +157,7 @@ class Run:
         self.resume()
         lr_at = self._learning_rates()
         loader = self._loader(datasets, collate_fn)
+        self._started = time.monotonic()
         progress = tqdm(
             total=self.max_train_steps, initial=self.step, desc="steps", disable=not self.is_main, dynamic_ncols=True
         )
@@ -176,6 +180,11 @@ class Run:
                     with self.accelerator.accumulate(*self._models):
                         yield batch[0] if len(datasets) == 1 else tuple(batch)
                 self._finish_step(image_ids, progress)
+        self.record(
+            training_seconds=round(self._spent(), 1),
+            device=_device_name(self.accelerator),
+            processes=self.accelerator.num_processes,
+        )
         self.accelerator.wait_for_everyone()
 
     def steps_per_epoch(self, *datasets: Dataset) -> int:
@@ -260,6 +269,10 @@ class Run:
             known = json.loads(path.read_text())
             configs.write_json(path, {**known, **facts})
 
+    def _spent(self) -> float:
+        """Seconds of training, those before a resumed checkpoint among them; validations count."""
+        return self._seconds + time.monotonic() - self._started
+
     def _loader(self, datasets, collate_fn) -> Iterator:
         items = DrawnItems(datasets, self.config.seed)
         drawn = self.step * self.images_per_step
@@ -335,6 +348,7 @@ class Run:
                     "images_per_step": self.images_per_step,
                     "pending": self._pending,
                     "pending_steps": self._pending_steps,
+                    "seconds": self._spent(),
                 }
                 (partial / STATE_FILE).write_text(json.dumps(state))
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -391,6 +405,7 @@ class Run:
         self.accelerator.step = 0  # accelerate's count of micro-steps: accumulation may have changed
         self.step = state["step"]
         self._pending, self._pending_steps = state["pending"], state["pending_steps"]
+        self._seconds = state.get("seconds", 0.0)
         self._first_gradient_checked = True
         if self._ema is not None:
             self._ema.optimization_step = self.step
@@ -449,8 +464,7 @@ class Run:
 
     @contextmanager
     def _trackers(self) -> Iterator[None]:
-        settings = {k: v for k, v in vars(self.config).items() if k != "hub_token"}
-        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()}
+        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in vars(self.config).items()}
         self.accelerator.init_trackers(type(self.config).__name__, config=flat)
         try:
             yield
@@ -542,6 +556,13 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def _device_name(accelerator: Accelerator) -> str:
+    """What a reader knows the device by: the GPU's name, or the processor's."""
+    if accelerator.device.type == "cuda":
+        return torch.cuda.get_device_name(accelerator.device)
+    return f"{torch.backends.cpu.get_cpu_capability()} CPU, {torch.get_num_threads()} threads"
+
+
 def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerator) -> str:
     """Make the run folder, or check that it is this run's own; return the run's id."""
     provenance = output_dir / "provenance.json"
@@ -551,18 +572,11 @@ def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerato
             "run": uuid.uuid4().hex,
             "python": platform.python_version(),
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-            "argv": _without_token(sys.argv),
+            "argv": sys.argv,
         }
         configs.write_json(provenance, facts)
     accelerator.wait_for_everyone()
     return json.loads(provenance.read_text())["run"]
-
-
-def _without_token(argv: list[str]) -> list[str]:
-    return [
-        "…" if i and argv[i - 1] == "--hub_token" else a.split("=")[0] + "=…" if a.startswith("--hub_token=") else a
-        for i, a in enumerate(argv)
-    ]
 
 
 def _state(checkpoint: Path) -> dict:

@@ -1,0 +1,63 @@
+"""What the training scripts do besides: a card in the run's folder, and `--push_to_hub`."""
+
+import os
+from pathlib import Path
+
+from dermgen.config import InputError, TrainConfig
+from dermgen.data import manifest
+from dermgen.publish import gates, hub
+from dermgen.publish.cards import data_licenses
+from dermgen.publish.described import describe
+from dermgen.publish.model import PublishModelConfig, publish_model, render_card
+
+
+def check_upload(config: TrainConfig, draws: bool = True) -> None:
+    """Where the run is to be uploaded, find out before the training whether it can be, and make the repository.
+
+    Args:
+        config: of the run.
+        draws: whether its model draws images. Nobody can have audited those before it is trained, so `hub_force` must
+            say why it is uploaded all the same.
+
+    Raises:
+        InputError: without a token, the right to write there, or a reason.
+    """
+    if not config.push_to_hub:
+        return
+    target = hub.check(hub.named(_repo_id(config), "model"))
+    how = "without --push_to_hub, then dermgen generate, dermgen audit and dermgen publish model RUN --evidence AUDIT"
+    stops = gates.memorization(None, how) if draws else []
+    folder = vars(config).get("data_dir")
+    data = [manifest.facts(folder)] if folder else [{"licenses": [""], "leaky": False}]
+    stops += gates.split(any(entry["leaky"] for entry in data))
+    stops += gates.licenses(data_licenses(data, None), None)
+    gates.pass_or_stop(stops, config.hub_force, f"the model {target.repo_id}", "--hub_force")
+    hub.create(target)
+
+
+def finish(config: TrainConfig) -> None:
+    """Write the run's card, and upload the run where the config asks for it; one process does it.
+
+    Raises:
+        InputError: if the upload fails; the run is whole on disk, and the message says how to send it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    run = Path(config.output_dir)
+    (run / "README.md").write_text(render_card(describe(run), run.name), encoding="utf-8")
+    if not config.push_to_hub:
+        return
+    repo_id = _repo_id(config)
+    try:
+        publish_model(
+            PublishModelConfig(run=str(run), repo_id=repo_id, force=config.hub_force, output_dir=str(run / "published"))
+        )
+    except InputError as error:
+        raise InputError(
+            f"{error}\nThe training is done and {run} is whole; send it with\n"
+            f"  dermgen publish model {run} --repo_id {repo_id} --force {config.hub_force!r}"
+        ) from error
+
+
+def _repo_id(config: TrainConfig) -> str:
+    return config.hub_model_id or Path(config.output_dir).name

@@ -1,0 +1,205 @@
+"""Cards: what is known of a model or a data set, written into the templates of `model_cards/`.
+
+A template is Jinja with every undefined name an error; what was not measured is None, and the template says so.
+"""
+
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from huggingface_hub import DatasetCard, EvalResult, ModelCard
+
+from dermgen import __version__
+from dermgen.config import InputError
+from dermgen.data.origins import COLLECTIONS, License, combine, parse_license
+from dermgen.labels import TAXONOMIES
+from dermgen.publish.evidence import Evidence
+from dermgen.publish.gates import Stop
+
+BESIDE = Path(__file__).parents[2] / "model_cards"  # of a clone; a wheel brings them as data files
+TEMPLATES = BESIDE if BESIDE.is_dir() else Path(sysconfig.get_path("data"), "share", "dermgen", "model_cards")
+LABELS = {
+    "kid": "KID", "fid": "FID", "inception_score": "Inception Score", "vendi": "Vendi score",
+    "mean_cosine": "mean cosine similarity", "bma": "BMA (mean recall)", "macro_auroc": "AUROC (macro)",
+    "macro_f1": "F1 (macro)", "calibration_error": "calibration error",
+}  # fmt: skip
+
+
+def render(template: str, facts: Mapping[str, Any], kind: Literal["model", "dataset"]) -> str:
+    """The card's text.
+
+    Args:
+        template: a name in `model_cards/`, or a path of the user's own.
+        facts: what the template may tell.
+        kind: of repository, whose metadata the card opens with.
+
+    Raises:
+        InputError: for a template that is missing or wrong, or asks for a fact that there is not.
+    """
+    path = Path(template) if Path(template).exists() else TEMPLATES / template
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([path.parent, TEMPLATES]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "num": _number,
+        "share": _share,
+        "label": lambda name: LABELS.get(name, name.replace("_", " ")),
+    }
+    try:
+        text = environment.get_template(path.name).render(facts)
+    except jinja2.UndefinedError as error:
+        raise InputError(
+            f"the card template {path} asks for something that is not known: {error.message}; the fields are "
+            f"{', '.join(sorted(facts))}"
+        ) from error
+    except jinja2.TemplateNotFound as error:
+        raise InputError(f"no such card template: {error.name}") from error
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(f"the card template {path}, line {error.lineno}: {error.message}") from error
+    try:
+        card = (ModelCard if kind == "model" else DatasetCard)(text, ignore_metadata_errors=False)
+    except ValueError as error:
+        raise InputError(f"the card template {path} gives no card: its metadata is not valid ({error})") from error
+    if not card.data.to_dict():
+        raise InputError(f"the card template {path} gives no card: it must open with ---, {{{{ card_data }}}} and ---")
+    return text
+
+
+def shared_facts(
+    data: Sequence[Mapping[str, Any]],
+    base_data: Sequence[Mapping[str, Any]],
+    license: License | None,
+    evidence: Evidence,
+    stops: Sequence[Stop],
+    force: str | None,
+    data_license: str | None,
+) -> dict[str, Any]:
+    """What every card tells, of a model or a set.
+
+    Args:
+        data: what `manifest.facts` gave of the images that were learnt, one entry a manifest.
+        base_data: likewise of what the base model has learnt, where it is known.
+        license: of what is published.
+        evidence: results about it.
+        stops: gates that were shut.
+        force: why it was published all the same.
+        data_license: what the publisher says of images whose manifest does not.
+    """
+    sources = sorted({s.removesuffix(", LEAKY") for d in (*data, *base_data) for s in d["sources"]} - {""})
+    bibtex = dict.fromkeys(b for s in sources if s in COLLECTIONS for b in [COLLECTIONS[s].bibtex] if b)
+    return {
+        "version": __version__,
+        "data": [_data(d, data_license) for d in data],
+        "base_data": [_data(d, data_license) for d in base_data],
+        "collections": [COLLECTIONS[s] for s in sources if s in COLLECTIONS and COLLECTIONS[s].url],
+        "sources": sources,
+        "citations": list(bibtex),
+        "license": license,
+        "forced": [str(stop) for stop in stops] if force else [],
+        "force_reason": force,
+        "scores": [_scores(found) for found in evidence.scores],
+        "memorization": evidence.audit,
+        "studies": [_study(found) for found in evidence.studies],
+    }
+
+
+def data_licenses(data: Sequence[Mapping[str, Any]], said: str | None) -> License | None:
+    """The licence that the images ask for; `said` stands in where a manifest does not tell. None if one is unknown."""
+    return combine([text or said or "" for entry in data for text in entry["licenses"]])
+
+
+def eval_results(task: str, evidence: Evidence, sources: Sequence[str]) -> list[EvalResult]:
+    """The scores of generated images for the card's `model-index`."""
+    name = " and ".join(sources) or "unnamed"
+    return [
+        EvalResult(
+            task_type=task,
+            dataset_type=slug(name),
+            dataset_name=f"{name}, held-out lesions",
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=f"{LABELS.get(metric, metric)}, {found['extractor']['name']} features",
+            metric_value=round(score["value"], 6),
+        )
+        for found in evidence.scores[:1]
+        for metric, score in found["groups"][0]["scores"].items()
+        if score["value"] is not None
+    ]
+
+
+def slug(name: str) -> str:
+    """A name as an identifier."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def class_names(codes: Sequence[str], taxonomy: str | None) -> list[tuple[str, str]]:
+    """Codes with what they mean, where the taxonomy tells."""
+    of = next((t for t in TAXONOMIES.values() if t.name == taxonomy), None)
+    return [(code, lesion.name if of and (lesion := of.find(code)) else "") for code in codes]
+
+
+def _data(entry: Mapping[str, Any], said: str | None) -> dict[str, Any]:
+    names = dict(class_names(list(entry["images_per_class"]), entry.get("taxonomy")))
+    of = [parse_license(text or said or "") for text in entry["licenses"]]
+    return {
+        "images": entry["images"],
+        "lesions": entry.get("lesions"),
+        "synthetic": entry.get("synthetic", 0),
+        "classes": [(code, names[code], n) for code, n in entry["images_per_class"].items()],
+        "sources": [source for source in entry["sources"] if source],
+        "licenses": [license for license in of if license],
+        "preparation": entry.get("preparation"),
+        "audit": entry.get("audit"),
+        "leaky": entry["leaky"],
+    }
+
+
+def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
+    overall = found["groups"][0]
+    wanted = ("kid", "precision", "recall", "coverage")
+    return {
+        "extractor": found["extractor"],
+        "leaky": found["leaky"],
+        "warnings": found["warnings"],
+        "images": len(found["images"]["sha256"]),
+        "n_real": overall["n_real"],
+        "n_synthetic": overall["n_synthetic"],
+        "n_floor": overall["n_floor"],
+        "rows": [{"name": name, **score} for name, score in overall["scores"].items()],
+        "columns": wanted,
+        "subgroups": [
+            {
+                "name": f"{g['scope']}: {g['group']}",
+                "n_real": g["n_real"],
+                "n_synthetic": g["n_synthetic"],
+                "scores": [g["scores"].get(name) for name in wanted],
+            }
+            for g in found["groups"][1:]
+        ],
+        "too_few": [f"{t['scope']} {t['group']}" for t in found["too_few"]],
+    }
+
+
+def _study(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "leaky": found["leaky"],
+        "test_images": found["test_images"],
+        "test_lesions": found["test_lesions"],
+        "seeds": len(found["seeds"]),
+        "verdicts": [entry["verdict"] for entry in found["arms"] if "verdict" in entry],
+        "arms": [{"name": entry["arm"], **entry["scores"]["bma"]} for entry in found["arms"]],
+    }
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"

@@ -1,0 +1,395 @@
+"""`dermgen publish dataset`: a synthetic set, or a real and synthetic one, as a data set repository."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+from huggingface_hub import DatasetCardData
+from PIL import Image
+
+from dermgen import __version__
+from dermgen.classify.mixture import training_rows
+from dermgen.config import InputError, option, require_at_least
+from dermgen.data import manifest
+from dermgen.data.cache import hash_file, key_of
+from dermgen.data.loading import Example, check_readable
+from dermgen.data.origins import COLLECTIONS, License, parse_license
+from dermgen.data.sheets import contact_sheet
+from dermgen.labels import from_labels
+from dermgen.publish import cards, gates, hub
+from dermgen.publish.described import patients
+from dermgen.publish.evidence import gather
+from dermgen.publish.privacy import without_paths
+from dermgen.publish.publication import PublishConfig, begin, own_license
+
+if TYPE_CHECKING:
+    import datasets
+
+# What is told of each image, in this order; all text but for the lists below.
+COLUMNS = (
+    "image_id dx caption synthetic age sex localization lesion_id source license prompt negative_prompt seed index "
+    "model model_sha256 guidance_scale num_inference_steps scheduler strength truncation source_image_id quality_score "
+    "kept nearest_train_id nearest_train_distance copy"
+).split()
+WHOLE_NUMBERS = "seed index num_inference_steps".split()
+NUMBERS = "age guidance_scale strength truncation quality_score nearest_train_distance".split()
+TRUTHS = "synthetic kept copy".split()
+# Ids of photographs that are public may be told; a clinic's may name a patient.
+OF_PHOTOGRAPHS = "lesion_id source_image_id nearest_train_id".split()
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
+WEBDATASET_FROM = 10 * 2**30
+SHOWN = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishDatasetConfig(PublishConfig):
+    """Publish a synthetic set, with real images beside it where their licence allows."""
+
+    data_dir: str = option(None, "manifest folder of synthetic images: of generate, filter or audit")
+    only_kept: bool = option(False, "only images that `dermgen filter` kept")
+    without_copies: bool = option(False, "leave out images that the audit calls copies of training images")
+    include_real: str | None = option(None, "manifest folder of real images to publish as well, split as they are")
+    synthetic_ratio: float = option(
+        1.0, "with --include_real: synthetic images per real training image of a class; 1 is 50/50"
+    )
+    format: Literal["auto", "parquet", "webdataset"] = option("auto", "auto is parquet below 10 GiB of images")
+    max_shard_size: int = option(400, "largest size of a shard, in MiB")
+    seed: int = option(0, "of the choice of synthetic images beside real ones")
+
+    def __post_init__(self):
+        if not self.data_dir:
+            raise InputError("publish dataset needs a folder: dermgen publish dataset DIR --repo_id org/name")
+        super().__post_init__()
+        require_at_least(1, max_shard_size=self.max_shard_size)
+        require_at_least(0, synthetic_ratio=self.synthetic_ratio)
+
+
+def publish_dataset(config: PublishDatasetConfig) -> str | None:
+    """Send a set to the Hub; its address, None after a dry run.
+
+    Raises:
+        InputError: for files that are missing, real images without a licence that allows it, a shut gate, or if the
+            Hub refuses.
+    """
+    table = _synthetic(config)
+    evidence = gather(config.evidence or [], hashes=frozenset(table["sha256"]))
+    for line in evidence.left_out:
+        print(f"left out {line}")
+    copies = table["sha256"].isin(evidence.audit["copied"] if evidence.audit else ())
+    left_out = 0
+    if config.without_copies:
+        if evidence.audit is None:
+            raise InputError("--without_copies needs to know them: give the audit's folder with --evidence")
+        table, left_out = table[~copies], int(copies.sum())
+        if table.empty:
+            raise InputError(f"all {left_out} images are copies of training images: nothing is left to publish")
+    real = _real(config)
+    if real is not None:
+        train = real[real["split"] == "train"]
+        table = training_rows(train, table, use_real=False, ratio=config.synthetic_ratio, seed=config.seed)
+    table = table.assign(split="train")
+    rows = table if real is None else pd.concat([real, table], ignore_index=True)
+    synthetic = rows[rows["synthetic"] == "true"]
+    data = [*_learnt(synthetic), *([] if real is None else [manifest.facts(config.include_real)])]
+    data_license = cards.data_licenses(data, config.data_license)
+    audit = evidence.audit
+    stops = [
+        *gates.memorization(audit, _how_to_audit(config), set(synthetic["sha256"])),
+        *gates.split(any(entry["leaky"] for entry in data)),
+        *gates.licenses(data_license, own_license(config, None)),
+    ]
+    publication = begin(config, "dataset")
+    rows = _told(rows, public=all(d["sources"] and {*d["sources"]} <= {*COLLECTIONS} for d in data))
+    kind = _write(rows, config, publication.files / "data")
+    _picture(synthetic[~synthetic["sha256"].isin(audit["copied"] if audit else ())], publication.files / "samples.png")
+    marker = {"dermgen": __version__, "images": len(rows), "sha256": key_of(*sorted(rows["sha256"]))}
+    hub.write_marker(publication.files, marker)
+
+    def card(stops: Sequence[gates.Stop]) -> str:
+        license = own_license(config, data_license)
+        facts = cards.shared_facts(data, [], license, evidence, stops, config.force, config.data_license)
+        title = publication.target.repo_id.split("/")[-1]
+        facts |= {
+            "repo_id": publication.target.repo_id,
+            "title": title,
+            "picture": "samples.png",
+            "notice": "Its synthetic images are no photographs of patients, and no evidence of how a disease looks.",
+            "it": "this set",
+            "data_title": "What the model had learnt" + ("" if real is None else ", and the real images"),
+            "published": len(synthetic),
+            "copies_left_out": left_out,
+            "images": _images(rows, config, kind),
+            "provenance": _origin(config, marker["sha256"]),
+            "cost": None,
+            "limits": ["A label says what was asked of the model, not what a dermatologist would see."],
+        }
+        facts["card_data"] = _metadata(rows, title, license, kind).to_yaml()
+        return cards.render(config.card_template or "synthetic_dataset.md", facts, "dataset")
+
+    ids = patients(config.data_dir) | (patients(config.include_real) if config.include_real else set())
+    return publication.finish(stops, card, ids)
+
+
+def write_parquet(rows: pd.DataFrame, classes: Sequence[str], folder: Path, split: str, max_bytes: int) -> None:
+    """Shards `split-00000-of-N.parquet` that hold the files' bytes, which `datasets` reads as images.
+
+    Args:
+        rows: of a manifest, with `path`, as `_told` leaves them.
+        classes: codes in the order of the label's numbers.
+        folder: of the shards.
+        split: a split's name.
+        max_bytes: of images in a shard.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = features(rows, classes).arrow_schema
+    folder.mkdir(exist_ok=True)
+    shards = list(_shards(rows, max_bytes))
+    for i, shard in enumerate(shards):
+        path = folder / f"{split}-{i:05d}-of-{len(shards):05d}.parquet"
+        with pq.ParquetWriter(path, schema) as writer:
+            for start in range(0, len(shard), 100):  # the groups of rows that streaming reads at a time
+                part = shard.iloc[start : start + 100].to_dict("records")
+                writer.write_table(pa.Table.from_pylist([_record(row, classes) for row in part], schema))
+
+
+def write_webdataset(rows: pd.DataFrame, classes: Sequence[str], folder: Path, split: str, max_bytes: int) -> None:
+    """Shards `split-00000.tar` of `ID.png` and `ID.json`; arguments as of `write_parquet`."""
+    folder.mkdir(exist_ok=True)
+    for i, shard in enumerate(_shards(rows, max_bytes)):
+        with tarfile.open(folder / f"{split}-{i:05d}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+            for row in shard.to_dict("records"):
+                facts = {k: v for k, v in _record(row, classes).items() if k != "image"}
+                facts["dx"] = row["dx"]
+                for suffix, content in (
+                    (Path(row["path"]).suffix.lower(), Path(row["path"]).read_bytes()),
+                    (".json", json.dumps(facts).encode()),
+                ):
+                    member = tarfile.TarInfo(row["image_id"].replace(".", "_") + suffix)
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def _write(rows: pd.DataFrame, config: PublishDatasetConfig, folder: Path) -> str:
+    """Write the shards of every split; what they are."""
+    size = sum(Path(path).stat().st_size for path in rows["path"])
+    webdataset = config.format == "webdataset" or (config.format == "auto" and size > WEBDATASET_FROM)
+    write = write_webdataset if webdataset else write_parquet
+    classes = [c for c in from_labels(rows["dx"]).codes if c in set(rows["dx"])]
+    for split, name in SPLITS.items():
+        part = rows[rows["split"] == split]
+        if len(part):
+            write(part, classes, folder, name, config.max_shard_size * 2**20)
+    return "WebDataset shards" if webdataset else "Parquet with embedded images"
+
+
+def features(rows: pd.DataFrame, classes: Sequence[str]) -> "datasets.Features":
+    """The types of the columns that have a value anywhere."""
+    import datasets
+
+    kinds = {name: datasets.Value("float64") for name in NUMBERS} | {name: datasets.Value("bool") for name in TRUTHS}
+    kinds |= {name: datasets.Value("int64") for name in WHOLE_NUMBERS}
+    kinds["dx"] = datasets.ClassLabel(names=list(classes)) if classes else datasets.Value("string")
+    told = {name: kinds.get(name, datasets.Value("string")) for name in COLUMNS if name in rows}
+    return datasets.Features({"image": datasets.Image(), **told})
+
+
+def _synthetic(config: PublishDatasetConfig) -> pd.DataFrame:
+    """The synthetic images, with `path` and `sha256`."""
+    folder = Path(config.data_dir)
+    if (folder / "provenance.json").exists() and not (folder / "metadata.csv").exists():
+        raise InputError(f"{folder} is a run, not a set of images: dermgen publish model {folder} …")
+    table = manifest.read(folder)
+    real = int((table["synthetic"] != "true").sum())
+    if real:
+        raise InputError(
+            f"{folder} has {real} real images, which are published only as a folder of their own, by --include_real DIR"
+        )
+    if config.only_kept:
+        if "kept" not in table:
+            raise InputError(f"--only_kept: {folder} has no column `kept`, make one with `dermgen filter`")
+        table = table[table["kept"] == "true"]
+    return _with_files(table.reset_index(drop=True), folder)
+
+
+def _real(config: PublishDatasetConfig) -> pd.DataFrame | None:
+    """The real images, if they are to be published and may be."""
+    if config.include_real is None:
+        return None
+    real = manifest.read_real(config.include_real)
+    licenses = {text: parse_license(text or config.data_license or "") for text in set(real["license"])}
+    for text, license in licenses.items():
+        n = int((real["license"] == text).sum())
+        if license is None:
+            raise InputError(
+                f"the licence of {n} real images of {config.include_real} is unknown, so they are not published: "
+                "say it with --data_license if you know it, or leave --include_real out"
+            )
+        if not license.allows_sharing:
+            raise InputError(
+                f"{n} real images of {config.include_real} are under {license.name}, which does not let prepared "
+                "images be passed on: leave --include_real out"
+            )
+    return _with_files(real.drop(columns="path"), Path(config.include_real))
+
+
+def _with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    paths = [str(folder / name) for name in table["file_name"]]
+    missing = [p for p in paths if not Path(p).exists()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {len(paths)} images of {folder} are missing (as {missing[0]}): make them again, or "
+            "take their rows out of metadata.csv"
+        )
+    check_readable([Example(path, "", "") for path in paths])
+    return table.assign(path=paths, sha256=list(map(hash_file, paths)))
+
+
+def _told(rows: pd.DataFrame, public: bool) -> pd.DataFrame:
+    """The rows without what must not be told, and without columns that are empty.
+
+    Args:
+        rows: of a manifest.
+        public: whether the ids of all photographs that were learnt from are public.
+    """
+    told = rows if public else rows.drop(columns=[c for c in OF_PHOTOGRAPHS if c in rows])
+    told = told.assign(
+        model=[without_paths(v) if isinstance(v, str) else "" for v in told.get("model", [""] * len(told))]
+    )
+    empty = [c for c in COLUMNS if c in told and (told[c].isna() | (told[c] == "")).all()]
+    return told.drop(columns=empty)
+
+
+def _record(row: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """A row of a manifest as typed values, None where unknown."""
+    found: dict[str, Any] = {"image": {"bytes": Path(row["path"]).read_bytes(), "path": Path(row["path"]).name}}
+    for name in (c for c in COLUMNS if c in row):
+        value = row[name]
+        if value == "" or value is None or (isinstance(value, float) and np.isnan(value)):
+            found[name] = None
+        elif name in TRUTHS:
+            found[name] = value == "true"
+        elif name in WHOLE_NUMBERS:
+            found[name] = int(float(value))
+        elif name in NUMBERS:
+            found[name] = float(value)
+        elif name == "dx" and classes:
+            found[name] = list(classes).index(value)
+        else:
+            found[name] = str(value)
+    return found
+
+
+def _shards(rows: pd.DataFrame, max_bytes: int) -> Iterator[pd.DataFrame]:
+    """Consecutive rows whose files are together as large as a shard may be; at least one image each."""
+    sizes = np.array([Path(path).stat().st_size for path in rows["path"]])
+    start = total = 0
+    for i, size in enumerate(sizes):
+        if i > start and total + size > max_bytes:
+            yield rows.iloc[start:i]
+            start, total = i, 0
+        total += size
+    yield rows.iloc[start:]
+
+
+def _learnt(synthetic: pd.DataFrame) -> list[dict]:
+    """What the models that drew the images had learnt: from their runs, or where those are not here the manifest."""
+    found: dict[str, dict] = {}
+    for model, part in synthetic.groupby(synthetic.get("model", pd.Series("", index=synthetic.index))):
+        path = Path(str(model), "provenance.json")
+        known = json.loads(path.read_text()) if model and path.exists() else {}
+        entries = [*known.get("data", []), *known.get("base_data", [])] or [
+            {
+                "images": None,
+                "images_per_class": {},
+                "licenses": sorted(set(part["license"])),
+                "sources": [],
+                "leaky": bool(part["source"].str.contains("LEAKY").any()),
+            }
+        ]
+        found |= {json.dumps(entry, sort_keys=True): entry for entry in entries}
+    return list(found.values())
+
+
+def _how_to_audit(config: PublishDatasetConfig) -> str:
+    real = config.include_real or "MANIFEST_OF_THE_TRAINING_IMAGES"
+    return f"dermgen audit --real {real} --synthetic {config.data_dir} --output_dir audit, and give --evidence audit"
+
+
+def _picture(table: pd.DataFrame, path: Path) -> None:
+    """Some of the synthetic images, classes in turn."""
+    order = table.groupby("dx").cumcount().sort_values(kind="stable").index
+    chosen = table.loc[order[:SHOWN]].sort_values("dx", kind="stable")
+    pictures = []
+    for name in chosen["path"]:
+        with Image.open(name) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((192, 192))
+        pictures.append(picture)
+    contact_sheet(pictures, path, 8, list(chosen["dx"]) if (chosen["dx"] != "").all() else None)
+
+
+def _images(rows: pd.DataFrame, config: PublishDatasetConfig, kind: str) -> dict[str, Any]:
+    """Numbers of images for the card."""
+    drawn = rows["synthetic"] == "true"
+    names = dict(cards.class_names(sorted(set(rows["dx"])), from_labels(rows["dx"]).name))
+    path = Path(config.data_dir, "filter.json")
+    of_model = [c for c in ("model", "model_sha256", "guidance_scale", "num_inference_steps", "scheduler") if c in rows]
+    models = rows[drawn].groupby(of_model, dropna=False).size().reset_index(name="images").to_dict("records")
+    blank = dict.fromkeys(("model", "model_sha256", "guidance_scale", "num_inference_steps", "scheduler"), "")
+    return {
+        "synthetic": int(drawn.sum()),
+        "real": int((~drawn).sum()),
+        "format": kind,
+        "splits": [
+            (SPLITS[s], int((mine & drawn).sum()), int((mine & ~drawn).sum()))
+            for s in SPLITS
+            for mine in [rows["split"] == s]
+            if mine.any()
+        ],
+        "classes": [
+            (dx or "unknown", names[dx], int((mine & drawn).sum()), int((mine & ~drawn).sum()))
+            for dx in names
+            for mine in [rows["dx"] == dx]
+        ],
+        "columns": ["image", *(c for c in COLUMNS if c in rows)],
+        "models": [blank | m for m in models],
+        "filter": json.loads(path.read_text()) if path.exists() else None,
+    }
+
+
+def _origin(config: PublishDatasetConfig, sha256: str) -> list[tuple[str, str]]:
+    path = Path(config.data_dir, "config.yaml")
+    settings = yaml.safe_load(path.read_text()) if path.exists() else {}
+    seeds = [("seed of the drawing", str(settings["seed"]))] if "seed" in settings else []
+    return [("dermgen", __version__), ("hash over all images", f"`{sha256}`"), *seeds]
+
+
+def _metadata(rows: pd.DataFrame, title: str, license: License | None, kind: str) -> DatasetCardData:
+    """The card's metadata by the Hub's names."""
+    n = len(rows)
+    sizes = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
+    splits = [s for s in SPLITS if (rows["split"] == s).any()]
+    suffix = "tar" if kind.startswith("WebDataset") else "parquet"
+    return DatasetCardData(
+        pretty_name=title,
+        license=license.id if license else None,
+        license_name=cards.slug(license.name) if license and license.id == "other" else None,
+        task_categories=["image-classification", "text-to-image"],
+        size_categories=[next((name for limit, name in sizes if n < limit), "n>1M")],
+        tags=["dermatology", "dermgen", "medical", "synthetic"],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": SPLITS[s], "path": f"data/{SPLITS[s]}-*.{suffix}"} for s in splits],
+            }
+        ],
+    )

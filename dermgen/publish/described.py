@@ -1,0 +1,297 @@
+"""A finished run, told for publication: which files are the model, how it was trained, what of it can be said."""
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+from safetensors import safe_open
+
+from dermgen import runs, statistics
+from dermgen.classify.comparison import weighted_scores
+from dermgen.config import InputError
+from dermgen.data import captions, manifest, splits
+from dermgen.data.cache import hash_file
+from dermgen.labels import from_labels
+from dermgen.publish.privacy import without_paths
+from dermgen.stable_diffusion.weights import LORA_FILE, UNET_TARGETS
+
+# Settings that a reader of a card looks for; those that a method lacks, or that are off, are left out.
+TRAINING = (
+    "resolution seed max_train_steps num_train_epochs train_batch_size gradient_accumulation_steps learning_rate "
+    "discriminator_learning_rate lr_scheduler lr_warmup_steps adam_weight_decay ema_decay mixed_precision snr_gamma "
+    "prediction_type with_prior_preservation prior_loss_weight num_class_images class_prompt caption_dropout rank "
+    "lora_alpha lora_dropout unet_steps autoencoder_steps loss r1_gamma cycle_weight kl_weight random_flip "
+    "random_rotation random_crop intensity_scaling class_weights label_smoothing mixup_alpha oversample "
+    "freeze_stages optimizer"
+).split()
+SMALL_CLASS = 200  # training images
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model: the files that are sent, by their names there, and what its card tells of it."""
+
+    folder: Path
+    template: str
+    files: dict[str, Path]
+    sha256: str
+    draws: bool  # images: a model that does can copy
+    model: dict[str, Any]
+    metadata: dict[str, Any]
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def data(self) -> list[dict]:
+        """Of the images it has learnt."""
+        return self.provenance["data"]
+
+    @property
+    def base_data(self) -> list[dict]:
+        """Of the images that its base model had learnt, where dermgen knows."""
+        return self.provenance.get("base_data", [])
+
+    @property
+    def leaky(self) -> bool:
+        return any(entry["leaky"] for entry in (*self.data, *self.base_data))
+
+    def training(self) -> list[tuple[str, str]]:
+        """Settings for a table."""
+        known = {name: self.settings.get(name) for name in TRAINING}
+        if known["max_train_steps"]:
+            del known["num_train_epochs"]  # which it overrides
+        if known["random_crop"] == 1:
+            del known["random_crop"]  # nothing is cut
+        told = [(k, v) for k, v in known.items() if v not in (None, False, "", []) or k == "seed"]
+        return [(name, without_paths(_text(value))) for name, value in told]
+
+    def origin(self) -> list[tuple[str, str]]:
+        """Where the model comes from, for a table."""
+        facts = self.provenance
+        packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+        rows = [
+            ("SHA-256 of the weights", f"`{self.sha256}`"),
+            ("packages", packages),
+            ("Python", facts["python"]),
+            ("seed", str(self.settings.get("seed", ""))),
+            ("command", f"`{shlex.join(without_paths(facts['argv']))}`"),
+            ("run", facts["run"]),
+        ]
+        rows += [("training data fingerprint", f"`{facts['data_fingerprint']}`")] if "data_fingerprint" in facts else []
+        return rows
+
+    def cost(self) -> dict[str, Any] | None:
+        """Time and device of the training; None where they were not noted."""
+        facts = self.provenance
+        if "training_seconds" not in facts:
+            return None
+        seconds = facts["training_seconds"]
+        unit, length = ("hours", 3600) if seconds >= 7200 else ("minutes", 60) if seconds >= 120 else ("seconds", 1)
+        return {
+            "time": f"{seconds / length:.1f} {unit}",
+            "device": facts["device"],
+            "processes": facts["processes"],
+        }
+
+    def limits(self) -> list[str]:
+        """Classes with few training images."""
+        few = {c: n for entry in self.data for c, n in entry["images_per_class"].items() if n < SMALL_CLASS}
+        told = ", ".join(f"{code} ({n})" for code, n in few.items())
+        return [f"Classes with under {SMALL_CLASS} training images: {told}."] if few else []
+
+    def patient_ids(self) -> set[str]:
+        """Of the patients in the manifests that the run names, where those are here."""
+        named = [self.settings.get(name) for name in ("data_dir", "data_dir_b")]
+        return {i for folder in named if folder and Path(folder, "metadata.csv").exists() for i in patients(folder)}
+
+
+def patients(folder: str | Path) -> set[str]:
+    """The patient ids of a manifest."""
+    return set(manifest.read(folder)["patient_id"]) - {""}
+
+
+def describe(folder: str | Path, weights: Literal["last", "best"] = "last") -> Described:
+    """The finished run in a folder.
+
+    Raises:
+        InputError: if there is none, it has not finished, or it does not say what it has learnt.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no such folder: {folder}")
+    if (folder / "metadata.csv").exists():
+        raise InputError(f"{folder} holds images, not a model: dermgen publish dataset {folder} …")
+    settings, provenance = _read(folder / "config.yaml", yaml.safe_load), _read(folder / "provenance.json", json.loads)
+    if not provenance:
+        raise InputError(
+            f"{folder} has no provenance.json: it is no run of dermgen, so nothing is known of it to be told"
+        )
+    run = runs.find(folder, weights)
+    if run is not None:
+        found = _from_scratch(run, settings, provenance)
+    elif weights == "best":
+        raise InputError("--weights best is for models trained from scratch, whose validations choose among weights")
+    elif (folder / LORA_FILE).exists():
+        found = _lora(folder, settings, provenance)
+    elif (folder / "model_index.json").exists():
+        found = _pipeline(folder, settings, provenance)
+    elif (folder / "results.json").exists() and (folder / "model.safetensors").exists():
+        found = _classifier(folder, settings, provenance)
+    else:
+        raise InputError(f"the run in {folder} has not finished: the command that began it goes on")
+    if "data" not in provenance:
+        raise InputError(
+            f"{folder} does not say which data it has learnt: the run has not got far enough, or is too old"
+        )
+    return found
+
+
+def _lora(folder: Path, settings: dict, provenance: dict) -> Described:
+    with safe_open(folder / LORA_FILE, framework="np") as file:
+        parameters = sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+    base = _hub_id(settings["pretrained_model_name_or_path"])
+    model = {
+        "base_model": base,
+        "parameters": parameters,
+        "rank": settings["rank"],
+        "alpha": settings["lora_alpha"] or settings["rank"],
+        "use_dora": settings["use_dora"],
+        "train_text_encoder": settings["train_text_encoder"],
+        "targets": settings["lora_target_modules"] or list(UNET_TARGETS),
+        **_prompts(settings, provenance),
+    }
+    metadata = {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["lora", "dreambooth", "stable-diffusion", "diffusers-training"],
+        "instance_prompt": settings["instance_prompt"],
+    }
+    if base:
+        metadata |= {"base_model": base, "base_model_relation": "adapter"}
+    files = {LORA_FILE: folder / LORA_FILE}
+    return Described(
+        folder, "dreambooth_lora", files, runs.weights_sha256(folder), True, model, metadata, settings, provenance
+    )
+
+
+def _pipeline(folder: Path, settings: dict, provenance: dict) -> Described:
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = [name for name, kind in index.items() if isinstance(kind, list) and (folder / name).is_dir()]
+    base = _hub_id(settings.get("pretrained_model_name_or_path"))
+    model = {
+        "base_model": base,
+        "parameters": provenance.get("trained_parameters"),
+        **_prompts(settings, provenance),
+    }
+    metadata = {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["dreambooth", "stable-diffusion", "diffusers-training"],
+        "instance_prompt": settings.get("instance_prompt"),
+    }
+    if base:
+        metadata |= {"base_model": base, "base_model_relation": "finetune"}
+    files = {name: folder / name for name in ("model_index.json", *parts)}
+    return Described(
+        folder, "dreambooth", files, runs.weights_sha256(folder), True, model, metadata, settings, provenance
+    )
+
+
+def _from_scratch(run: runs.TrainedRun, settings: dict, provenance: dict) -> Described:
+    names = [*runs.NETWORKS[run.method], "scheduler", "model_index.json"]
+    # The best weights are the networks alone; what goes with them lies beside the last ones.
+    places = {name: place for name in names for place in (run.folder / name, run.weights / name) if place.exists()}
+    model = {
+        "parameters": provenance["parameters"],
+        "classes": run.classes,
+        "class_conditional": run.class_conditional,
+        "resolution": run.resolution,
+    }
+    task = "image-to-image" if run.method == "cyclegan" else "unconditional-image-generation"
+    metadata = {"library_name": "dermgen", "pipeline_tag": task, "tags": [run.method]}
+    return Described(run.folder, run.method, places, run.sha256(), True, model, metadata, settings, provenance)
+
+
+def _classifier(folder: Path, settings: dict, provenance: dict) -> Described:
+    results, config = (json.loads((folder / name).read_text()) for name in ("results.json", "config.json"))
+    base = None if settings["from_scratch"] else _hub_id(settings["pretrained_model_name_or_path"])
+    model = {
+        "base_model": base,
+        "classes": results["classes"],
+        "architecture": config["architectures"][0].removesuffix("ForImageClassification"),
+        "resolution": settings["resolution"],
+        "wide_head": bool(settings["head_width"]),
+        "test": _measured(folder, results),
+    }
+    metadata = {
+        "library_name": "dermgen" if settings["head_width"] else "transformers",
+        "pipeline_tag": "image-classification",
+        "tags": ["vit" if "vit" in config["model_type"] else config["model_type"]],
+    }
+    if base:
+        metadata |= {"base_model": base, "base_model_relation": "finetune"}
+    files = {name: folder / name for name in ("config.json", "model.safetensors", "preprocessor_config.json")}
+    sha256 = hash_file(folder / "model.safetensors")
+    return Described(folder, "classifier", files, sha256, False, model, metadata, settings, provenance)
+
+
+def _measured(folder: Path, results: dict) -> dict[str, Any]:
+    """Scores on the test split, with intervals by drawing its lesions."""
+    ids = {"dx": str, "image_id": str, "lesion_id": str, "patient_id": str}
+    table = pd.read_csv(folder / "predictions_test.csv", keep_default_na=False, dtype=ids)
+    classes, test = results["classes"], results["test"]
+    groups = splits.join_groups(table["lesion_id"], table["patient_id"])
+    weights = np.vstack([np.ones(len(table)), statistics.resampled_weights(groups, 1000, 0)])
+    labels = np.array([classes.index(dx) for dx in table["dx"]])
+    found = weighted_scores(table[[f"p_{c}" for c in classes]].to_numpy(), labels, weights, classes)
+
+    def estimate(name: str) -> dict[str, float | None]:
+        drawn = found[name][1:]
+        drawn = drawn[np.isfinite(drawn)]
+        if not np.isfinite(found[name][0]) or not len(drawn):
+            return {"value": None, "low": None, "high": None}
+        low, high = statistics.percentile_interval(drawn)
+        return {"value": float(found[name][0]), "low": low, "high": high}
+
+    return {
+        "n": test["n"],
+        "lesions": int(groups.max()) + 1,
+        "rows": [{"name": name, **estimate(name)} for name in ("bma", "accuracy", "macro_f1", "macro_auroc")],
+        "per_class": [
+            {"code": code, "recall": estimate(f"recall_{code}"), **{k: of[k] for k in ("n", "precision", "auroc")}}
+            for code, of in test["per_class"].items()
+        ],
+    }
+
+
+def _prompts(settings: dict, provenance: dict) -> dict[str, str | None]:
+    """The prompt that was taught, or an example of the captions."""
+    entry = (provenance.get("data") or [{}])[0]
+    codes = [code for code in entry.get("images_per_class", {}) if code != "unknown"]
+    template = (entry.get("preparation") or {}).get("caption_template", captions.DEFAULT_TEMPLATE)
+    example = captions.fill(template, {"dx": from_labels(codes)[codes[0]].name}) if codes else "a skin lesion"
+    return {
+        "trigger": settings.get("instance_prompt"),
+        "trigger_class": settings.get("instance_class"),
+        "example_prompt": example,
+    }
+
+
+def _hub_id(name: str | None) -> str | None:
+    """The id of a model on the Hub; None for a folder, which nobody else can find."""
+    is_id = name and name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+    return name if is_id else None
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    return (parse(path.read_text()) or {}) if path.exists() else {}
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,98 @@
+"""What stops a publication, and what to run then."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from dermgen.config import InputError
+from dermgen.data.origins import License, respects
+from dermgen.publish.privacy import Finding
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A reason not to publish."""
+
+    gate: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.gate}: {self.reason}; {self.remedy}"
+
+
+def memorization(audit: dict | None, how: str, hashes: Collection[str] | None = None) -> list[Stop]:
+    """No audit, one that did not see every image, or one with too many copies among them.
+
+    Args:
+        audit: what `audit.json` holds.
+        how: the commands that make one.
+        hashes: SHA-256 of the images that are published; None where a model is.
+    """
+    gate = "memorisation"
+    if audit is None:
+        return [Stop(gate, "nobody has looked for copies of training images", f"run {how}")]
+    if hashes is None:
+        copies, n = audit["copies"], audit["n"]
+    else:
+        unseen = set(hashes) - set(audit["images"]["sha256"])
+        if unseen:
+            reason = (
+                f"{len(unseen)} of the {len(hashes)} images are not those that were audited (new, or changed since)"
+            )
+            return [Stop(gate, reason, f"run {how}")]
+        copies, n = len(set(hashes) & set(audit["copied"])), len(hashes)
+    if copies > audit["max_copy_rate"] * n:
+        reason = f"{copies} of {n} images copy a training image, more than the audit's {audit['max_copy_rate']:.1%}"
+        remedy = (
+            "train for fewer steps or on more images"
+            if hashes is None
+            else "leave the copies out with --without_copies, or train for fewer steps or on more images"
+        )
+        return [Stop(gate, reason, remedy)]
+    return []
+
+
+def split(leaky: bool) -> list[Stop]:
+    """Data that was split by image."""
+    if not leaky:
+        return []
+    reason = "LEAKY, the data was split by image, so that lesions of the training are in the test"
+    return [Stop("split", reason, "prepare it without --allow_leaky_split and train again")]
+
+
+def licenses(license: License | None, chosen: License | None) -> list[Stop]:
+    """A licence of the data that nobody knows, or a chosen one that gives away more than the data's allows."""
+    gate = "licence"
+    if license is None:
+        reason = "that of the training images is unknown"
+        return [Stop(gate, reason, 'say it with --data_license, e.g. --data_license "CC BY-NC 4.0"')]
+    if chosen is not None and not respects(chosen, license):
+        reason = f"{chosen.name} gives away more than that of the data, {license.name}, allows"
+        return [Stop(gate, reason, "leave --license out to take the data's")]
+    return []
+
+
+def privacy(findings: Sequence[Finding]) -> list[Stop]:
+    """What must not leave."""
+    if not findings:
+        return []
+    told = ", ".join(map(str, findings[:5])) + (f" and {len(findings) - 5} more" if len(findings) > 5 else "")
+    remedy = "take it out of the source (`dermgen prepare` drops EXIF; rename images, mend captions) and run again"
+    return [Stop("privacy", told, remedy)]
+
+
+def pass_or_stop(stops: Sequence[Stop], force: str | None, what: str, flag: str = "--force") -> None:
+    """Stop unless there is nothing to stop for, or a reason to go on; a token is never sent.
+
+    Raises:
+        InputError: with every open gate on a line.
+    """
+    if any(stop.gate == "privacy" and "token in" in stop.reason for stop in stops):
+        raise InputError(
+            "a token of the Hub is in what would be sent: " + next(str(s) for s in stops if s.gate == "privacy")
+        )
+    if stops and not force:
+        lines = "".join(f"\n  - {stop}" for stop in stops)
+        raise InputError(
+            f"{what} is not published:{lines}\n  With {flag} REASON it is all the same, and the card tells the reason"
+        )

@@ -1,0 +1,205 @@
+"""`dermgen publish model`: a finished run as a model repository."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+from PIL import Image
+
+from dermgen import __version__
+from dermgen.config import InputError, option, write_json
+from dermgen.data import manifest
+from dermgen.data.cache import hash_file
+from dermgen.data.origins import License
+from dermgen.data.sheets import contact_sheet
+from dermgen.publish import cards, gates, hub
+from dermgen.publish.described import Described, describe
+from dermgen.publish.evidence import Evidence, gather
+from dermgen.publish.privacy import without_paths
+from dermgen.publish.publication import Publication, PublishConfig, begin, own_license
+
+TEXTS = (".json", ".yaml")
+NOTICES = {
+    True: "Whatever this model draws is synthetic: no photograph of a patient, and no evidence of how a disease looks.",
+    False: "This classifier was made to study training sets, not to find cancer.",
+}
+SHOWN = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishModelConfig(PublishConfig):
+    """Publish a finished run: adapters, a pipeline, a model trained from scratch, a classifier."""
+
+    run: str = option(None, "the run's folder")
+    weights: Literal["last", "best"] = option("last", "of a model trained from scratch: best is by its validations")
+
+    def __post_init__(self):
+        if not self.run:
+            raise InputError("publish model needs a run: dermgen publish model RUN --repo_id org/name")
+        super().__post_init__()
+
+
+def publish_model(config: PublishModelConfig) -> str | None:
+    """Send a run to the Hub; its address, None after a dry run.
+
+    Raises:
+        InputError: if the run has not finished, a gate is shut, or the Hub refuses.
+    """
+    described = describe(config.run, config.weights)
+    evidence = gather(config.evidence or [], model=described.sha256)
+    for line in evidence.left_out:
+        print(f"left out {line}")
+    publication = begin(config, "model")
+    stops = known_stops(described, evidence.audit, config)
+    _put_files(publication, described)
+    picture = _picture(publication.files, evidence)
+
+    def card(stops: Sequence[gates.Stop]) -> str:
+        return render_card(described, publication.target.repo_id, evidence, stops, config, picture)
+
+    return publication.finish(stops, card, described.patient_ids())
+
+
+def known_stops(described: Described, audit: dict | None, config: PublishConfig) -> list[gates.Stop]:
+    """The gates that need no look into the files."""
+    data_license = cards.data_licenses((*described.data, *described.base_data), config.data_license)
+    stops = gates.memorization(audit, how_to_audit(described)) if described.draws else []
+    return [
+        *stops,
+        *gates.split(described.leaky),
+        *gates.licenses(data_license, own_license(config, None)),
+    ]
+
+
+def how_to_audit(described: Described) -> str:
+    """The commands that look for copies in what a run draws."""
+    real = described.settings.get("data_dir") or "MANIFEST"
+    return (
+        f"dermgen generate --model {described.folder} … --output_dir drawn, then dermgen audit --real {real} "
+        "--synthetic drawn --output_dir audit, and give --evidence audit"
+    )
+
+
+def render_card(
+    described: Described,
+    repo_id: str,
+    evidence: Evidence | None = None,
+    stops: Sequence[gates.Stop] = (),
+    config: PublishModelConfig | None = None,
+    picture: str | None = None,
+) -> str:
+    """The card of a run; without the rest, what is known at the end of its training.
+
+    Args:
+        described: the run.
+        repo_id: its name on the Hub, or that of its folder.
+        evidence: what was found about its images.
+        stops: gates that were shut.
+        config: of the publication.
+        picture: file of samples.
+    """
+    evidence = evidence or Evidence()
+    said, force, template = (config.data_license, config.force, config.card_template) if config else (None, None, None)
+    license = cards.data_licenses((*described.data, *described.base_data), said)
+    license = own_license(config, license) if config else license
+    title = repo_id.split("/")[-1]
+    facts = cards.shared_facts(described.data, described.base_data, license, evidence, stops, force, said)
+    facts |= {
+        "repo_id": repo_id,
+        "title": title,
+        "picture": picture,
+        "notice": NOTICES[described.draws],
+        "it": "this model",
+        "data_title": "Training data",
+        "published": None,
+        "copies_left_out": 0,
+        "model": described.model,
+        "test": described.model.get("test"),
+        "training": described.training(),
+        "provenance": described.origin(),
+        "cost": described.cost(),
+        "limits": described.limits(),
+    }
+    metadata = _metadata(described, evidence, license, facts["sources"])
+    facts["card_data"] = ModelCardData(model_name=title, **metadata).to_yaml()
+    return cards.render(template or f"{described.template}.md", facts, "model")
+
+
+def _put_files(publication: Publication, described: Described) -> None:
+    """The weights as they are; configs without paths of this machine; and how it was trained."""
+    for name, source in described.files.items():
+        paths = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+        for path in paths:
+            target = name if path == source else f"{name}/{path.relative_to(source).as_posix()}"
+            if path.name in ("config.json", "model_index.json", "preprocessor_config.json", "scheduler_config.json"):
+                (publication.files / target).parent.mkdir(parents=True, exist_ok=True)
+                write_json(publication.files / target, without_paths(json.loads(path.read_text())))
+            else:
+                publication.keep(path, target)
+    settings = without_paths(
+        {name: v for name, v in described.settings.items() if name not in ("output_dir", "logging_dir")}
+    )
+    (publication.files / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    write_json(publication.files / "provenance.json", without_paths(described.provenance))
+    hub.write_marker(
+        publication.files, {"dermgen": __version__, "model": described.template, "sha256": described.sha256}
+    )
+
+
+def _picture(files: Path, evidence: Evidence) -> str | None:
+    """Some of the audited images, those that are no copies; None without an audit."""
+    if evidence.audit is None:
+        return None
+    folder = evidence.audit_folder
+    table = manifest.read(folder)
+    table = table[table["copy"] == "false"]
+    # Classes take turns.
+    table = table.iloc[table.groupby("dx").cumcount().sort_values(kind="stable").index.map(table.index.get_loc)]
+    chosen = table.head(SHOWN).sort_values("dx", kind="stable")
+    chosen = chosen[
+        [hash_file(folder / name) in set(evidence.audit["images"]["sha256"]) for name in chosen["file_name"]]
+    ]
+    if chosen.empty:
+        return None
+    pictures = []
+    for name in chosen["file_name"]:
+        with Image.open(folder / name) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((256, 256))
+        pictures.append(picture)
+    contact_sheet(pictures, files / "samples.png", 8, list(chosen["dx"]) if (chosen["dx"] != "").all() else None)
+    return "samples.png"
+
+
+def _metadata(
+    described: Described, evidence: Evidence, license: License | None, sources: Sequence[str]
+) -> dict[str, Any]:
+    """The card's metadata by the Hub's names."""
+    found = {name: value for name, value in described.metadata.items() if value is not None}
+    found["tags"] = sorted({*found["tags"], "dermatology", "medical", "dermgen"})
+    if license:
+        found["license"] = license.id
+        if license.id == "other":
+            found["license_name"] = cards.slug(license.name)
+    if described.draws:
+        results = cards.eval_results(found["pipeline_tag"], evidence, sources)
+    else:
+        name = " and ".join(sources) or "unnamed"
+        results = [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=cards.slug(name),
+                dataset_name=f"{name}, held-out lesions",
+                dataset_split="test",
+                metric_type=row["name"],
+                metric_name=cards.LABELS.get(row["name"], row["name"]),
+                metric_value=round(row["value"], 6),
+            )
+            for row in described.model["test"]["rows"]
+            if row["value"] is not None
+        ]
+    return found | ({"eval_results": results} if results else {})

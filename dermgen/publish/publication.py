@@ -1,0 +1,125 @@
+"""What publishing a model and a data set have in common: settings, the folder of what is sent, gates, card, upload."""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dermgen import __version__
+from dermgen.config import InputError, claim_folder, option
+from dermgen.data.origins import License, parse_license
+from dermgen.publish import gates, hub, privacy
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishConfig:
+    """Settings of both kinds of publication."""
+
+    repo_id: str = option(None, "repository on the Hub, org/name; a name alone is one of your own")
+    output_dir: str | None = option(None, "where what is sent is put together; default published/NAME")
+    evidence: list[str] | None = option(None, "folders of audit, scores and studies, or folders that hold such")
+    data_license: str | None = option(None, "licence of the images, where their manifest does not tell")
+    license: str | None = option(
+        None, "licence of what is published; default the one that the images' licences ask for"
+    )
+    card_template: str | None = option(None, "a Jinja template in place of the one in model_cards/")
+    dry_run: bool = option(False, "put together what would be sent and show the card; send nothing")
+    public: bool = option(False, "for everybody to see; default private")
+    force: str | None = option(None, "publish although gates are shut; the reason goes into the card")
+
+    def __post_init__(self):
+        if not self.repo_id:
+            raise InputError("--repo_id is needed: the repository on the Hub, like org/name")
+        if self.force is not None and len(self.force.split()) < 2:
+            raise InputError(f"--force needs a reason in words, which goes into the card; got {self.force!r}")
+        for name in ("license", "data_license"):
+            if getattr(self, name) is not None and parse_license(getattr(self, name)) is None:
+                raise InputError(f"--{name} is empty")
+
+
+@dataclass
+class Publication:
+    """Something on its way to the Hub: `files` is the folder that the repository will be."""
+
+    config: PublishConfig
+    target: hub.Target
+    files: Path
+
+    def keep(self, source: Path, name: str | None = None) -> None:
+        """Put a file, or all of a folder, among the files; linked, since weights are large."""
+        target = self.files / (name or source.name)
+        if source.is_dir():
+            for path in sorted(p for p in source.rglob("*") if p.is_file()):
+                self.keep(path, f"{name or source.name}/{path.relative_to(source).as_posix()}")
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source.resolve(), target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+    def finish(
+        self, stops: Sequence[gates.Stop], card: Callable[[Sequence[gates.Stop]], str], patient_ids: Collection[str]
+    ) -> str | None:
+        """Look through the files, pass the gates, write the card, and send or show it all; the address if it was sent.
+
+        Args:
+            stops: what the gates before have found.
+            card: the text, given all stops, which it tells if they were forced.
+            patient_ids: that must not occur anywhere.
+
+        Raises:
+            InputError: if a gate is shut, or the upload fails.
+        """
+        readme = self.files / "README.md"
+        readme.write_text(card(stops), encoding="utf-8")
+        stops = [*stops, *gates.privacy(privacy.scan(self.files, patient_ids))]
+        readme.write_text(card(stops), encoding="utf-8")
+        if self.config.dry_run:
+            print(readme.read_text(encoding="utf-8"))
+            print(self.list_files())
+        what = f"the {self.target.repo_type} {self.target.repo_id}"
+        gates.pass_or_stop(stops, self.config.force, what)
+        if self.config.dry_run:
+            print(f"Nothing was sent. The same command without --dry_run sends {self.files} to {self.target.url}")
+            return None
+        url = hub.upload(self.target, self.files, f"Published by dermgen {__version__}")
+        print(f"Published {'for everybody' if self.target.public else 'privately'}: {url}")
+        return url
+
+    def list_files(self) -> str:
+        """The files with their sizes, a line each."""
+        paths = sorted(p for p in self.files.rglob("*") if p.is_file())
+        sizes = [p.stat().st_size for p in paths]
+        lines = [f"{_size(n):>10}  {p.relative_to(self.files).as_posix()}" for p, n in zip(paths, sizes, strict=True)]
+        return "\n".join([*lines, f"{_size(sum(sizes)):>10}  in {len(paths)} files"])
+
+
+def begin(config: PublishConfig, repo_type: hub.RepoType) -> Publication:
+    """Ask the Hub whether it may be, unless it is a dry run, and make an empty folder for the files.
+
+    Raises:
+        InputError: if the Hub says no, or the folder is something else's.
+    """
+    target = hub.named(config.repo_id, repo_type, config.public)
+    if not config.dry_run:
+        target = hub.check(target)
+    folder = Path(config.output_dir or Path("published", target.repo_id.split("/")[-1]))
+    # Each time it is put together anew, so any setting may change.
+    claim_folder(folder, config, [field.name for field in dataclasses.fields(config)])
+    files = folder / "repository"
+    if files.exists():
+        shutil.rmtree(files)
+    files.mkdir()
+    return Publication(config, target, files)
+
+
+def own_license(config: PublishConfig, data: License | None) -> License | None:
+    """What it is published under: as asked, else as the images ask."""
+    return parse_license(config.license) if config.license else data
+
+
+def _size(n: int) -> str:
+    return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"

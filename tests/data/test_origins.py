@@ -1,0 +1,68 @@
+"""Licences are known by any spelling, and what is made of several asks what each of them asks."""
+
+import itertools
+
+import pytest
+
+from dermgen.data.origins import COLLECTIONS, combine, parse_license, respects
+from dermgen.data.sources import CC_BY_NC
+
+TEXTS = ["CC0", "CC BY 4.0", "CC BY-NC 4.0", "CC BY-SA 4.0", "CC BY-NC-SA 4.0", "CC BY-ND 4.0", "CC BY-NC-ND 4.0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "hub_id"),
+    [
+        ("CC BY-NC 4.0", "cc-by-nc-4.0"),
+        ("cc-by-nc", "cc-by-nc-4.0"),
+        ("CC_BY_NC_SA_3.0", "cc-by-nc-sa-3.0"),
+        ("CC-0", "cc0-1.0"),
+        ("CC0 1.0", "cc0-1.0"),
+        ("Apache-2.0", "apache-2.0"),
+        ("our clinic's terms", "other"),
+    ],
+)
+def test_a_licence_is_known_by_any_spelling(text, hub_id):
+    assert parse_license(text).id == hub_id
+
+
+def test_no_licence_is_no_licence():
+    assert parse_license("  ") is None
+    assert combine([]) is None
+    assert combine(["CC0", ""]) is None
+
+
+def test_what_was_made_of_two_sources_asks_what_each_of_them_asks():
+    for texts in itertools.product(TEXTS, repeat=2):
+        made, parts = combine(texts), [parse_license(text) for text in texts]
+        assert made.commercial == all(p.commercial for p in parts), texts
+        assert made.derivatives == all(p.derivatives for p in parts), texts
+        assert made == combine(texts[::-1])
+        if made.derivatives:
+            assert made.share_alike == any(p.share_alike for p in parts), texts
+
+
+def test_terms_that_are_not_known_win_over_all_others():
+    assert combine(["CC BY-NC 4.0", "our clinic's terms"]).name == "our clinic's terms"
+
+
+def test_nothing_more_can_be_given_away_than_was_received():
+    non_commercial = parse_license(CC_BY_NC)
+    assert respects(non_commercial, non_commercial)
+    assert not respects(parse_license("apache-2.0"), non_commercial)
+    assert not respects(parse_license("CC BY 4.0"), non_commercial)
+    assert respects(non_commercial, parse_license("CC0"))
+    assert not respects(non_commercial, parse_license("CC BY-SA 4.0"))
+    assert not respects(non_commercial, parse_license("our clinic's terms"))
+
+
+def test_prepared_images_may_not_be_passed_on_where_derivatives_are_forbidden():
+    assert parse_license("CC BY-NC 4.0").allows_sharing
+    assert not parse_license("CC BY-ND 4.0").allows_sharing
+    assert not parse_license("our clinic's terms").allows_sharing
+
+
+def test_every_reader_of_public_data_has_a_citation():
+    for name in ("HAM10000", "ISIC 2018", "ISIC 2019", "ISIC 2020"):
+        assert COLLECTIONS[name].bibtex.count("@article") >= 1
+        assert COLLECTIONS[name].bibtex.count("{") == COLLECTIONS[name].bibtex.count("}")

@@ -1,0 +1,84 @@
+"""`--push_to_hub` finds out before the training whether it will work, and whatever fails after it loses nothing."""
+
+import pytest
+import small
+from conftest import SMALL_CLASSIFIER
+from hub_server import READ
+
+from dermgen.classify import classifier
+from dermgen.config import InputError
+from dermgen.methods import ddpm
+from dermgen.methods.dreambooth import DreamboothConfig
+from dermgen.publish.after_training import check_upload, finish
+
+
+def config(world, folder, **changes):
+    settings = {"push_to_hub": True, "hub_model_id": "me/run", "max_train_steps": 1} | changes
+    return small.config("ddpm", world.real, folder, **settings)
+
+
+def test_before_the_training_it_asks_for_the_reason_that_it_will_need(world, hub, tmp_path):
+    with pytest.raises(InputError, match=r"(?s)memorisation: nobody has looked.*With --hub_force REASON"):
+        check_upload(config(world, tmp_path / "run"))
+    assert hub.repos == {}
+    check_upload(config(world, tmp_path / "run", hub_force="backup, audit follows"))
+    assert hub.repos["model", "me/run"].private
+
+
+def test_before_the_training_it_finds_a_token_that_may_not_write(world, hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", READ)
+    with pytest.raises(InputError, match="may not write"):
+        check_upload(config(world, tmp_path / "run", hub_force="backup, audit follows"))
+
+
+def test_the_run_is_published_with_the_reason_on_its_card(world, hub, tmp_path):
+    settings = config(world, tmp_path / "run", hub_force="backup, audit follows")
+    check_upload(settings)
+    ddpm.train(settings)
+    finish(settings)
+    repo = hub.repos["model", "me/run"]
+    assert repo.private
+    assert "backup, audit follows" in repo.files["README.md"].decode()
+    assert (tmp_path / "run" / "README.md").read_text().startswith("---\n")
+
+
+def test_an_upload_that_fails_leaves_a_whole_run_and_says_how_to_send_it(world, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    settings = config(world, tmp_path / "run", hub_force="backup, audit follows")
+    check_upload(settings)
+    ddpm.train(settings)
+    hub.fail(r"POST .*/commit/", 500, times=99)
+    with pytest.raises(
+        InputError, match=r"(?s)The training is done and .* is whole; send it with\n  dermgen publish model"
+    ):
+        finish(settings)
+    assert (tmp_path / "run" / "unet" / "diffusion_pytorch_model.safetensors").exists()
+
+
+def test_a_run_that_is_not_pushed_still_gets_its_card(world, tmp_path):
+    settings = config(world, tmp_path / "run", push_to_hub=False)
+    check_upload(settings)
+    ddpm.train(settings)
+    finish(settings)
+    text = (tmp_path / "run" / "README.md").read_text()
+    assert "license: cc-by-nc-4.0" in text
+    assert "Training took" in text
+
+
+def test_a_classifier_needs_no_reason(world, hub, tmp_path):
+    settings = classifier.ClassifierConfig(
+        **SMALL_CLASSIFIER, data_dir=str(world.real), output_dir=str(tmp_path / "run"), max_train_steps=1,
+        push_to_hub=True, hub_model_id="me/classifier",
+    )  # fmt: skip
+    check_upload(settings, draws=False)
+    classifier.train(settings)
+    finish(settings)
+    assert "model.safetensors" in hub.repos["model", "me/classifier"].files
+
+
+def test_a_token_on_the_command_line_is_refused():
+    with pytest.raises(InputError, match="--hub_token can be read by others") as error:
+        DreamboothConfig(
+            pretrained_model_name_or_path="m", instance_data_dir="i", instance_prompt="p", hub_token="hf_secret"
+        )
+    assert "hf_secret" not in str(error.value)

@@ -1,0 +1,221 @@
+"""A set leaves as Parquet or tar shards that `datasets` loads with one line, real images only where their licence allows."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from huggingface_hub import DatasetCard
+from PIL import Image
+from world import judge
+
+from dermgen.config import InputError
+from dermgen.data import manifest
+from dermgen.data.cache import hash_file
+from dermgen.publish.dataset import PublishDatasetConfig, publish_dataset
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """What is put together lands under the folder that a user is in, and `datasets` caches nothing of other tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+
+
+def publish(folder, *evidence, repo_id="me/set", **settings):
+    return publish_dataset(
+        PublishDatasetConfig(
+            data_dir=str(folder), repo_id=repo_id, evidence=[str(e) for e in evidence] or None, **settings
+        )
+    )
+
+
+def changed(folder, target, **columns):
+    """A copy of a manifest folder with other values in some columns."""
+    shutil.copytree(folder, target)
+    manifest.write(manifest.read(target).assign(**columns), target)
+    return target
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_every_image_comes_back_with_its_bytes_and_columns(kind, streaming, world, hub, monkeypatch):
+    import datasets
+
+    publish(world.drawn, world.results, format=kind)
+    rows = datasets.load_dataset("me/set", split="train", streaming=streaming)
+    table = manifest.read(world.drawn)
+    name = "image" if kind == "parquet" else "png"
+    rows = rows.cast_column(name, datasets.Image(decode=False))
+    found = {}
+    for row in rows:
+        facts = row if kind == "parquet" else row["json"]
+        found[facts["image_id"]] = (row[name]["bytes"], facts)
+    assert set(found) == set(table["image_id"])
+    for row in table.to_dict("records"):
+        content, facts = found[row["image_id"]]
+        assert content == (world.drawn / row["file_name"]).read_bytes()
+        assert (facts["seed"], facts["synthetic"], facts["caption"]) == (int(row["seed"]), True, row["caption"])
+        dx = rows.features["dx"].int2str(facts["dx"]) if kind == "parquet" else facts["dx"]
+        assert dx == row["dx"]
+
+
+def test_the_snippet_of_the_card_runs(world, hub):
+    publish(world.drawn, world.results)
+    text = hub.repos["dataset", "me/set"].files["README.md"].decode()
+    found = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], found)
+    assert found["dataset"]["train"].num_rows == 24
+    assert isinstance(found["first"]["image"], Image.Image)
+
+
+def test_shards_stay_under_their_size_and_hold_each_image_once(world, hub, tmp_path):
+    from dermgen.publish.dataset import write_parquet
+
+    table = manifest.read_synthetic(world.drawn)
+    sizes = [(world.drawn / name).stat().st_size for name in table["file_name"]]
+    write_parquet(table, ["mel", "nv"], tmp_path / "data", "train", 3 * max(sizes))
+    import pyarrow.parquet as pq
+
+    shards = sorted((tmp_path / "data").glob("*.parquet"))
+    assert [p.name for p in shards] == [f"train-{i:05d}-of-{len(shards):05d}.parquet" for i in range(len(shards))]
+    assert len(shards) >= 24 / 3
+    ids = [i for p in shards for i in pq.read_table(p, columns=["image_id"])["image_id"].to_pylist()]
+    assert ids == list(table["image_id"])
+    for path in shards:
+        images = pq.read_table(path, columns=["image"])["image"].to_pylist()
+        assert sum(len(i["bytes"]) for i in images) <= 3 * max(sizes)
+
+
+def test_the_card_counts_what_is_there(world, hub):
+    publish(world.drawn, world.results)
+    text = hub.repos["dataset", "me/set"].files["README.md"].decode()
+    card = DatasetCard(text)
+    assert card.data.license == "cc-by-nc-4.0"
+    assert card.data.size_categories == ["n<1K"]
+    assert "| mel | melanoma | 12 | 0 |" in text
+    assert "0 of 24 generated images are copies" in text
+    assert "from HAM10000" in text
+    assert "## Scores\n\n24 generated images against" in text
+
+
+def test_a_5050_set_keeps_the_splits_of_the_real_images(world, hub):
+    from datasets import load_dataset
+
+    real = manifest.read(world.real)
+    few = real[real["dx"].isin(["mel", "nv"])].groupby("split").head(8)
+    publish(world.drawn, world.results, include_real=str(_only(world.real, few)), repo_id="me/set", synthetic_ratio=1.0)
+    found = load_dataset("me/set")
+    assert set(found) == set(few["split"].replace({"val": "validation"}))
+    for name, part in found.items():
+        of_split = few[few["split"].replace({"val": "validation"}) == name]
+        kinds = np.array(part["synthetic"])
+        assert sorted(np.array(part["image_id"])[~kinds]) == sorted(of_split["image_id"])
+        assert kinds.sum() == (len(of_split) if name == "train" else 0)
+    assert "patient_id" not in found["train"].column_names
+    assert set(part["license"]) == {"CC BY-NC 4.0"}
+
+
+def _only(folder, table):
+    """A copy of a manifest with some of its rows."""
+    target = folder.parent / f"few_{len(table)}"
+    if not target.exists():
+        shutil.copytree(folder, target)
+        manifest.write(table, target)
+    return target
+
+
+def test_real_images_are_never_sent_unasked_or_without_a_licence(world, hub, tmp_path):
+    with pytest.raises(
+        InputError, match=r"real images, which are published only as a folder of their own, by --include_real"
+    ):
+        publish(world.real, world.results)
+    unknown = changed(world.real, tmp_path / "unknown", license="", source="our clinic")
+    for force in (None, "we want to"):
+        with pytest.raises(InputError, match="the licence of .* real images .* is unknown, so they are not published"):
+            publish(world.drawn, world.results, include_real=str(unknown), force=force)
+    closed = changed(world.real, tmp_path / "closed", license="CC BY-NC-ND 4.0")
+    with pytest.raises(InputError, match="does not let prepared images be passed on"):
+        publish(world.drawn, world.results, include_real=str(closed), force="we want to")
+    assert hub.repos == {}
+
+
+def test_an_audit_that_has_not_seen_every_image_stops_it(world, hub, tmp_path):
+    with pytest.raises(InputError, match="memorisation: nobody has looked"):
+        publish(world.drawn)
+    newer = shutil.copytree(world.drawn, tmp_path / "newer")
+    path = next((newer / "images").glob("*.png"))
+    Image.new("RGB", (16, 16), "red").save(path)
+    with pytest.raises(
+        InputError, match=r"1 of the 24 images are not those that were audited \(new, or changed since\)"
+    ):
+        publish(newer, world.results)
+
+
+def test_copies_stop_it_and_can_be_left_out(world, hub, tmp_path):
+    copied = changed(world.drawn, tmp_path / "copied")
+    real = manifest.read(world.real)
+    sources = real[real["split"] == "train"]["file_name"].head(4)
+    table = manifest.read(copied)
+    for name, source in zip(table["file_name"], sources, strict=False):
+        shutil.copy(world.real / source, copied / name)
+    results = judge(world.real, copied, tmp_path / "results")
+    assert json.loads((results / "audit" / "audit.json").read_text())["copies"] == 4
+    with pytest.raises(InputError, match=r"4 of 24 images copy a training image.*--without_copies"):
+        publish(copied, results)
+    publish(copied, results, without_copies=True)
+    text = hub.repos["dataset", "me/set"].files["README.md"].decode()
+    assert "4 copies were found and are not in this set" in text
+    assert "measured on 24 images, of which the 20 here are a choice" in text
+    assert "20 synthetic images" in text
+
+
+def test_a_leaky_run_stops_its_images_too(world, hub, tmp_path):
+    leaky = changed(world.drawn, tmp_path / "leaky", source="dermgen 0.1.0, LEAKY", model="gone")
+    with pytest.raises(InputError, match="split: LEAKY"):
+        publish(leaky, world.results)
+
+
+def test_exif_and_patients_in_an_image_stop_it(world, hub, tmp_path):
+    folder = changed(world.drawn, tmp_path / "exif", caption="nevus of Pat_PHL_00003", patient_id="Pat_PHL_00003")
+    path = folder / manifest.read(folder)["file_name"][0]
+    exif = Image.Exif()
+    exif[0x010F] = "camera"
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+    with pytest.raises(InputError, match=r"(?s)privacy: .*EXIF in data/train.*patient id in data/train"):
+        publish(folder, dry_run=True)
+
+
+def test_ids_of_a_clinics_photographs_are_not_told(world, hub, tmp_path):
+    from datasets import load_dataset
+
+    private = changed(
+        world.drawn, tmp_path / "private", model="gone", nearest_train_id="lesion of Mr X", license="our terms"
+    )
+    publish(private, world.results)
+    assert "nearest_train_id" not in load_dataset("me/set", split="train").column_names
+    public = changed(world.drawn, tmp_path / "public", nearest_train_id="ISIC_1")
+    publish(public, world.results, repo_id="me/other")
+    assert load_dataset("me/other", split="train")["nearest_train_id"][0] == "ISIC_1"
+
+
+def test_missing_files_and_wrong_folders_are_told(world, tmp_path):
+    broken = shutil.copytree(world.drawn, tmp_path / "broken")
+    next((broken / "images").glob("*.png")).unlink()
+    with pytest.raises(InputError, match="1 of the 24 images of .* are missing"):
+        publish(broken, dry_run=True)
+    with pytest.raises(InputError, match="is a run, not a set of images: dermgen publish model"):
+        publish(world.run, dry_run=True)
+
+
+def test_the_same_set_is_put_together_to_the_same_bytes(world, tmp_path):
+    found = []
+    for _ in range(2):
+        publish(world.drawn, world.results, dry_run=True)
+        folder = tmp_path / "published/set/repository"
+        found.append({p.relative_to(folder): hash_file(p) for p in folder.rglob("*") if p.is_file()})
+    assert found[0] == found[1]
+    assert len(found[0]) == 4

@@ -1,0 +1,292 @@
+"""A run leaves with its card, through the gates, to a Hub that speaks the real client's protocol, and loads from there."""
+
+import json
+import re
+import shutil
+
+import pytest
+import small
+import torch
+import yaml
+from conftest import SMALL_CLASSIFIER
+from hub_server import WRITE
+from huggingface_hub import ModelCard
+from world import change
+
+from dermgen import runs
+from dermgen.classify import classifier
+from dermgen.config import InputError
+from dermgen.methods import dreambooth
+from dermgen.publish.model import PublishModelConfig, publish_model
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """What is put together lands under the folder that a user is in."""
+    monkeypatch.chdir(tmp_path)
+
+
+def publish(run, *evidence, repo_id="me/model", **settings):
+    return publish_model(
+        PublishModelConfig(run=str(run), repo_id=repo_id, evidence=[str(e) for e in evidence] or None, **settings)
+    )
+
+
+def snippet(card: str) -> str:
+    return re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+
+
+@pytest.fixture(scope="module")
+def lora(base_dir, world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lora") / "run"
+    dreambooth.train(
+        dreambooth.DreamboothLoraConfig(
+            pretrained_model_name_or_path=str(base_dir), data_dir=str(world.real), instance_class="mel",
+            instance_prompt="photo of sks melanoma", output_dir=str(folder), resolution=32, max_train_steps=1,
+            validation_epochs=None, report_to="none", rank=3, lora_alpha=6, cache_dir=str(folder.parent / "cache"),
+        )
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def a_classifier(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier") / "run"
+    classifier.train(
+        classifier.ClassifierConfig(
+            **SMALL_CLASSIFIER, data_dir=str(world.real), output_dir=str(folder), max_train_steps=2
+        )
+    )
+    return folder
+
+
+def test_an_audited_model_arrives_privately_with_the_bytes_that_were_shown(world, hub, tmp_path, capsys):
+    url = publish(world.run, world.results)
+    repo = hub.repos["model", "me/model"]
+    assert url == f"{hub.endpoint}/me/model"
+    assert repo.private
+    shown = {
+        p.relative_to(tmp_path / "published/model/repository").as_posix(): p.read_bytes()
+        for p in (tmp_path / "published/model/repository").rglob("*")
+        if p.is_file()
+    }
+    assert repo.files == shown
+    assert (
+        repo.files["unet/diffusion_pytorch_model.safetensors"]
+        == (world.run / "unet/diffusion_pytorch_model.safetensors").read_bytes()
+    )
+    assert set(repo.files) == {
+        "README.md", "config.yaml", "dermgen.json", "model_index.json", "provenance.json", "samples.png",
+        "scheduler/scheduler_config.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
+    }  # fmt: skip
+
+
+def test_nothing_that_is_sent_tells_of_this_machine(world, hub, tmp_path, capsys):
+    publish(world.run, world.results)
+    for name, content in hub.repos["model", "me/model"].files.items():
+        assert str(world.real.parent).encode() not in content, name
+        assert str(tmp_path).encode() not in content, name
+        assert b"Pat_" not in content, name
+        assert WRITE.encode() not in content, name
+    assert WRITE not in "".join(capsys.readouterr())
+
+
+def test_a_card_tells_what_was_measured_and_its_metadata_too(world, hub):
+    publish(world.run, world.results)
+    text = hub.repos["model", "me/model"].files["README.md"].decode()
+    card = ModelCard(text)
+    audit = json.loads((world.results / "audit" / "audit.json").read_text())
+    scores = json.loads((world.results / "scores" / "evaluation.json").read_text())["groups"][0]["scores"]
+    assert card.data.license == "cc-by-nc-4.0"
+    assert card.data.pipeline_tag == "unconditional-image-generation"
+    told = {r.metric_type: r.metric_value for r in card.data.eval_results}
+    assert told == {k: pytest.approx(v["value"], abs=1e-6) for k, v in scores.items() if v["value"] is not None}
+    assert f"{audit['copies']} of {audit['n']} generated images are copies" in text
+    assert "CC BY-NC 4.0" in text
+    assert "@article{tschandl2018ham10000" in text
+    assert runs.find(world.run).sha256() in text
+    assert "Not for diagnosis" in text
+    assert "Do they help a classifier?\n\nNot measured." in text
+    assert "gates were shut" not in text
+
+
+def test_without_an_audit_it_stops_and_says_what_to_run(world, hub):
+    with pytest.raises(InputError, match="memorisation: nobody has looked.*dermgen audit --real"):
+        publish(world.run)
+    assert hub.repos == {}
+
+
+def test_an_audit_of_another_models_images_does_not_count(world, hub, tmp_path, capsys):
+    shutil.copytree(world.run, tmp_path / "run")
+    weights = tmp_path / "run/unet/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(InputError, match="nobody has looked"):
+        publish(tmp_path / "run", world.results)
+    assert "its images were drawn by other weights" in capsys.readouterr().out
+
+
+def test_too_many_copies_stop_it(world, hub, tmp_path):
+    shutil.copytree(world.results, tmp_path / "r")
+    change(tmp_path / "r/audit/audit.json", copies=5)
+    with pytest.raises(InputError, match=r"5 of 24 images copy a training image, more than the audit's 10.0%"):
+        publish(world.run, tmp_path / "r")
+
+
+def test_a_leaky_split_and_an_unknown_licence_stop_it(world, hub, tmp_path):
+    shutil.copytree(world.run, tmp_path / "run")
+    provenance = json.loads((world.run / "provenance.json").read_text())
+    change(tmp_path / "run/provenance.json", data=[provenance["data"][0] | {"leaky": True, "licenses": ["", "CC0"]}])
+    with pytest.raises(InputError, match=r"(?s)split: LEAKY.*licence: that of the training images is unknown"):
+        publish(tmp_path / "run", world.results)
+    with pytest.raises(InputError) as error:
+        publish(tmp_path / "run", world.results, data_license="CC BY 4.0")
+    assert "licence" not in str(error.value)
+
+
+def test_a_licence_that_gives_away_more_than_the_datas_stops_it(world, hub):
+    with pytest.raises(InputError, match=r"apache-2.0 gives away more than that of the data, CC BY-NC 4.0"):
+        publish(world.run, world.results, license="apache-2.0")
+
+
+def test_a_forced_publication_tells_so_on_its_card(world, hub):
+    publish(world.run, force="internal test of the upload")
+    text = hub.repos["model", "me/model"].files["README.md"].decode()
+    assert 'The reason given: "internal test of the upload".' in text
+    assert "> - memorisation: nobody has looked" in text
+    assert "Do they copy training images?\n\nNot measured." in text
+
+
+def test_a_reason_is_more_than_a_word(world):
+    with pytest.raises(InputError, match="--force needs a reason in words"):
+        publish(world.run, force="yes")
+
+
+def test_a_dry_run_writes_and_shows_everything_and_sends_nothing(world, hub, tmp_path, capsys):
+    assert publish(world.run, world.results, dry_run=True) is None
+    out = capsys.readouterr().out
+    files = tmp_path / "published/model/repository"
+    assert (files / "README.md").read_text() in out
+    for path in files.rglob("*"):
+        assert path.is_dir() or path.relative_to(files).as_posix() in out
+    assert hub.requests == []
+
+
+def test_a_dry_run_needs_no_network_and_stops_at_the_same_gates(world, capsys):
+    with pytest.raises(InputError, match="nobody has looked"):
+        publish(world.run, dry_run=True)
+    assert "## Training data" in capsys.readouterr().out
+
+
+def test_adapters_arrive_with_their_scale_and_prompt_and_load_in_plain_diffusers(lora, base_dir, hub, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    publish(lora, force="trying the loading only")
+    text = hub.repos["model", "me/model"].files["README.md"].decode()
+    assert "rank 3, alpha 6" in text
+    assert ModelCard(text).data["instance_prompt"] == "photo of sks melanoma"
+    code = snippet(text).replace("PATH OF THE BASE MODEL", str(base_dir))
+    found = {}
+    exec(code, found)
+    loaded = found["pipeline"].unet
+    (tmp_path / "lora").mkdir()
+    shutil.copy(lora / "pytorch_lora_weights.safetensors", tmp_path / "lora")
+    here = StableDiffusionPipeline.from_pretrained(base_dir)
+    here.load_lora_weights(tmp_path / "lora")
+    x = torch.randn(1, 4, 16, 16), torch.tensor([5]), torch.randn(1, 8, here.unet.config.cross_attention_dim)
+    with torch.no_grad():
+        assert torch.equal(loaded(*x).sample, here.unet(*x).sample)
+    scale = next(m.scaling["default_0"] for m in loaded.modules() if hasattr(m, "scaling"))
+    assert scale == 2
+
+
+def test_a_whole_pipeline_loads_from_the_hub(base_dir, world, hub, tmp_path):
+    shutil.copytree(base_dir, tmp_path / "run")
+    shutil.copy(world.run / "provenance.json", tmp_path / "run")
+    provenance = json.loads((world.run / "provenance.json").read_text())
+    del provenance["method"]
+    (tmp_path / "run/provenance.json").write_text(json.dumps(provenance))
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump({"seed": 0, "resolution": 32}))
+    publish(tmp_path / "run", force="trying the loading only")
+    found = {}
+    exec(snippet(hub.repos["model", "me/model"].files["README.md"].decode()), found)
+    assert found["image"].size == (32, 32)
+
+
+@pytest.mark.parametrize("method", ["ddpm", "vae", "dcgan", "stylegan2", "cyclegan"])
+def test_a_model_trained_from_scratch_draws_after_the_download_what_it_drew_before(method, world, hub, tmp_path):
+    folder = world.run
+    if method != "ddpm":
+        small.train(method, world.real, tmp_path / "run", max_train_steps=1)
+        folder = tmp_path / "run"
+    publish(folder, force="trying the loading only")
+    files = hub.repos["model", "me/model"].files
+    assert not any("discriminator" in name for name in files)
+    text = files["README.md"].decode()
+    found = {}
+    exec(snippet(text), found)
+    run = runs.find(folder)
+    sources = {"direction": "a_to_b", "sources": found["photographs"]} if method == "cyclegan" else {}
+    generator = runs.load_generator(run, torch.device("cpu"), **sources)
+    label = run.classes[1] if method == "cyclegan" else run.classes[0]
+    assert torch.equal(found["images"], generator.sample([label] * 4, [0, 1, 2, 3]))
+    assert ModelCard(text).data.license == "cc-by-nc-4.0"
+
+
+def test_a_classifier_needs_no_audit_and_answers_from_the_hub(a_classifier, world, hub):
+    from PIL import Image
+
+    publish(a_classifier)
+    files = hub.repos["model", "me/model"].files
+    assert not any("predictions" in name or "training_set" in name for name in files)
+    text = files["README.md"].decode()
+    found = {}
+    exec(snippet(text), found)
+    path = next((world.real / "images").glob("*.png"))
+    answer = {a["label"]: a["score"] for a in found["classify"](Image.open(path), top_k=7)}
+    results = json.loads((a_classifier / "results.json").read_text())
+    assert set(answer) == set(results["classes"])
+    told = {r.metric_type: r.metric_value for r in ModelCard(text).data.eval_results}
+    assert told["bma"] == pytest.approx(results["test"]["bma"], abs=1e-6)
+    row = re.search(r"\| BMA \(mean recall\) \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|", text)
+    assert float(row[2]) <= float(row[1]) <= float(row[3])
+
+
+def test_the_best_weights_can_be_published_in_place_of_the_last(world, hub, tmp_path):
+    small.train("ddpm", world.real, tmp_path / "run", max_train_steps=3, validation_steps=1)
+    best = runs.find(tmp_path / "run", "best")
+    publish(tmp_path / "run", force="trying the loading only", weights="best")
+    sent = hub.repos["model", "me/model"].files["unet/diffusion_pytorch_model.safetensors"]
+    assert sent == (best.weights / "unet/diffusion_pytorch_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("take_away", "message"),
+    [
+        ("unet", "has no final weights yet"),
+        ("provenance.json", "no run of dermgen, so nothing is known of it"),
+    ],
+)
+def test_a_run_that_did_not_finish_is_told_from_one_that_did(take_away, message, world, tmp_path):
+    shutil.copytree(world.run, tmp_path / "run")
+    path = tmp_path / "run" / take_away
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(InputError, match=message):
+        publish(tmp_path / "run", dry_run=True)
+
+
+def test_a_set_of_images_is_no_model(world):
+    with pytest.raises(InputError, match="holds images, not a model: dermgen publish dataset"):
+        publish(world.drawn, dry_run=True)
+
+
+def test_a_template_of_ones_own_that_asks_for_something_unknown_says_what_there_is(world, tmp_path):
+    template = tmp_path / "mine.md"
+    template.write_text("---\n{{ card_data }}\n---\n# {{ title }} by {{ author }}")
+    with pytest.raises(InputError, match="'author' is undefined; the fields are .*title"):
+        publish(world.run, world.results, dry_run=True, card_template=str(template))
+    template.write_text("# {{ title }}")
+    with pytest.raises(InputError, match="must open with ---"):
+        publish(world.run, world.results, dry_run=True, card_template=str(template))
+    template.write_text("---\n{{ card_data }}\n---\n# {{ title }} at {{ repo_id }}")
+    publish(world.run, world.results, dry_run=True, card_template=str(template))
+    assert (tmp_path / "published/model/repository/README.md").read_text().endswith("# model at me/model")

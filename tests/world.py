@@ -1,0 +1,58 @@
+"""Runs and sets to be published: tiny, but each trained, drawn and audited by the real commands."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import small
+
+from dermgen.data import manifest
+from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
+from dermgen.evaluate.memorization import AuditConfig, audit
+from dermgen.generate import generate
+from dermgen.models import GenerateConfig
+
+
+@dataclass(frozen=True)
+class World:
+    """A manifest under CC BY-NC, a DDPM trained on it, what it drew, and what was found about that."""
+
+    real: Path
+    run: Path
+    drawn: Path
+    results: Path
+
+
+def build(manifest_dir: Path, place: Path) -> World:
+    real = non_commercial(manifest_dir, place / "ham")
+    small.train("ddpm", real, place / "runs" / "ddpm", max_train_steps=1)
+    drawn = draw(place / "runs" / "ddpm", place / "drawn", num_inference_steps=2)
+    return World(real, place / "runs" / "ddpm", drawn, judge(real, drawn, place / "results"))
+
+
+def non_commercial(source: Path, folder: Path) -> Path:
+    """A copy of a manifest of phantoms that says it was HAM10000, with patients."""
+    shutil.copytree(source, folder)
+    table = manifest.read(folder)
+    table = table.assign(source="HAM10000", license="CC BY-NC 4.0", patient_id=[f"Pat_{i}" for i in table["lesion_id"]])
+    manifest.write(table, folder)
+    return folder
+
+
+def draw(run: Path, folder: Path, classes="mel:12,nv:12", **settings) -> Path:
+    return generate(GenerateConfig(model=str(run), output_dir=str(folder), classes=classes, **settings))
+
+
+def judge(real: Path, drawn: Path, results: Path) -> Path:
+    both = {"real": str(real), "synthetic": str(drawn)}
+    audit(AuditConfig(**both, output_dir=str(results / "audit"), max_copy_rate=0.1))
+    evaluate(
+        EvaluateConfig(**both, output_dir=str(results / "scores"), extractor="pixels", lpips="none", min_images=10)
+    )
+    return results
+
+
+def change(path: Path, **facts) -> None:
+    """Change facts in a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
