@@ -94,7 +94,16 @@ def publish(argv):
         publish_dataset(parse(PublishDatasetConfig, ["--data_dir", *argv] if named else argv))
 
 
-COMMANDS = {f.__name__: f for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study, report, publish)}
+def inspect(argv):
+    """tell whether an image says that it is synthetic: by its text, by its watermark"""
+    from dermgen.inspection import InspectConfig, inspect
+
+    inspect(parse(InspectConfig, ["--files", *argv] if argv and not argv[0].startswith("-") else argv))
+
+
+COMMANDS = {
+    f.__name__: f for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study, report, publish, inspect)
+}
 
 
 def main() -> None:

@@ -9,8 +9,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from PIL import Image
+from tqdm.auto import tqdm
 
-from dermgen import __version__, runs
+from dermgen import __version__, runs, watermark
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
@@ -47,6 +48,11 @@ def generate(config: GenerateConfig) -> Path:
         told = {k: facts[k] for k in manifest.SYNTHETIC_COLUMNS if facts[k] != ""}
         # Images are passed on: a folder of this machine is told by its name alone.
         told["model"] = Path(config.model).name if Path(config.model).exists() else config.model
+        if config.watermark:
+            marked = watermark.embed(image.permute(1, 2, 0).numpy())
+            if watermark.detect(marked) <= watermark.THRESHOLD:
+                tqdm.write(f"warning: {request.path.name} is too busy for the watermark, which is not found in it")
+            image = torch.from_numpy(marked).permute(2, 0, 1)
         write_synthetic(image, request.path, told)
 
     draw(generator, requests, save, config.batch_size, accelerator.process_index, accelerator.num_processes)

@@ -68,6 +68,7 @@ class GenerateConfig:
     seed: int = option(0, "image i is drawn from seed + i; of no use for a CycleGAN, which draws nothing")
     batch_size: int = option(8, "images at a time and process")
     dtype: Literal["fp32", "fp16", "bf16"] | None = option(None, "default fp16 on a GPU, else fp32")
+    watermark: bool = option(False, "put an invisible mark into each image, which `dermgen inspect` finds")
 
     def __post_init__(self):
         if not self.model or not self.output_dir:
@@ -109,7 +110,9 @@ def read_sources(folder: str | None, split: str, dx: str | None = None) -> list[
 
 
 # Options of `dermgen generate` that mean something for every model, and for runs of one method.
-EVERY_MODEL = frozenset("model output_dir caption_template weights seed batch_size resolution prompt grid".split())
+EVERY_MODEL = frozenset(
+    "model output_dir caption_template weights seed batch_size resolution prompt grid watermark".split()
+)
 OWN = {
     "ddpm": {"guidance_scale", "num_inference_steps", "scheduler"},
     "vae": set(),

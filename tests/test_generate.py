@@ -280,3 +280,20 @@ def test_a_run_that_has_not_finished_says_so(lora_dir, tmp_path):
     (unfinished / "config.yaml").write_text((lora_dir / "config.yaml").read_text())
     with pytest.raises(InputError, match="has no final weights yet"):
         run(unfinished, tmp_path / "m")
+
+
+def test_a_set_carries_the_watermark_when_asked(base_dir, tmp_path, capsys):
+    from dermgen import watermark
+
+    plain, marked = (run(base_dir, tmp_path / n, num_images=2, resolution=64, watermark=n == "b") for n in "ab")
+    hidden = set()
+    for path in sorted((plain / "images").glob("*.png")):
+        before, after = (np.asarray(Image.open(folder / "images" / path.name)) for folder in (plain, marked))
+        assert np.array_equal(after, watermark.embed(before))
+        assert not np.array_equal(after, before)
+        if watermark.detect(after) <= watermark.THRESHOLD:
+            hidden.add(path.name)
+    # An untrained model draws noise, which can hide the mark; that is told.
+    told = "".join(capsys.readouterr())
+    assert hidden == {"image_00000.png"}
+    assert hidden == {name for name in ("image_00000.png", "image_00001.png") if f"{name} is too busy" in told}

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"config", "labels", "statistics", "plots", "stages"},
+    {"config", "labels", "statistics", "plots", "stages", "watermark"},
     {"data"},
     {"training", "sampling"},
     {"stable_diffusion"},
@@ -15,7 +15,7 @@ LAYERS = [
     {"evaluate"},
     {"methods"},
     {"runs"},
-    {"generate", "models", "tiny", "filtering", "report"},
+    {"generate", "models", "tiny", "filtering", "report", "inspection"},
     {"publish"},
     {"cli"},
 ]
