@@ -101,8 +101,17 @@ def inspect(argv):
     inspect(parse(InspectConfig, ["--files", *argv] if argv and not argv[0].startswith("-") else argv))
 
 
+def doctor(argv):
+    """check the installation, and with --config all that a recipe needs; exit status 1 if something is amiss"""
+    from dermgen.doctor import DoctorConfig, doctor
+
+    if not doctor(parse(DoctorConfig, ["--recipe" if a == "--config" else a for a in argv])):
+        sys.exit(1)
+
+
 COMMANDS = {
-    f.__name__: f for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study, report, publish, inspect)
+    f.__name__: f
+    for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study, report, publish, inspect, doctor)
 }
 
 

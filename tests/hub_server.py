@@ -174,7 +174,14 @@ def _handler(hub: Hub) -> type:
         # --- routes
 
         def whoami(self):
-            self.refuse() or self.answer({"type": "user", "name": "me", "orgs": [{"name": "org"}]})
+            self.refuse() or self.answer(
+                {
+                    "type": "user",
+                    "name": "me",
+                    "orgs": [{"name": "org"}],
+                    "auth": {"accessToken": {"role": self.role()}},
+                }
+            )
 
         def create(self):
             asked = json.loads(self.body())

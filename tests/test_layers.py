@@ -17,6 +17,8 @@ LAYERS = [
     {"runs"},
     {"generate", "models", "tiny", "filtering", "report", "inspection"},
     {"publish"},
+    {"trial"},
+    {"doctor"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

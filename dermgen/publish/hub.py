@@ -63,6 +63,7 @@ def check(target: Target) -> Target:
         user = api.whoami()
         if "/" not in target.repo_id:
             target = Target(f"{user['name']}/{target.repo_id}", target.repo_type, target.public)
+        _require_rights(user, target.repo_id)
         other = {"model": "dataset", "dataset": "model"}[target.repo_type]
         if api.repo_exists(target.repo_id, repo_type=other):
             raise InputError(
@@ -83,6 +84,17 @@ def check(target: Target) -> Target:
             )
         api.auth_check(target.repo_id, repo_type=target.repo_type, write=True)
     return target
+
+
+def _require_rights(user: dict, repo_id: str) -> None:
+    """What the Hub tells of a token without anything being made; a fine-grained one shows its rights only by use."""
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise InputError(_told_status(403, repo_id))
+    owners = {user["name"], *(org["name"] for org in user.get("orgs", []))}
+    if repo_id.split("/")[0] not in owners:
+        raise InputError(
+            f"{repo_id!r} does not belong to {' or '.join(sorted(owners))}, whose token this is: mend --repo_id"
+        )
 
 
 def create(target: Target) -> None:

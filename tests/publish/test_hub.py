@@ -62,8 +62,15 @@ def test_a_token_that_may_only_read_stops_it_and_nothing_is_made(world, hub, mon
 
 
 def test_an_organisation_of_others_stops_it(world, hub):
-    with pytest.raises(InputError, match="the token may not write to 'others/model'"):
+    with pytest.raises(InputError, match="'others/model' does not belong to me or org, whose token this is"):
         publish(world, "others/model")
+
+
+def test_a_token_that_may_not_write_there_is_found_when_the_repository_is_made(world, hub):
+    hub.read_only.add("/api/repos/create")
+    with pytest.raises(InputError, match="the token may not write to 'org/model'"):
+        publish(world, "org/model")
+    assert not hub.asked(LFS)
 
 
 def test_offline_is_told(world, hub, monkeypatch):

@@ -1,0 +1,320 @@
+"""`dermgen doctor`: is everything there that a recipe needs, and what to do where it is not."""
+
+import importlib.metadata
+import importlib.util
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import psutil
+import torch
+from huggingface_hub import try_to_load_from_cache
+from PIL import Image
+from safetensors import safe_open
+
+from dermgen import trial
+from dermgen.config import InputError, TrainConfig, option, parse
+from dermgen.data import captions, duplicates, manifest, preprocess
+from dermgen.data.cache import hash_file
+from dermgen.data.loading import folder_examples
+from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
+from dermgen.publish import hub
+
+PACKAGES = "dermgen torch torchvision diffusers transformers accelerate peft datasets huggingface-hub".split()
+EXTRAS = {"xformers": "xformers", "bitsandbytes": "bitsandbytes", "faiss": "faiss", "gradio": "app"}
+SAMPLED = 64
+TOO_LARGE_FOR_A_CPU = 300e6  # weights: one step would take longer than the whole check may
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Check the installation, and with a recipe everything that it needs, in under a minute."""
+
+    recipe: str | None = option(None, "a training recipe (--config does the same)")
+    method: str | None = option(None, "training script of the recipe; default what its file name begins with")
+    hub: str | None = option(None, "also ask the Hub whether this repository may be written, org/name")
+
+    def __post_init__(self):
+        if self.method is not None and self.method not in trial.METHODS:
+            raise InputError(f"--method must be one of {', '.join(trial.METHODS)}, got {self.method!r}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was looked at: fine, to be mended, or to be known."""
+
+    state: Literal["ok", "FIX", "note"]
+    name: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.state:<5} {self.name:<10} {self.text}"
+
+
+def doctor(config: DoctorConfig) -> bool:
+    """Print a line for everything looked at; whether nothing is to be mended.
+
+    Raises:
+        InputError: for a recipe that cannot be read.
+    """
+    start = time.perf_counter()
+    settings, method = _recipe(config)
+    good = True
+    for line in _lines(config, settings, method):
+        print(line, flush=True)
+        good &= line.state != "FIX"
+    seconds = time.perf_counter() - start
+    print(f"{'All is well' if good else 'Mend what says FIX'} ({seconds:.0f} s)")
+    return good
+
+
+def _recipe(config: DoctorConfig) -> tuple[TrainConfig | None, trial.Method | None]:
+    if config.recipe is None:
+        return None, None
+    name = config.method or trial.method_of(config.recipe)
+    if name is None:
+        raise InputError(
+            f"{config.recipe} does not begin with a method's name: say --method, one of {', '.join(trial.METHODS)}"
+        )
+    method = trial.METHODS[name]
+    return parse(method.config, ["--config", config.recipe]), method
+
+
+def _lines(config: DoctorConfig, settings: TrainConfig | None, method: trial.Method | None) -> Iterator[Line]:
+    yield from _installation()
+    yield _device()
+    if config.hub:
+        yield _hub(config.hub)
+    with tempfile.TemporaryDirectory(prefix="dermgen-doctor-") as name:
+        folder = Path(name)
+        if settings is None:
+            settings, method = trial.phantom_recipe(folder)
+            yield Line("note", "recipe", "none given: a small DDPM of phantoms is tried in its place")
+            ready = True
+        else:
+            data = list(_data(settings))
+            yield from data
+            model = list(_model(settings))
+            yield from model
+            ready = all(line.state != "FIX" for line in (*data, *model))
+        if not ready:
+            yield Line("note", "step", "not tried: mend the lines above first")
+            return
+        yield from _trial(settings, method, folder)
+
+
+def _installation() -> Iterator[Line]:
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    yield Line("ok", "packages", f"Python {platform.python_version()}, {versions}")
+    missing = [extra for module, extra in EXTRAS.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        yield Line("note", "extras", f"not installed, if you need them: pip install 'dermgen[{','.join(missing)}]'")
+
+
+def _device() -> Line:
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        name = torch.cuda.get_device_name()
+        if free < total / 2:
+            return Line("FIX", "device", f"{name}: only {_gib(free)} of {_gib(total)} are free, end what uses it")
+        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return Line("ok", "device", f"{name}, {_gib(free)} of {_gib(total)} free; mixed_precision {bf16}")
+    memory = psutil.virtual_memory()
+    return Line(
+        "ok", "device", f"no GPU; CPU with {torch.get_num_threads()} threads, {_gib(memory.available)} of memory free"
+    )
+
+
+def _hub(name: str) -> Line:
+    try:
+        target = hub.check(hub.named(name, "model"))
+    except InputError as error:
+        return Line("FIX", "hub", str(error))
+    return Line("ok", "hub", f"{target.repo_id} may be written")
+
+
+def _data(settings: TrainConfig) -> Iterator[Line]:
+    """The images of the recipe: are they there, and fit for training?"""
+    values = vars(settings)
+    for folder in filter(None, (values.get("data_dir"), values.get("data_dir_b"))):
+        try:
+            table = manifest.read_real(folder, need_classes=False)
+        except InputError as error:
+            yield Line("FIX", "data", str(error))
+            continue
+        if manifest.is_leaky(folder):
+            yield Line("FIX", "data", f"{folder} was split by image (LEAKY): prepare it without --allow_leaky_split")
+        counts = table["split"].value_counts().to_dict()
+        told = ", ".join(f"{name} {counts.get(name, 0)}" for name in manifest.SPLITS)
+        yield from _images(folder, list(table["path"]), told, list(table["lesion_id"]))
+        if isinstance(settings, DreamboothConfig) and not settings.instance_prompt:
+            yield _captions(settings, list(table["caption"]))
+    if values.get("instance_data_dir"):
+        try:
+            examples = folder_examples(values["instance_data_dir"], "", "instance_data_dir")
+        except InputError as error:
+            yield Line("FIX", "data", str(error))
+            return
+        paths = [e.path for e in examples]
+        yield from _images(values["instance_data_dir"], paths, f"{len(paths)} images", [""] * len(paths))
+    if isinstance(settings, DreamboothConfig) and settings.instance_prompt:
+        yield _captions(settings, [settings.instance_prompt, *filter(None, [settings.class_prompt])])
+
+
+def _images(folder: str, paths: list[str], told: str, lesions: list[str]) -> Iterator[Line]:
+    """Some images, looked at closely."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(paths))[:SAMPLED])
+    bad, exif, thumbnails, hashes, kept = [], [], [], [], []
+    for i in chosen:
+        path = Path(paths[i])
+        try:
+            if not path.exists():
+                raise preprocess.BadImage("missing")
+            image = preprocess.read_image(path)
+        except preprocess.BadImage as error:
+            bad.append(f"{path.name} ({error})")
+            continue
+        with Image.open(path) as opened:
+            exif += [path.name] if opened.getexif() else []
+        thumbnail, fingerprint = duplicates.fingerprint(Image.fromarray(image))
+        thumbnails.append(thumbnail)
+        hashes.append(fingerprint)
+        kept.append(i)
+    if bad:
+        more = "mend or remove them, or run `dermgen prepare`, which does"
+        yield Line("FIX", "data", f"{folder}: {len(bad)} of {len(chosen)} sampled images are bad ({bad[0]}): {more}")
+        return
+    groups = np.unique([lesions[i] or f"image {i}" for i in kept], return_inverse=True)[1]
+    pairs = duplicates.find_pairs(np.stack(thumbnails), np.stack(hashes), groups) if len(kept) > 1 else []
+    same = len(paths) - len({hash_file(p) for p in paths}) if len(paths) <= 1000 else 0
+    yield Line("ok", "data", f"{folder}: {told}; {len(chosen)} sampled images decode")
+    if exif:
+        text = f"EXIF in {len(exif)} of {len(chosen)} sampled images (as {exif[0]}), where patients and places can be"
+        yield Line("FIX", "EXIF", f"{text}: `dermgen prepare` takes it out")
+    if pairs or same:
+        names = f", as {Path(paths[kept[pairs[0][0]]]).name} and {Path(paths[kept[pairs[0][1]]]).name}" if pairs else ""
+        text = f"{len(pairs)} pairs of near-duplicates among those{names}; {same} files are equal to others"
+        yield Line("FIX", "duplicates", f"{text}: `dermgen prepare` joins or refuses them")
+
+
+def _captions(settings: DreamboothConfig, texts: list[str]) -> Line:
+    """Are prompts cut by the tokenizer?"""
+    folder = _local_model(settings.pretrained_model_name_or_path)
+    if folder is None:
+        return Line("note", "captions", "not looked at without the model's tokenizer")
+    try:
+        tokenizer = captions.load_tokenizer(settings.tokenizer_name or str(folder))
+    except InputError as error:
+        return Line("FIX", "captions", str(error))
+    texts = sorted(set(texts))
+    counts = captions.lint(texts, {}, tokenizer)
+    if counts:
+        cut = f"{counts['caption']} of {len(texts)} prompts are cut at {tokenizer.model_max_length} tokens"
+        return Line("FIX", "captions", f"{cut}: shorten them, or `dermgen prepare` with a shorter --caption_template")
+    return Line("ok", "captions", f"{len(texts)} prompts fit into {tokenizer.model_max_length} tokens")
+
+
+def _model(settings: TrainConfig) -> Iterator[Line]:
+    """The pretrained model of the recipe: is it here, and does it fit?"""
+    name = vars(settings).get("pretrained_model_name_or_path")
+    if not name or vars(settings).get("from_scratch"):
+        return
+    folder = _local_model(name)
+    if folder is None:
+        yield Line("FIX", "model", f"{name} is not on this machine: hf download {name}")
+        return
+    numbers = {part.name: _num_weights(part) for part in (folder, *folder.iterdir()) if part.is_dir()}
+    total = sum(numbers.values())
+    yield Line("ok", "model", f"{name}: {total / 1e6:,.1f} M weights")
+    if isinstance(settings, DreamboothConfig):
+        yield _memory(settings, numbers)
+    if not torch.cuda.is_available() and total > TOO_LARGE_FOR_A_CPU:
+        yield Line("FIX", "device", "this recipe needs a GPU: one step of it on a CPU takes minutes")
+
+
+def _memory(settings: DreamboothConfig, numbers: dict[str, int]) -> Line:
+    """What weights, gradients and AdamW take, by arithmetic; activations come on top and are measured by the step."""
+    half = 2 if settings.mixed_precision in ("fp16", "bf16") else 4
+    trained = 0
+    if not isinstance(settings, DreamboothLoraConfig):
+        trained = numbers.get("unet", 0) + (numbers.get("text_encoder", 0) if settings.train_text_encoder else 0)
+    frozen = sum(numbers.values()) - trained - numbers.get("safety_checker", 0)
+    moments = 2 if settings.use_8bit_adam else 8
+    needed = frozen * half + trained * (4 + 4 + moments + (4 if settings.ema_decay else 0))
+    there = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else psutil.virtual_memory().total
+    text = f"weights, gradients and AdamW take {_gib(needed)}, before activations, of {_gib(there)}"
+    if needed > 0.9 * there:
+        return Line("FIX", "memory", f"{text}: take dreambooth_lora.py, --use_8bit_adam or --mixed_precision")
+    return Line("ok", "memory", text)
+
+
+def _trial(settings: TrainConfig, method: trial.Method, folder: Path) -> Iterator[Line]:
+    try:
+        tried = trial.try_out(settings, method, folder)
+    except InputError as error:
+        yield Line("FIX", "step", str(error))
+        return
+    except torch.OutOfMemoryError:
+        more = "lower --train_batch_size or --resolution, or take --gradient_checkpointing or --mixed_precision"
+        yield Line("FIX", "step", f"the device has not enough memory: {more}")
+        return
+    weights = f", {tried.parameters / 1e6:,.2f} M trained weights" if tried.parameters else ""
+    yield Line(
+        "ok", "step", f"one step and all around it took {tried.seconds:.1f} s{weights}; peak {_gib(tried.peak_bytes)}"
+    )
+    yield Line("ok", "save", f"a checkpoint has {_gib(tried.checkpoint_bytes)}, the result {_gib(tried.weights_bytes)}")
+    yield _disk(settings, tried)
+    try:
+        trial.sample(settings, folder)
+    except InputError as error:
+        yield Line("FIX", "sample", str(error))
+        return
+    yield Line("ok", "sample", "loaded again, and one sample drawn or classified")
+
+
+def _disk(settings: TrainConfig, tried: trial.Tried) -> Line:
+    """Room for all checkpoints that the recipe keeps."""
+    place = Path(settings.output_dir).absolute()
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return Line("FIX", "disk", f"{place} cannot be written: choose another --output_dir")
+    steps = settings.max_train_steps or 1
+    kept = settings.checkpoints_total_limit or math.ceil(steps / settings.checkpointing_steps)
+    needed, free = (kept + 1) * tried.checkpoint_bytes + tried.weights_bytes, shutil.disk_usage(place).free
+    text = f"{kept} checkpoint{'s' * (kept > 1)} and the result take {_gib(needed)}, {_gib(free)} are free"
+    if needed > free:
+        return Line("FIX", "disk", f"{text}: set --checkpoints_total_limit, or choose another --output_dir")
+    return Line("ok", "disk", text)
+
+
+def _local_model(name: str) -> Path | None:
+    """The folder of a model: given, or in the Hub's cache; None where it must be downloaded."""
+    if Path(name).is_dir():
+        return Path(name)
+    for file in ("model_index.json", "config.json"):
+        found = try_to_load_from_cache(name, file)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def _num_weights(folder: Path) -> int:
+    """Weights in the safetensors files of a folder, by their headers."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total
+
+
+def _gib(n: float) -> str:
+    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.1f} MiB"

@@ -1,0 +1,193 @@
+"""A recipe tried on a few images: one training step, one save, one reload, one sample, in a folder that goes away."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dermgen.classify import classifier, networks
+from dermgen.config import TrainConfig
+from dermgen.data import manifest, preprocess
+from dermgen.data.loading import image_files
+from dermgen.data.phantom import PhantomConfig, write_phantoms
+from dermgen.data.prepare import PrepareConfig, prepare
+from dermgen.generate import generate
+from dermgen.methods import cyclegan, dcgan, ddpm, dreambooth, stylegan2, vae
+from dermgen.models import GenerateConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training script: its settings and what it calls."""
+
+    config: type[TrainConfig]
+    train: Callable[[Any], Any]
+
+
+METHODS = {
+    "dreambooth_lora": Method(dreambooth.DreamboothLoraConfig, dreambooth.train),
+    "dreambooth": Method(dreambooth.DreamboothConfig, dreambooth.train),
+    "classifier": Method(classifier.ClassifierConfig, classifier.train),
+    "ddpm": Method(ddpm.DdpmConfig, ddpm.train),
+    "vae": Method(vae.VaeConfig, vae.train),
+    "dcgan": Method(dcgan.DcganConfig, dcgan.train),
+    "cgan": Method(dcgan.DcganConfig, dcgan.train),
+    "stylegan2": Method(stylegan2.Stylegan2Config, stylegan2.train),
+    "cyclegan": Method(cyclegan.CycleganConfig, cyclegan.train),
+}
+
+
+@dataclass
+class Tried:
+    """What one step took."""
+
+    seconds: float
+    peak_bytes: int
+    checkpoint_bytes: int
+    weights_bytes: int
+    parameters: int | None
+
+
+def method_of(recipe: str) -> str | None:
+    """The method that a recipe's name begins with; None if it is none's."""
+    found = [name for name in METHODS if Path(recipe).stem.startswith(name)]
+    return max(found, key=len) if found else None
+
+
+def try_out(config: TrainConfig, method: Method, folder: Path) -> Tried:
+    """One training step of the recipe in `folder`; the run is `folder/run`.
+
+    Raises:
+        InputError: for what the training itself refuses.
+    """
+    shortened = shorten(config, folder)
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    with _quiet():
+        method.train(shortened)
+    seconds = time.perf_counter() - start
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    run = folder / "run"
+    checkpoint, whole = _size(run / "checkpoint-1"), _size(run)
+    provenance = _provenance(run)
+    return Tried(
+        seconds,
+        peak,
+        checkpoint,
+        whole - checkpoint,
+        provenance.get("parameters") or provenance.get("trained_parameters"),
+    )
+
+
+def shorten(config: TrainConfig, folder: Path) -> TrainConfig:
+    """The same settings for one step on a few of the images, all files in `folder`."""
+    names = {field.name for field in dataclasses.fields(config)}
+    given = {name: getattr(config, name) for name in names}
+    changes = {
+        "output_dir": str(folder / "run"), "max_train_steps": 1, "checkpointing_steps": 1, "lr_warmup_steps": 0,
+        "checkpoints_total_limit": None, "resume_from_checkpoint": None, "report_to": "none", "push_to_hub": False,
+        "cache_dir": str(folder / "cache"), "max_images_per_class": None, "num_instance_images": None,
+        "class_data_dir": str(folder / "class") if given.get("class_data_dir") else None,
+        "num_class_images": config.train_batch_size, "sample_batch_size": 1, "validation_prompt": None,
+        "held_out_steps": None, "synthetic_dir": None, "synthetic_ratio": None, "synthetic_classes": None,
+        "only_kept": False, "no_real": False, "early_stopping_patience": None, "reduce_on_plateau_patience": None,
+        "validation_steps": 1 if isinstance(config, classifier.ClassifierConfig) else None, "eval_batch_size": 8,
+    }  # fmt: skip
+    number = max(16, config.train_batch_size)
+    for name in ("data_dir", "data_dir_b"):
+        if given.get(name):
+            changes[name] = str(few(Path(given[name]), folder / name, number))
+    if given.get("instance_data_dir"):
+        place = folder / "instances"
+        place.mkdir()
+        for path in image_files(Path(given["instance_data_dir"]))[:number]:
+            shutil.copy(path, place)
+        changes["instance_data_dir"] = str(place)
+    return dataclasses.replace(config, **{name: value for name, value in changes.items() if name in names})
+
+
+def few(source: Path, folder: Path, number: int) -> Path:
+    """A manifest of about `number` training images, all classes in turn, and two of each class to hold out."""
+    table = manifest.read(source)
+    turn = table.groupby(["split", "dx"]).cumcount()
+    classes = max(1, table["dx"].nunique())
+    train = table["split"].eq("train") & (turn < -(-2 * number // classes))
+    manifest.write_view(table[train | (table["split"].isin(["val", "test"]) & (turn < 2))], source, folder)
+    return folder
+
+
+def phantom_recipe(folder: Path) -> tuple[TrainConfig, Method]:
+    """Something to try where no recipe is given: a small DDPM of a few phantoms."""
+    with _quiet():
+        write_phantoms(PhantomConfig(output_dir=str(folder / "raw"), num_lesions=28, height=96))
+        prepare(
+            PrepareConfig(
+                source="ham10000",
+                data_dir=str(folder / "raw"),
+                output_dir=str(folder / "phantoms"),
+                resolution=32,
+                num_workers=1,
+            )
+        )
+    config = ddpm.DdpmConfig(
+        data_dir=str(folder / "phantoms"), resolution=32, channels=[32, 64], train_batch_size=8, class_conditional=True
+    )
+    return config, METHODS["ddpm"]
+
+
+def sample(config: TrainConfig, folder: Path) -> None:
+    """Load `folder/run` again and draw one image from it, or classify one.
+
+    Raises:
+        InputError: if that is not possible.
+    """
+    run = folder / "run"
+    if isinstance(config, classifier.ClassifierConfig):
+        loaded, _, resolution = networks.load_run(run)
+        path = next((folder / "data_dir" / "images").iterdir())
+        pixels = preprocess.resize(preprocess.read_image(path), resolution)
+        with torch.no_grad():
+            loaded(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255)
+        return
+    with _quiet():
+        generate(GenerateConfig(model=str(run), output_dir=str(folder / "sample"), **_asking(config, folder)))
+
+
+def _asking(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """What is asked of `dermgen generate`: one image, in few steps."""
+    if isinstance(config, dreambooth.DreamboothConfig):
+        return {"prompt": config.instance_prompt or "a skin lesion", "num_images": 1, "num_inference_steps": 2}
+    if isinstance(config, cyclegan.CycleganConfig):
+        return {"init_images": str(folder / "data_dir"), "num_images": 1}
+    steps = {"num_inference_steps": 2} if isinstance(config, ddpm.DdpmConfig) else {}
+    if config.class_conditional:
+        return {"classes": f"{_provenance(folder / 'run')['classes'][0]}:1", **steps}
+    return {"num_images": 1, **steps}
+
+
+def _provenance(run: Path) -> dict:
+    return json.loads((run / "provenance.json").read_text())
+
+
+def _size(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block nothing of the steps' own words is shown."""
+    with open(os.devnull, "w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        yield
