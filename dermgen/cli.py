@@ -109,9 +109,16 @@ def doctor(argv):
         sys.exit(1)
 
 
+def app(argv):
+    """open a page that draws from a model, with the nearest training image beside each sample"""
+    from dermgen.app import AppConfig, app
+
+    app(parse(AppConfig, argv))
+
+
 COMMANDS = {
     f.__name__: f
-    for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study, report, publish, inspect, doctor)
+    for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study, report, publish, inspect, doctor, app)
 }
 
 

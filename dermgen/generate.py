@@ -11,32 +11,35 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dermgen import __version__, runs, watermark
+from dermgen import __version__, watermark
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.origins import combine
 from dermgen.data.sheets import contact_sheet
-from dermgen.models import FromScratchModel, GenerateConfig, StableDiffusionModel
-from dermgen.sampling import Request, draw, save_png
+from dermgen.models import GenerateConfig, find_model
+from dermgen.sampling import ImageGenerator, Request, draw, save_png
 from dermgen.training.run import claim_together
 
 
-def generate(config: GenerateConfig) -> Path:
+def generate(config: GenerateConfig, generator: ImageGenerator | None = None) -> Path:
     """Write `num_images` PNGs with a manifest of how each was made; what is there already is kept.
+
+    Args:
+        config: what is drawn.
+        generator: the config's model, where it is loaded already.
 
     Raises:
         InputError: for a model that cannot be loaded, an unknown class, or the folder of other settings.
     """
-    run = runs.find(config.model, config.weights)
-    model = FromScratchModel(config, run) if run else StableDiffusionModel(config)
+    model = find_model(config)
     rows = model.plan()
     accelerator = Accelerator()
     folder = Path(config.output_dir)
     claim_together(accelerator, folder, config, may_change=("output_dir", "batch_size"))
     (folder / "images").mkdir(exist_ok=True)
 
-    generator = model.load(rows, accelerator.device)
+    generator = generator or model.load(rows, accelerator.device)
     sha256 = broadcast_object_list([model.sha256() if accelerator.is_main_process else None])[0]
     table = _table(rows, config, model.settings(), sha256)
     facts_of = {row["file_name"]: row for row in table.to_dict("records")}

@@ -335,6 +335,16 @@ class FromScratchModel:
         return {"label": dx, "dx": dx, "seed": seed, "caption": caption}
 
 
+def find_model(config: GenerateConfig) -> StableDiffusionModel | FromScratchModel:
+    """The model that the config names.
+
+    Raises:
+        InputError: if there is none, or it cannot do what is asked.
+    """
+    run = runs.find(config.model, config.weights)
+    return FromScratchModel(config, run) if run else StableDiffusionModel(config)
+
+
 def class_counts(text: str) -> list[tuple[str, int]]:
     """The pairs of `mel:500,df:300`; raises `InputError` for anything else."""
     counts = []

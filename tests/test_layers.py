@@ -16,6 +16,7 @@ LAYERS = [
     {"methods"},
     {"runs"},
     {"generate", "models", "tiny", "filtering", "report", "inspection"},
+    {"app"},
     {"publish"},
     {"trial"},
     {"doctor"},

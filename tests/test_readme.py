@@ -4,12 +4,15 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
+from hub_server import WRITE
 
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 
@@ -29,6 +32,9 @@ SMALLER = {
     "filter": "--extractor pixels",
     "study": "--arms real+augment real real+augment+filtered --max_train_steps 2 --num_validations 1 --bootstrap_draws 100",
     "report": "",
+    "publish": "",
+    "inspect": "",
+    "doctor": "",
 }
 
 
@@ -40,7 +46,8 @@ def place(base_dir, manifest_dir, tmp_path_factory):
     for name in ("train_scripts", "accelerate_configs"):
         shutil.copytree(ROOT / name, folder / name)
     for recipe in (folder / "train_scripts" / "configs").glob("*.yaml"):
-        recipe.write_text(recipe.read_text().replace("stable-diffusion-v1-5/stable-diffusion-v1-5", str(base_dir)))
+        text = recipe.read_text().replace("stable-diffusion-v1-5/stable-diffusion-v1-5", str(base_dir))
+        recipe.write_text(text.replace("resolution: 512", "resolution: 32"))
     tiny = yaml.safe_load((folder / "train_scripts" / "configs" / "classifier_tiny.yaml").read_text())
     small = tiny | {"resolution": 32, "width": 32, "layers": 1, "output_dir": "runs/classifier_vit"}
     (folder / "train_scripts" / "configs" / "classifier_vit.yaml").write_text(yaml.safe_dump(small))
@@ -68,7 +75,19 @@ def test_the_two_first_commands_are_targets_of_the_makefile():
     assert "pip install -e ." in COMMANDS
 
 
-def test_every_other_command_runs_in_the_readmes_order(place, base_dir):
+def opens(command: str, place: Path, env: dict) -> None:
+    """Start the page, load it, and end it as a person does."""
+    process = subprocess.Popen(
+        shlex.split(command) + ["--port", "0"], cwd=place, env=env, stdout=subprocess.PIPE, text=True
+    )
+    address = re.search(r"http://\S+", process.stdout.readline())[0]
+    with urllib.request.urlopen(address) as answer:
+        assert b"dermgen" in answer.read()
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
+
+
+def test_every_other_command_runs_in_the_readmes_order(place, base_dir, hub_on_loopback):
     env = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -85,8 +104,12 @@ def test_every_other_command_runs_in_the_readmes_order(place, base_dir):
             logs = shlex.split(command)[-1]
             assert list((place / logs).rglob("events.out.tfevents.*")), f"{logs} has nothing to show"
             continue
+        if command.startswith("dermgen app"):
+            opens(command, place, env)
+            continue
+        online = {"HF_HUB_OFFLINE": "0", "HF_TOKEN": WRITE} if " publish " in command else {}
         result = subprocess.run(
-            smaller(command, base_dir), shell=True, cwd=place, env=env, capture_output=True, text=True
+            smaller(command, base_dir), shell=True, cwd=place, env=env | online, capture_output=True, text=True
         )
         assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
         ran += 1
@@ -94,6 +117,8 @@ def test_every_other_command_runs_in_the_readmes_order(place, base_dir):
     assert len(list((place / "data" / "synthetic_mel" / "images").glob("*.png"))) == 8
     assert (place / "results" / "report" / "report.html").read_text().count("<h2>") >= 6
     assert (place / "runs" / "sks" / "pytorch_lora_weights.safetensors").exists()
+    assert set(hub_on_loopback.repos) == {("model", "me/lora-melanoma"), ("dataset", "me/synthetic-melanoma")}
+    assert all(repo.private and "README.md" in repo.files for repo in hub_on_loopback.repos.values())
 
 
 def test_files_that_the_readme_links_to_are_there():

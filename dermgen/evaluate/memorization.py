@@ -79,23 +79,13 @@ def audit(config: AuditConfig) -> dict:
     extractor = features.load(config.extractor, accelerator.device)
     use_index = use_faiss(config.index, len(train))
     claim_together(accelerator, folder, config, ("output_dir", "batch_size", "cache_dir", "max_copy_rate"))
-    base = features.features(extractor, train, accelerator, config.batch_size, cache_dir=config.cache_dir).features
-    thumbnails = _thumbnails(train)
-
-    def nearest(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        hashes = features.content_hashes(table)
-        turns = [
-            features.features(extractor, table, accelerator, config.batch_size, k, config.cache_dir, hashes).features
-            for k in range(8)
-        ]
-        k = min(config.candidates, len(train))
-        which, turn = _candidates(turns, base, k, use_index)
-        return closest(_thumbnails(table), thumbnails, which, turn)
-
-    distance, who, turn = nearest(synthetic)
+    neighbours = Neighbours(
+        train, extractor, accelerator, config.candidates, use_index, config.batch_size, config.cache_dir
+    )
+    distance, who, turn = neighbours.nearest(synthetic)
     if np.isnan(distance).all():
         raise InputError(f"all {len(synthetic)} images of {config.synthetic} are without structure: are they blank?")
-    usual, _, _ = nearest(held_out)
+    usual, _, _ = neighbours.nearest(held_out)
     threshold = _calibrated(usual, held_out, config)
     copies = distance < threshold
     moved = _moved(synthetic, real)
@@ -142,6 +132,48 @@ def audit(config: AuditConfig) -> dict:
         print(as_text(found, folder))
     accelerator.wait_for_everyone()
     return found
+
+
+class Neighbours:
+    """The training images, and which of them comes nearest to an image.
+
+    Args:
+        train: rows of a manifest with `path`.
+        extractor: proposes candidates.
+        accelerator: its processes share the work.
+        candidates: that are compared pixel by pixel.
+        use_index: search them with faiss.
+        batch_size: images at a time.
+        cache_dir: of features.
+    """
+
+    def __init__(
+        self,
+        train: pd.DataFrame,
+        extractor: features.Extractor,
+        accelerator: Accelerator,
+        candidates: int = 8,
+        use_index: bool = False,
+        batch_size: int = 256,
+        cache_dir: str | None = None,
+    ):
+        self.extractor, self.accelerator, self.use_index = extractor, accelerator, use_index
+        self.batch_size, self.cache_dir = batch_size, cache_dir
+        self.candidates = min(candidates, len(train))
+        self.base = features.features(extractor, train, accelerator, batch_size, cache_dir=cache_dir).features
+        self.thumbnails = _thumbnails(train)
+
+    def nearest(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `closest` gives for the images of `table`, rows being those of the training images."""
+        hashes = features.content_hashes(table)
+        turns = [
+            features.features(
+                self.extractor, table, self.accelerator, self.batch_size, k, self.cache_dir, hashes
+            ).features
+            for k in range(8)
+        ]
+        which, turn = _candidates(turns, self.base, self.candidates, self.use_index)
+        return closest(_thumbnails(table), self.thumbnails, which, turn)
 
 
 def _moved(synthetic: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:

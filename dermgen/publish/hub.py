@@ -92,9 +92,8 @@ def _require_rights(user: dict, repo_id: str) -> None:
         raise InputError(_told_status(403, repo_id))
     owners = {user["name"], *(org["name"] for org in user.get("orgs", []))}
     if repo_id.split("/")[0] not in owners:
-        raise InputError(
-            f"{repo_id!r} does not belong to {' or '.join(sorted(owners))}, whose token this is: mend --repo_id"
-        )
+        told = " or ".join(sorted(owners))
+        raise InputError(f"{repo_id!r} does not belong to {told}, whose token this is: mend --repo_id")
 
 
 def create(target: Target) -> None:

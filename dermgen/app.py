@@ -1,0 +1,295 @@
+"""`dermgen app`: a page that draws from a model, with the nearest training image beside each sample."""
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from accelerate import Accelerator
+from PIL import Image
+
+from dermgen.config import InputError, option, require_at_least
+from dermgen.data import manifest, preprocess
+from dermgen.data.phantom import SITES
+from dermgen.evaluate import features, images
+from dermgen.evaluate.memorization import Neighbours
+from dermgen.generate import generate
+from dermgen.labels import HAM10000, from_labels
+from dermgen.models import GenerateConfig, find_model
+from dermgen.sampling import ImageGenerator
+
+if TYPE_CHECKING:
+    import gradio
+
+BANNER = (
+    "**These images are synthetic.** They are no photographs of patients, they are not for diagnosis, and they are no "
+    "evidence of how a disease looks."
+)
+STYLE = ".banner {background: #7a1f1f; padding: 0.6em 1em; border-radius: 6px} .banner * {color: white}"
+MOST = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppConfig:
+    """Open a page that draws from a model, on this machine only."""
+
+    model: str = option(None, "run folder, pipeline folder or Hub id")
+    base_model: str | None = option(None, "base of a LoRA file that does not name one")
+    real: str | None = option(None, "manifest of the training images, for the nearest one; default the run's own")
+    audit: str | None = option(None, "folder of `dermgen audit`, whose threshold marks copies")
+    port: int = option(7860, "of the page, http://127.0.0.1:PORT; 0 takes a free one")
+
+    def __post_init__(self):
+        if not self.model:
+            raise InputError("--model is needed: a run folder, a pipeline folder or a Hub id")
+        require_at_least(0, port=self.port)
+
+
+def app(config: AppConfig) -> None:
+    """Serve the page until it is interrupted.
+
+    Raises:
+        InputError: if Gradio is not installed, or the model cannot be had.
+    """
+    studio = Studio(config)
+    try:
+        page = build(studio)
+        print(f"Open {launch(page, config.port)} (Ctrl-C ends it)", flush=True)
+        page.block_thread()
+    finally:
+        studio.close()
+
+
+def launch(page: "gradio.Blocks", port: int = 0) -> str:
+    """Serve the page on this machine, and on no other; its address."""
+    import gradio
+
+    fonts = {
+        "font": ["system-ui", "sans-serif"],
+        "font_mono": ["monospace"],
+    }  # the default ones are fetched from outside
+    _, address, _ = page.launch(
+        server_name="127.0.0.1",
+        server_port=port or None,
+        theme=gradio.themes.Default(**fonts),
+        css=STYLE,
+        prevent_thread_lock=True,
+        share=False,
+        ssr_mode=False,
+        footer_links=[],
+        quiet=True,
+    )
+    return address
+
+
+class Studio:
+    """What the page's buttons do: draw a set like `dermgen generate`, look up neighbours, zip it."""
+
+    def __init__(self, config: AppConfig):
+        self.config = config
+        self.folder = Path(tempfile.mkdtemp(prefix="dermgen-app-"))
+        self.lock = threading.Lock()  # one device, one drawing at a time
+        self.sets = 0
+        self._loaded: tuple[Any, ImageGenerator] | None = None
+        self.facts = _read(Path(config.model, "provenance.json"), json.loads)
+        self.settings = _read(Path(config.model, "config.yaml"), yaml.safe_load)
+        self.takes_prompts = "method" not in self.facts
+        if self.facts.get("method") == "cyclegan":
+            raise InputError(f"{config.model} translates images: use dermgen generate --init_images")
+        # Whatever is wrong with the model is told now, not at the first click.
+        probe = {"prompt": "-", "base_model": config.base_model} if self.takes_prompts else {}
+        find_model(GenerateConfig(model=config.model, output_dir="-", **probe))
+        self.train = self._training_images()
+        self.neighbours: Neighbours | None = None
+        self.threshold: float | None = None
+        if config.audit is not None:
+            path = Path(config.audit, "audit.json")
+            if not path.exists():
+                raise InputError(f"{config.audit} has no audit.json: give the folder of `dermgen audit`")
+            self.threshold = json.loads(path.read_text())["threshold"]
+
+    @property
+    def classes(self) -> list[str]:
+        """That can be asked for."""
+        if self.takes_prompts:
+            return list(HAM10000.codes)
+        return self.facts["classes"] if self.facts.get("class_conditional") else []
+
+    def draw(self, asked: dict[str, Any], num_images: int, seed: int, steps: int, guidance: float) -> Path:
+        """A manifest folder of new images.
+
+        Args:
+            asked: `prompt`, or attributes (`dx`, `localization`, `age`, `sex`); without values any image.
+            num_images: of them.
+            seed: of the first.
+            steps: denoising steps, where the model takes them.
+            guidance: weight of the prompt, likewise.
+
+        Raises:
+            InputError: for what the model refuses.
+        """
+        with self.lock:
+            self.sets += 1
+            folder = self.folder / f"set-{self.sets}"
+            config = self._asking(asked, num_images, seed, steps, guidance, folder)
+            key = (config.num_inference_steps, config.guidance_scale)
+            if self._loaded is None or self._loaded[0] != key:
+                model = find_model(config)
+                self._loaded = key, model.load(model.plan(), Accelerator().device)
+            return generate(config, self._loaded[1])
+
+    def nearest(self, folder: Path) -> list[tuple[Image.Image, str]] | None:
+        """The nearest training image of each image in the folder, with what is to be said of it; None without any."""
+        if self.train is None:
+            return None
+        if self.neighbours is None:
+            self.neighbours = Neighbours(self.train, features.load("pixels"), Accelerator())
+        distance, rows, _ = self.neighbours.nearest(images.read(folder, True))
+        told = []
+        for d, row in zip(distance, rows, strict=True):
+            word = "nothing to compare" if np.isnan(d) else f"distance {d:.2f}"
+            if self.threshold is not None and d < self.threshold:
+                word += ", A COPY?"
+            picture = Image.fromarray(preprocess.read_image(Path(self.train["path"][row])))
+            told.append((picture, f"real, {word}, {self.train['image_id'][row]}"))
+        return told
+
+    def legend(self) -> str:
+        """What the pictures are."""
+        if self.train is None:
+            return "There are no training images here to compare with: give --real, their manifest."
+        text = "Right of each sample: the **real** training image that is nearest to it. Distance 0 is the same picture"
+        if self.threshold is None:
+            return f"{text}; with --audit, copies are marked."
+        return f"{text}; below {self.threshold:.2f} lie copies, as the audit found."
+
+    def zip(self, folder: Path) -> Path:
+        """The images with their manifest, in one file."""
+        path = folder.with_suffix(".zip")
+        with zipfile.ZipFile(path, "w") as file:
+            file.write(folder / "metadata.csv", "metadata.csv")
+            for image in sorted((folder / "images").iterdir()):
+                file.write(image, f"images/{image.name}")
+        return path
+
+    def close(self) -> None:
+        """Remove everything drawn."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _asking(self, asked, num_images, seed, steps, guidance, folder) -> GenerateConfig:
+        common: dict[str, Any] = {
+            "model": self.config.model,
+            "output_dir": str(folder),
+            "seed": int(seed),
+            "base_model": self.config.base_model,
+        }
+        if self.takes_prompts or self.facts.get("method") == "ddpm":
+            common |= {"num_inference_steps": int(steps), "guidance_scale": float(guidance)}
+        if not self.takes_prompts:
+            if self.classes:
+                return GenerateConfig(**common, classes=f"{asked['dx']}:{int(num_images)}")
+            return GenerateConfig(**common, num_images=int(num_images))
+        if asked.get("prompt"):
+            return GenerateConfig(**common, prompt=asked["prompt"], num_images=int(num_images))
+        grid = folder.with_suffix(".yaml")
+        grid.write_text(yaml.safe_dump({name: [value] for name, value in asked.items() if value}))
+        return GenerateConfig(**common, grid=str(grid), num_images=int(num_images))
+
+    def _training_images(self) -> pd.DataFrame | None:
+        """The train split of the manifest that the run names, if it is here."""
+        folder = self.config.real or self.settings.get("data_dir")
+        if folder is None or (self.config.real is None and not Path(folder, "metadata.csv").exists()):
+            return None
+        table = manifest.select(manifest.read_real(folder, need_classes=False), split="train", where=str(folder))
+        return images.read(folder, False).merge(table[["image_id"]], on="image_id")
+
+
+def build(studio: Studio) -> "gradio.Blocks":
+    """The page.
+
+    Raises:
+        InputError: if Gradio is not installed.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio
+    except ImportError as error:
+        raise InputError("the app needs Gradio: pip install 'dermgen[app]'") from error
+    steps_matter = studio.takes_prompts or studio.facts.get("method") == "ddpm"
+
+    names = from_labels(studio.classes)
+
+    with gradio.Blocks(title="dermgen", analytics_enabled=False) as page:
+        gradio.Markdown(BANNER, elem_classes="banner", elem_id="banner")
+        with gradio.Row():
+            with gradio.Column(scale=1, min_width=280):
+                prompt = gradio.Textbox(
+                    label="Prompt (empty: from the attributes below)",
+                    value=studio.settings.get("instance_prompt") or "",
+                    visible=studio.takes_prompts,
+                    elem_id="prompt",
+                )
+                dx = gradio.Dropdown(
+                    [(f"{names[c].name} ({c})", c) for c in studio.classes],
+                    label="Class",
+                    value=(studio.classes or [None])[0],
+                    visible=bool(studio.classes),
+                )
+                with gradio.Row(visible=studio.takes_prompts):
+                    site = gradio.Dropdown(["", *SITES], label="Site", value="")
+                    sex = gradio.Dropdown(["", "female", "male"], label="Sex", value="")
+                    age = gradio.Number(label="Age", value=None, minimum=0, maximum=120, precision=0)
+                with gradio.Row():
+                    number = gradio.Slider(1, MOST, 4, step=1, label="Images", elem_id="number")
+                    seed = gradio.Number(label="Seed", value=0, precision=0, minimum=0, elem_id="seed")
+                with gradio.Row(visible=steps_matter):
+                    steps = gradio.Slider(1, 100, 25, step=1, label="Steps", elem_id="steps")
+                    guidance = gradio.Slider(
+                        1, 15, 7.5 if studio.takes_prompts else 1, step=0.5, label="Guidance", elem_id="guidance"
+                    )
+                button = gradio.Button("Draw", variant="primary", elem_id="draw")
+                download = gradio.DownloadButton("Download with provenance", interactive=False, elem_id="download")
+            with gradio.Column(scale=2):
+                gradio.Markdown(studio.legend(), elem_id="legend")
+                gallery = gradio.Gallery(
+                    show_label=False,
+                    columns=4,
+                    object_fit="contain",
+                    format="png",
+                    elem_id="gallery",
+                    height="auto",
+                )
+
+        def on_draw(prompt, dx, site, sex, age, number, seed, steps, guidance):
+            attributes = {"dx": dx, "localization": site, "sex": sex, "age": None if age is None else int(age)}
+            asked = {"prompt": prompt.strip()} if prompt.strip() else attributes
+            try:
+                folder = studio.draw(asked, number, seed, steps, guidance)
+            except InputError as error:
+                raise gradio.Error(str(error)) from error
+            table = manifest.read(folder)
+            drawn = [
+                (str(folder / row["file_name"]), f"synthetic, seed {row['seed']}") for row in table.to_dict("records")
+            ]
+            partners = studio.nearest(folder)
+            shown = drawn
+            if partners is not None:
+                shown = [picture for both in zip(drawn, partners, strict=True) for picture in both]
+            return shown, gradio.DownloadButton(value=str(studio.zip(folder)), interactive=True)
+
+        inputs = [prompt, dx, site, sex, age, number, seed, steps, guidance]
+        button.click(on_draw, inputs, [gallery, download])
+    return page
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    return (parse(path.read_text()) or {}) if path.exists() else {}
