@@ -78,7 +78,7 @@ def test_the_two_first_commands_are_targets_of_the_makefile():
 def opens(command: str, place: Path, env: dict) -> None:
     """Start the page, load it, and end it as a person does."""
     process = subprocess.Popen(
-        shlex.split(command) + ["--port", "0"], cwd=place, env=env, stdout=subprocess.PIPE, text=True
+        [*shlex.split(command), "--port", "0"], cwd=place, env=env, stdout=subprocess.PIPE, text=True
     )
     address = re.search(r"http://\S+", process.stdout.readline())[0]
     with urllib.request.urlopen(address) as answer:
