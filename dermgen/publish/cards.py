@@ -101,7 +101,7 @@ def shared_facts(
         "sources": sources,
         "citations": list(bibtex),
         "license": license,
-        "forced": [str(stop) for stop in stops] if force else [],
+        "forced": [stop.on_card() for stop in stops] if force else [],
         "force_reason": force,
         "scores": [_scores(found) for found in evidence.scores],
         "memorization": evidence.audit,

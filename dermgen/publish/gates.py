@@ -1,5 +1,6 @@
 """What stops a publication, and what to run then."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -7,17 +8,23 @@ from dermgen.config import InputError
 from dermgen.data.origins import License, respects
 from dermgen.publish.privacy import Finding
 
+TOKEN = "token"
+
 
 @dataclass(frozen=True)
 class Stop:
-    """A reason not to publish."""
+    """A reason not to publish, and what to do; `public` is what a card may tell of it, without ids and paths."""
 
     gate: str
     reason: str
     remedy: str
+    public: str | None = None
 
     def __str__(self) -> str:
         return f"{self.gate}: {self.reason}; {self.remedy}"
+
+    def on_card(self) -> str:
+        return f"{self.gate}: {self.public or self.reason}"
 
 
 def memorization(audit: dict | None, how: str, hashes: Collection[str] | None = None) -> list[Stop]:
@@ -74,11 +81,19 @@ def licenses(license: License | None, chosen: License | None) -> list[Stop]:
 
 def privacy(findings: Sequence[Finding]) -> list[Stop]:
     """What must not leave."""
-    if not findings:
-        return []
-    told = ", ".join(map(str, findings[:5])) + (f" and {len(findings) - 5} more" if len(findings) > 5 else "")
-    remedy = "take it out of the source (`dermgen prepare` drops EXIF; rename images, mend captions) and run again"
-    return [Stop("privacy", told, remedy)]
+    stops = []
+    tokens = [f.file for f in findings if f.kind == TOKEN]
+    if tokens:
+        stops.append(
+            Stop(TOKEN, f"a token of the Hub is in {', '.join(tokens)}", "take it out, and revoke it on the Hub")
+        )
+    others = [f for f in findings if f.kind != TOKEN]
+    if others:
+        told = ", ".join(map(str, others[:5])) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        remedy = "take it out of the source (`dermgen prepare` drops EXIF; rename images, mend captions)"
+        kinds = ", ".join(f"{kind} in {n} files" for kind, n in Counter(f.kind for f in others).items())
+        stops.append(Stop("privacy", told, remedy, kinds))
+    return stops
 
 
 def pass_or_stop(stops: Sequence[Stop], force: str | None, what: str, flag: str = "--force") -> None:
@@ -87,10 +102,9 @@ def pass_or_stop(stops: Sequence[Stop], force: str | None, what: str, flag: str 
     Raises:
         InputError: with every open gate on a line.
     """
-    if any(stop.gate == "privacy" and "token in" in stop.reason for stop in stops):
-        raise InputError(
-            "a token of the Hub is in what would be sent: " + next(str(s) for s in stops if s.gate == "privacy")
-        )
+    for stop in stops:
+        if stop.gate == TOKEN:
+            raise InputError(f"{what} is not published, nor can it be forced: {stop.reason}; {stop.remedy}")
     if stops and not force:
         lines = "".join(f"\n  - {stop}" for stop in stops)
         raise InputError(

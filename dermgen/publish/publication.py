@@ -75,8 +75,10 @@ class Publication:
         """
         readme = self.files / "README.md"
         readme.write_text(card(stops), encoding="utf-8")
-        stops = [*stops, *gates.privacy(privacy.scan(self.files, patient_ids))]
-        readme.write_text(card(stops), encoding="utf-8")
+        found = gates.privacy(privacy.scan(self.files, patient_ids))
+        if found:
+            stops = [*stops, *found]
+            readme.write_text(card(stops), encoding="utf-8")  # it tells how many, never what
         if self.config.dry_run:
             print(readme.read_text(encoding="utf-8"))
             print(self.list_files())

@@ -89,6 +89,14 @@ def test_shards_stay_under_their_size_and_hold_each_image_once(world, hub, tmp_p
         assert sum(len(i["bytes"]) for i in images) <= 3 * max(sizes)
 
 
+def test_a_large_set_becomes_tar_shards_by_itself(world, hub, monkeypatch):
+    monkeypatch.setattr("dermgen.publish.dataset.WEBDATASET_FROM", 1000)
+    publish(world.drawn, world.results)
+    names = set(hub.repos["dataset", "me/set"].files)
+    assert "data/train-00000.tar" in names
+    assert not any(name.endswith(".parquet") for name in names)
+
+
 def test_the_card_counts_what_is_there(world, hub):
     publish(world.drawn, world.results)
     text = hub.repos["dataset", "me/set"].files["README.md"].decode()

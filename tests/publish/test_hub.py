@@ -187,6 +187,14 @@ def test_the_loopback_hub_is_what_the_client_believes_it_to_be(hub, tmp_path):
     assert [f.path for f in api.list_repo_tree("me/plain", recursive=True)] == ["deep", "deep/a.bin"]
 
 
+def test_a_refusal_of_the_newer_storage_is_one_sentence_too(world, hub, monkeypatch):
+    """The client streams large files to Xet where it can; the loopback Hub has none, and says so."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    with pytest.raises(InputError, match="the Hub cannot be reached.*the same command goes on"):
+        publish(world)
+    assert hub.asked("xet-write-token")
+
+
 def test_an_error_that_is_not_the_hubs_passes_as_it_is():
     with pytest.raises(RuntimeError, match="of another kind"), ours.sentences("me/x"):
         raise RuntimeError("of another kind")

@@ -152,8 +152,25 @@ def test_a_forced_publication_tells_so_on_its_card(world, hub):
     publish(world.run, force="internal test of the upload")
     text = hub.repos["model", "me/model"].files["README.md"].decode()
     assert 'The reason given: "internal test of the upload".' in text
-    assert "> - memorisation: nobody has looked" in text
+    assert "> - memorisation: nobody has looked for copies of training images\n" in text
+    assert str(world.run.parent) not in text
     assert "Do they copy training images?\n\nNot measured." in text
+
+
+def test_what_must_not_leave_is_not_told_on_a_forced_card_either(world, hub, tmp_path, monkeypatch):
+    run = shutil.copytree(world.run, tmp_path / "run")
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(settings | {"only_classes": ["seen in Pat_PHL_00003"]}))
+    with pytest.raises(InputError, match=r"privacy: patient id in config.yaml \(pat_phl_00003\)"):
+        publish(run, world.results)
+    publish(run, world.results, force="the patient has agreed")
+    text = hub.repos["model", "me/model"].files["README.md"].decode()
+    assert "> - privacy: patient id in 1 files" in text
+    assert "PHL_00003" not in text.upper()
+    (run / "config.yaml").write_text(yaml.safe_dump(settings | {"only_classes": [f"token {WRITE}"]}))
+    with pytest.raises(InputError, match="nor can it be forced: a token of the Hub is in config.yaml") as error:
+        publish(run, world.results, force="we want to")
+    assert WRITE not in str(error.value)
 
 
 def test_a_reason_is_more_than_a_word(world):
