@@ -97,6 +97,7 @@ class Studio:
     def __init__(self, config: AppConfig):
         self.config = config
         self.folder = Path(tempfile.mkdtemp(prefix="dermgen-app-"))
+        os.environ["GRADIO_TEMP_DIR"] = str(self.folder / "shown")  # Gradio keeps what it shows, real images too
         self.lock = threading.Lock()  # one device, one drawing at a time
         self.sets = 0
         self._loaded: tuple[Any, ImageGenerator] | None = None
@@ -175,8 +176,11 @@ class Studio:
     def zip(self, folder: Path) -> Path:
         """The images with their manifest, in one file."""
         path = folder.with_suffix(".zip")
+        table = manifest.read(folder)
         with zipfile.ZipFile(path, "w") as file:
-            file.write(folder / "metadata.csv", "metadata.csv")
+            # A folder of this machine is told by its name alone, as in the images' own text.
+            told = table.assign(model=[Path(name).name if Path(name).exists() else name for name in table["model"]])
+            file.writestr("metadata.csv", told.to_csv(index=False))
             for image in sorted((folder / "images").iterdir()):
                 file.write(image, f"images/{image.name}")
         return path

@@ -103,8 +103,11 @@ def inspect(argv):
 
 def doctor(argv):
     """check the installation, and with --config all that a recipe needs; exit status 1 if something is amiss"""
-    from dermgen.doctor import DoctorConfig, doctor
-
+    try:
+        from dermgen.doctor import DoctorConfig, doctor
+    except ModuleNotFoundError as error:
+        print(f"FIX   packages   {error.name} is not installed: pip install -e . in dermgen's folder")
+        sys.exit(1)
     if not doctor(parse(DoctorConfig, ["--recipe" if a == "--config" else a for a in argv])):
         sys.exit(1)
 

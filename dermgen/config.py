@@ -64,7 +64,9 @@ def parse(config_cls: type[Config], argv: Sequence[str] | None = None) -> Config
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}{_closest(unknown[0].lstrip('-').split('=')[0], names)}")
+        # Never what follows: it may be a secret.
+        name = unknown[0].split("=")[0]
+        raise InputError(f"unknown option {name!r}{_closest(name.lstrip('-'), names)}")
     return config
 
 

@@ -23,7 +23,6 @@ from safetensors import safe_open
 from dermgen import trial
 from dermgen.config import InputError, TrainConfig, option, parse
 from dermgen.data import captions, duplicates, manifest, preprocess
-from dermgen.data.cache import hash_file
 from dermgen.data.loading import folder_examples
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.publish import hub
@@ -154,7 +153,7 @@ def _data(settings: TrainConfig) -> Iterator[Line]:
             yield Line("FIX", "data", f"{folder} was split by image (LEAKY): prepare it without --allow_leaky_split")
         counts = table["split"].value_counts().to_dict()
         told = ", ".join(f"{name} {counts.get(name, 0)}" for name in manifest.SPLITS)
-        yield from _images(folder, list(table["path"]), told, list(table["lesion_id"]))
+        yield from _images(folder, list(table["path"]), told, list(table["split"]))
         if isinstance(settings, DreamboothConfig) and not settings.instance_prompt:
             yield _captions(settings, list(table["caption"]))
     if values.get("instance_data_dir"):
@@ -164,13 +163,15 @@ def _data(settings: TrainConfig) -> Iterator[Line]:
             yield Line("FIX", "data", str(error))
             return
         paths = [e.path for e in examples]
-        yield from _images(values["instance_data_dir"], paths, f"{len(paths)} images", [""] * len(paths))
+        yield from _images(
+            values["instance_data_dir"], paths, f"{len(paths)} images", list(map(str, range(len(paths))))
+        )
     if isinstance(settings, DreamboothConfig) and settings.instance_prompt:
         yield _captions(settings, [settings.instance_prompt, *filter(None, [settings.class_prompt])])
 
 
-def _images(folder: str, paths: list[str], told: str, lesions: list[str]) -> Iterator[Line]:
-    """Some images, looked at closely."""
+def _images(folder: str, paths: list[str], told: str, splits: list[str]) -> Iterator[Line]:
+    """Some images, looked at closely; near-duplicates within a split are as they should be."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(paths))[:SAMPLED])
     bad, exif, thumbnails, hashes, kept = [], [], [], [], []
     for i in chosen:
@@ -183,7 +184,7 @@ def _images(folder: str, paths: list[str], told: str, lesions: list[str]) -> Ite
             bad.append(f"{path.name} ({error})")
             continue
         with Image.open(path) as opened:
-            exif += [path.name] if opened.getexif() else []
+            exif += [path.name] if preprocess.has_exif(opened) else []
         thumbnail, fingerprint = duplicates.fingerprint(Image.fromarray(image))
         thumbnails.append(thumbnail)
         hashes.append(fingerprint)
@@ -192,17 +193,16 @@ def _images(folder: str, paths: list[str], told: str, lesions: list[str]) -> Ite
         more = "mend or remove them, or run `dermgen prepare`, which does"
         yield Line("FIX", "data", f"{folder}: {len(bad)} of {len(chosen)} sampled images are bad ({bad[0]}): {more}")
         return
-    groups = np.unique([lesions[i] or f"image {i}" for i in kept], return_inverse=True)[1]
+    groups = np.unique([splits[i] for i in kept], return_inverse=True)[1]
     pairs = duplicates.find_pairs(np.stack(thumbnails), np.stack(hashes), groups) if len(kept) > 1 else []
-    same = len(paths) - len({hash_file(p) for p in paths}) if len(paths) <= 1000 else 0
     yield Line("ok", "data", f"{folder}: {told}; {len(chosen)} sampled images decode")
     if exif:
         text = f"EXIF in {len(exif)} of {len(chosen)} sampled images (as {exif[0]}), where patients and places can be"
         yield Line("FIX", "EXIF", f"{text}: `dermgen prepare` takes it out")
-    if pairs or same:
-        names = f", as {Path(paths[kept[pairs[0][0]]]).name} and {Path(paths[kept[pairs[0][1]]]).name}" if pairs else ""
-        text = f"{len(pairs)} pairs of near-duplicates among those{names}; {same} files are equal to others"
-        yield Line("FIX", "duplicates", f"{text}: `dermgen prepare` joins or refuses them")
+    if pairs:
+        names = " and ".join(Path(paths[kept[i]]).name for i in pairs[0])
+        text = f"{len(pairs)} pairs of near-duplicates among those, as {names}"
+        yield Line("FIX", "duplicates", f"{text}: `dermgen prepare` keeps such pairs in one split")
 
 
 def _captions(settings: DreamboothConfig, texts: list[str]) -> Line:
@@ -231,7 +231,8 @@ def _model(settings: TrainConfig) -> Iterator[Line]:
     if folder is None:
         yield Line("FIX", "model", f"{name} is not on this machine: hf download {name}")
         return
-    numbers = {part.name: _num_weights(part) for part in (folder, *folder.iterdir()) if part.is_dir()}
+    whole = [folder] if (folder / "config.json").exists() else [p for p in folder.iterdir() if p.is_dir()]
+    numbers = {part.name: _num_weights(part, vars(settings).get("variant")) for part in whole}
     total = sum(numbers.values())
     yield Line("ok", "model", f"{name}: {total / 1e6:,.1f} M weights")
     if isinstance(settings, DreamboothConfig):
@@ -307,10 +308,13 @@ def _local_model(name: str) -> Path | None:
     return None
 
 
-def _num_weights(folder: Path) -> int:
-    """Weights in the safetensors files of a folder, by their headers."""
+def _num_weights(folder: Path, variant: str | None) -> int:
+    """Weights in the safetensors files of a model's part that would be loaded, by their headers."""
     total = 0
     for path in folder.glob("*.safetensors"):
+        marks = path.name.removesuffix(".safetensors").split(".")[1:]  # as fp16, non_ema
+        if [mark for mark in marks if not mark[0].isdigit()] != ([variant] if variant else []):
+            continue
         with safe_open(path, framework="np") as file:
             total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return total

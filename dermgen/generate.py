@@ -12,14 +12,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dermgen import __version__, watermark
-from dermgen.config import InputError
+from dermgen.config import InputError, write_json
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.origins import combine
 from dermgen.data.sheets import contact_sheet
 from dermgen.models import GenerateConfig, find_model
 from dermgen.sampling import ImageGenerator, Request, draw, save_png
-from dermgen.training.run import claim_together
+from dermgen.training.run import claim_together, versions
 
 
 def generate(config: GenerateConfig, generator: ImageGenerator | None = None) -> Path:
@@ -41,7 +41,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
 
     generator = generator or model.load(rows, accelerator.device)
     sha256 = broadcast_object_list([model.sha256() if accelerator.is_main_process else None])[0]
-    table = _table(rows, config, model.settings(), sha256)
+    table = _table(rows, config, model.settings(), sha256, [source.license for source in model.sources])
     facts_of = {row["file_name"]: row for row in table.to_dict("records")}
     _claim_plan(folder, table, [source.path for source in model.sources], accelerator)
     requests = [Request(row["label"], row["seed"], folder / name) for row, name in zip(rows, facts_of, strict=True)]
@@ -62,6 +62,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         manifest.write(table, folder)
+        write_json(folder / "provenance.json", versions())
         _contact_sheets(table, folder)
         print(f"{len(table)} images in {folder / 'images'}, contact sheets in {folder / 'sheets'}")
     accelerator.wait_for_everyone()
@@ -87,13 +88,15 @@ def write_synthetic(image: torch.Tensor, path: Path, facts: dict) -> None:
     save_png(image, path, {"Comment": comment, "Software": f"dermgen {__version__}", "dermgen": json.dumps(facts)})
 
 
-def _table(rows: list[dict], config: GenerateConfig, settings: dict, sha256: str) -> pd.DataFrame:
+def _table(
+    rows: list[dict], config: GenerateConfig, settings: dict, sha256: str, source_licenses: Sequence[str]
+) -> pd.DataFrame:
     """The manifest of the images to be: what each shows, and how it will be made."""
     taken: dict[str, int] = {}
     provenance = Path(config.model, "provenance.json")
     facts = json.loads(provenance.read_text()) if provenance.exists() else {}
     learnt = [text for data in (*facts.get("data", []), *facts.get("base_data", [])) for text in data["licenses"]]
-    license = combine(learnt)
+    license = combine([*learnt, *set(source_licenses)])
     full = []
     for i, row in enumerate(rows):
         group = row.get("dx") or "image"

@@ -49,8 +49,9 @@ def read(path: Path) -> dict:
         raise InputError(f"{path}: {error}") from error
     with Image.open(path) as image:
         image.load()  # text after the pixels is read last
-        text, exif, kind = dict(image.info), bool(image.getexif()), image.format
-    facts = json.loads(text["dermgen"]) if "dermgen" in text else None
+        text, exif, kind = dict(image.info), preprocess.has_exif(image), image.format
+    ours = str(text.get("Software", "")).startswith("dermgen ")
+    facts = json.loads(text["dermgen"]) if ours and "dermgen" in text else None
     return {
         "path": str(path),
         "kind": kind,

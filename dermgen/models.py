@@ -11,9 +11,10 @@ import torch
 import yaml
 from PIL import Image
 
-from dermgen import runs
+from dermgen import runs, watermark
 from dermgen.config import InputError, option, require_at_least
 from dermgen.data import captions, manifest, preprocess
+from dermgen.data.cache import key_of
 from dermgen.data.loading import Example, PixelSet, folder_examples
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.sampling import ImageGenerator
@@ -77,6 +78,8 @@ class GenerateConfig:
             raise InputError("give only one of --prompt, --classes and --grid")
         if self.resolution is not None and (self.resolution % 8 or self.resolution < 8):
             raise InputError(f"resolution must be a positive multiple of 8, got {self.resolution}")
+        if self.watermark and self.resolution is not None:
+            watermark.require_room(self.resolution, self.resolution)
         if not 0 < self.strength <= 1:
             raise InputError(f"strength must be above 0 and at most 1, got {self.strength}")
         require_at_least(1, batch_size=self.batch_size)
@@ -93,6 +96,7 @@ class Source:
     path: str
     image_id: str
     dx: str = ""
+    license: str = ""
 
 
 def read_sources(folder: str | None, split: str, dx: str | None = None) -> list[Source]:
@@ -106,7 +110,8 @@ def read_sources(folder: str | None, split: str, dx: str | None = None) -> list[
     if not Path(folder, "metadata.csv").exists():
         return [Source(e.path, e.image_id) for e in folder_examples(folder, "", "init_images")]
     table = manifest.select(manifest.read_real(folder, need_classes=False), dx=dx, split=split, where=folder)
-    return [Source(*row) for row in zip(table["path"], table["image_id"], table["dx"], strict=True)]
+    columns = ("path", "image_id", "dx", "license")
+    return [Source(*row) for row in zip(*(table[c] for c in columns), strict=True)]
 
 
 # Options of `dermgen generate` that mean something for every model, and for runs of one method.
@@ -180,8 +185,11 @@ class StableDiffusionModel:
         }
 
     def sha256(self) -> str:
-        """Of the weights that draw: of the LoRA file, or over the UNet's files; "" for a model on the Hub."""
-        return runs.weights_sha256(self.config.model)
+        """Of the weights that draw; "" for a model on the Hub. Adapters differ by strength and base."""
+        found, config = runs.weights_sha256(self.config.model), self.config
+        if self.base is None or (config.adapter_weight == 1 and config.base_model is None):
+            return found
+        return key_of(found, self.base, config.adapter_weight)
 
     def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
         """The generator, on its device."""
@@ -252,6 +260,8 @@ class FromScratchModel:
                 "where it was trained without classes"
             )
         _refuse_unused(config, {*EVERY_MODEL, "num_images", "classes", *OWN[run.method]}, f"a run of {run.method}")
+        if config.watermark:
+            watermark.require_room(run.resolution, run.resolution)
         if config.classes is not None and config.num_images is not None:
             raise InputError("--classes says how many images of each class: leave --num_images out")
         if config.resolution not in (None, run.resolution):

@@ -52,13 +52,13 @@ class TrainedRun:
 
 
 def weights_sha256(folder: str | Path) -> str:
-    """Of a Stable Diffusion's weights that draw: of a LoRA file, or over a UNet's files; "" where there are none."""
+    """Of what was trained of a Stable Diffusion: a LoRA file, or UNet and text encoder; "" where there are none."""
     folder = Path(folder)
     lora = folder / LORA_FILE if folder.is_dir() else folder
     if lora.is_file():
         return hash_file(lora)
-    files = sorted((folder / "unet").glob("*.safetensors"))
-    return hash_file(files[0]) if len(files) == 1 else key_of(*map(hash_file, files)) if files else ""
+    files = [p for part in ("unet", "text_encoder") for p in sorted((folder / part).glob("*.safetensors"))]
+    return key_of(*map(hash_file, files)) if files else ""
 
 
 def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> TrainedRun | None:

@@ -111,7 +111,8 @@ def train_tiny(config: TinyConfig) -> Path:
         )
     )
     pipeline.save_pretrained(folder)
-    shutil.copyfile(stages / "text_to_image" / "provenance.json", folder / "provenance.json")
+    for name in ("provenance.json", "training_set.csv"):
+        shutil.copyfile(stages / "text_to_image" / name, folder / name)
     print(f"The pipeline is in {folder}, its samples in {stages / 'text_to_image' / 'samples'}")
     return folder
 

@@ -17,7 +17,7 @@ LOWEST, HIGHEST = 4, 40  # half-waves across the image
 TARGET = 12.0  # what the detector should say of a marked image
 STRONGEST = 2.5  # root mean square of the change, in grey levels of 255
 THRESHOLD = 6.0
-ORIENTATIONS = 8
+SMALLEST = 64
 
 
 def embed(image: np.ndarray) -> np.ndarray:
@@ -33,8 +33,7 @@ def embed(image: np.ndarray) -> np.ndarray:
         InputError: if it is smaller.
     """
     height, width = image.shape[:2]
-    if min(height, width) < 64:
-        raise InputError(f"a watermark needs images of at least 64 x 64 pixels, these have {height} x {width}")
+    require_room(height, width)
     spectrum = np.zeros((height, width))
     rows, columns = min(height, HIGHEST), min(width, HIGHEST)
     spectrum[:rows, :columns] = _key()[:rows, :columns]
@@ -45,6 +44,14 @@ def embed(image: np.ndarray) -> np.ndarray:
         if _score(marked) >= TARGET:
             break
     return marked
+
+
+def require_room(height: int, width: int) -> None:
+    """Raise `InputError` for images that are too small for the pattern."""
+    if min(height, width) < SMALLEST:
+        raise InputError(
+            f"a watermark needs images of at least {SMALLEST} x {SMALLEST} pixels, these have {height} x {width}"
+        )
 
 
 def detect(image: np.ndarray) -> float:

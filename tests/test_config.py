@@ -111,3 +111,9 @@ def test_a_users_mistake_prints_one_line_and_exits_with_two(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == "error: no such folder: --data_dir /nowhere\n"
+
+
+def test_a_secret_in_an_unknown_option_is_not_repeated():
+    with pytest.raises(InputError, match="unknown option '--token'") as error:
+        parse(TrainConfig, ["--token=hf_secret"])
+    assert "hf_secret" not in str(error.value)

@@ -137,7 +137,14 @@ def test_each_png_says_that_it_is_synthetic_and_by_what(base_dir, tmp_path):
     text = Image.open(folder / "images" / "image_00000.png").text
     assert text["Comment"].startswith("Synthetic image, not a photograph of a patient")
     facts = json.loads(text["dermgen"])
-    assert (facts["prompt"], facts["seed"], facts["model"]) == ("malignant skin lesion", 0, str(base_dir))
+    assert (facts["prompt"], facts["seed"], facts["model"]) == ("malignant skin lesion", 0, base_dir.name)
+
+
+def test_a_set_says_with_what_it_was_drawn(base_dir, tmp_path):
+    folder = run(base_dir, tmp_path / "m", num_images=1)
+    facts = json.loads((folder / "provenance.json").read_text())
+    assert facts["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert facts["argv"] == sys.argv
 
 
 def test_adapter_weight_zero_is_the_base_model_and_one_is_not(base_dir, lora_dir, tmp_path):

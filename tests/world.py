@@ -40,17 +40,24 @@ def non_commercial(source: Path, folder: Path) -> Path:
     return folder
 
 
-def draw(run: Path, folder: Path, classes="mel:12,nv:12", **settings) -> Path:
+def draw(run: Path, folder: Path, classes="mel:50,nv:50", **settings) -> Path:
     return generate(GenerateConfig(model=str(run), output_dir=str(folder), classes=classes, **settings))
 
 
-def judge(real: Path, drawn: Path, results: Path) -> Path:
+def judge(real: Path, drawn: Path, results: Path, scores: bool = True) -> Path:
     both = {"real": str(real), "synthetic": str(drawn)}
     audit(AuditConfig(**both, output_dir=str(results / "audit"), max_copy_rate=0.1))
-    evaluate(
-        EvaluateConfig(**both, output_dir=str(results / "scores"), extractor="pixels", lpips="none", min_images=10)
-    )
+    if scores:
+        folder = str(results / "scores")
+        evaluate(EvaluateConfig(**both, output_dir=folder, extractor="pixels", lpips="none", min_images=10))
     return results
+
+
+def changed(folder: Path, target: Path, **columns) -> Path:
+    """A copy of a manifest folder with other values in some columns."""
+    shutil.copytree(folder, target)
+    manifest.write(manifest.read(target).assign(**columns), target)
+    return target
 
 
 def change(path: Path, **facts) -> None:

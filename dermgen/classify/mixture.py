@@ -42,7 +42,7 @@ def training_rows(
     rng = np.random.default_rng(seed)
     parts = [real] if use_real else []
     if synthetic is not None:
-        parts.append(_choose(real, synthetic, ratio, synthetic_classes, only_kept, rng))
+        parts.append(choose(real, synthetic, ratio, synthetic_classes, only_kept, rng))
     rows = pd.concat(parts, ignore_index=True)
     missing = sorted(set(real["dx"]) - set(rows["dx"]))
     if missing:
@@ -57,7 +57,15 @@ def training_rows(
     return rows
 
 
-def _choose(real, synthetic, ratio, classes, only_kept, rng) -> "pd.DataFrame":
+def choose(
+    real: "pd.DataFrame",
+    synthetic: "pd.DataFrame",
+    ratio: float | None,
+    classes: Sequence[str] | None,
+    only_kept: bool,
+    rng: np.random.Generator,
+) -> "pd.DataFrame":
+    """The synthetic images that join real ones; arguments and errors as of `training_rows`."""
     if only_kept:
         if "kept" not in synthetic.columns:
             raise InputError("the synthetic set has no column `kept`: make one with `dermgen filter`")

@@ -179,7 +179,8 @@ def facts(folder: str | Path, image_ids: Collection[str] | None = None) -> dict:
         image_ids: those that are meant; default all.
 
     Returns:
-        `images`, `images_per_class`, `lesions`, `licenses` and `sources` ("" among them where one is unknown),
+        `images`, `images_per_class`, `lesions` (None where they are unknown), `licenses` and `sources` ("" among them
+        where one is unknown),
         `synthetic` (how many are), `leaky`, and of a prepared manifest `taxonomy`, `audit` and `preparation`.
     """
     table = read(folder)
@@ -188,18 +189,18 @@ def facts(folder: str | Path, image_ids: Collection[str] | None = None) -> dict:
     found = {
         "images": len(table),
         "images_per_class": {dx or "unknown": int(n) for dx, n in table["dx"].value_counts().sort_index().items()},
-        "lesions": int(table["lesion_id"].where(table["lesion_id"] != "", table["image_id"]).nunique()),
+        "lesions": int(table["lesion_id"].nunique()) if (table["lesion_id"] != "").all() else None,
         "licenses": sorted(set(table["license"])),
         "sources": sorted(set(table["source"])),
         "synthetic": int((table["synthetic"] == "true").sum()),
         "leaky": is_leaky(folder),
     }
-    path = Path(folder, "prepare.json")
-    if path.exists():
-        prepared = json.loads(path.read_text())
-        settings = yaml.safe_load(Path(folder, "config.yaml").read_text())
-        found |= {"taxonomy": prepared["taxonomy"], "audit": prepared["audit"]}
-        found["preparation"] = {name: settings[name] for name in PREPARATION}
+    path, settings = Path(folder, "prepare.json"), Path(folder, "config.yaml")
+    prepared = json.loads(path.read_text()) if path.exists() else {}
+    found |= {name: prepared[name] for name in ("taxonomy", "audit") if name in prepared}
+    if prepared and settings.exists():  # a copy of the images and the table alone has lost it
+        of = yaml.safe_load(settings.read_text())
+        found["preparation"] = {name: of[name] for name in PREPARATION if name in of}
     return found
 
 

@@ -6,6 +6,18 @@ from dataclasses import dataclass
 
 PHANTOMS = "dermgen phantoms"
 PERMISSIVE = frozenset("apache-2.0 mit bsd-3-clause odc-by pddl cdla-permissive-2.0 cdla-permissive-1.0".split())
+OPENRAIL = frozenset("creativeml-openrail-m openrail openrail++".split())  # commercial, but not for every use
+# Of models that others are fine-tuned from; --base_license says that of any other.
+BASE_LICENSES = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "runwayml/stable-diffusion-v1-5": "creativeml-openrail-m",
+    "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
+    "stabilityai/stable-diffusion-2-1": "openrail++",
+    "stabilityai/stable-diffusion-2-1-base": "openrail++",
+    "google/vit-base-patch16-224-in21k": "apache-2.0",
+    "google/vit-base-patch16-224": "apache-2.0",
+    "microsoft/resnet-50": "apache-2.0",
+}
 
 
 @dataclass(frozen=True)
@@ -17,6 +29,7 @@ class License:
     commercial: bool = False
     derivatives: bool = False
     share_alike: bool = False
+    attribution: bool = True
 
     @property
     def allows_sharing(self) -> bool:
@@ -40,7 +53,7 @@ def parse_license(text: str) -> License | None:
     if not words:
         return None
     if re.fullmatch(r"cc-?0(-1\.0)?", words):
-        return License("cc0-1.0", "CC0 1.0", commercial=True, derivatives=True)
+        return License("cc0-1.0", "CC0 1.0", commercial=True, derivatives=True, attribution=False)
     found = re.fullmatch(r"cc-?by(-nc)?(-sa|-nd)?(?:-(\d\.\d))?", words)
     if found:
         non_commercial, other, version = found[1] or "", found[2] or "", found[3] or "4.0"
@@ -51,6 +64,8 @@ def parse_license(text: str) -> License | None:
             derivatives=other != "-nd",
             share_alike=other == "-sa",
         )
+    if words in OPENRAIL:
+        return License(words, text.strip(), commercial=True, derivatives=True)
     if words in PERMISSIVE:
         return License(words, text.strip(), commercial=True, derivatives=True)
     return License("other", text.strip())
@@ -70,6 +85,12 @@ def combine(texts: Iterable[str]) -> License | None:
         return unknown[0]
     if len({part.id for part in known}) == 1:
         return known[0]
+    use_bound = [part for part in known if part.id in OPENRAIL]
+    if use_bound:
+        rest = combine([part.name for part in known if part.id not in OPENRAIL])
+        if rest.id in PERMISSIVE or rest.id == "cc0-1.0":
+            return use_bound[0]
+        return License("other", f"{rest.name} and {use_bound[0].name}")
     if all(part.id in PERMISSIVE or part.id == "cc0-1.0" for part in known):
         return next(part for part in known if part.id != "cc0-1.0")
     conditions = "-nc" * (not all(part.commercial for part in known))
@@ -80,9 +101,13 @@ def combine(texts: Iterable[str]) -> License | None:
 
 def respects(chosen: License, source: License) -> bool:
     """Whether what was made from images under `source` may be given away under `chosen`."""
-    if source.id == "other" or chosen.id == "other":
-        return chosen == source
-    return (source.commercial or not chosen.commercial) and (not source.share_alike or chosen.share_alike)
+    if chosen.id == source.id and chosen.name == source.name:
+        return True
+    if "other" in (chosen.id, source.id) or source.id in OPENRAIL or not source.derivatives:
+        return False
+    if source.share_alike:
+        return chosen.share_alike and chosen.commercial == source.commercial
+    return (source.commercial or not chosen.commercial) and (chosen.attribution or not source.attribution)
 
 
 @dataclass(frozen=True)

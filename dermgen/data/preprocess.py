@@ -20,10 +20,21 @@ FORMATS = {
     ".webp": "WEBP",
 }
 _TIFF_MAX_SAMPLE_VALUE = 281
+METADATA = ("exif", "xmp", "photoshop", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type iptc")
+# Description, make, model, date, artist, copyright, and the blocks of EXIF, GPS and IPTC.
+_CAMERA_TAGS = {270, 271, 272, 306, 315, 33432, 34665, 34853, 33723}
 
 
 class BadImage(ValueError):
     """A file that cannot be used, with the reason in a few words."""
+
+
+def has_exif(image: Image.Image) -> bool:
+    """Whether a loaded image carries EXIF or XMP of a camera; the tags that every TIFF needs are none."""
+    if any(name in image.info for name in METADATA):
+        return True
+    tags = set(image.getexif())
+    return bool(tags & _CAMERA_TAGS) if image.format == "TIFF" else bool(tags)
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -94,6 +94,10 @@ def evaluate(config: EvaluateConfig) -> dict:
         },
         "leaky": manifest.is_leaky(config.real),
         "images": manifest.identity(synthetic_table),
+        "reference": {
+            "sources": sorted(set(parts["held_out"].table["source"]) - {""}),
+            "splits": sorted(set(parts["held_out"].table["split"]) - {""}),
+        },
         "warnings": _warnings(config, extractor, parts, entries[0]),
         "groups": entries,
         "too_few": too_few,

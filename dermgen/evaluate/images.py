@@ -56,6 +56,11 @@ def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.D
     return table.assign(group=splits.join_groups(table["lesion_id"], table["patient_id"]))
 
 
+def facts(folder: str | Path) -> dict | None:
+    """`manifest.facts` of a manifest; None for a plain folder, of which nothing is known."""
+    return manifest.facts(folder) if Path(folder, "metadata.csv").exists() else None
+
+
 def reference_sets(table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Row numbers of the held-out images (the test split) and of the training images (the train split).
 

@@ -113,9 +113,12 @@ def audit(config: AuditConfig) -> dict:
         "max_copy_rate": config.max_copy_rate,
         "passed": bool(copies.mean() <= config.max_copy_rate),
         "drawn_over_real": int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
+        "sources_found": int(np.isfinite(moved).sum()),
         "median_source_distance": None if np.isnan(moved).all() else float(np.nanmedian(moved)),
         "leaky": manifest.is_leaky(config.real),
         "images": manifest.identity(synthetic),
+        "train": manifest.identity(train)["sha256"],
+        "real": images.facts(config.real),
         "copied": manifest.identity(synthetic[copies])["sha256"],
     }
     if accelerator.is_main_process:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from accelerate.utils import DistributedType, set_seed
@@ -36,9 +36,13 @@ from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.inputs import LatentSource, PromptSource, cache_latents, check_prompts
 from dermgen.stable_diffusion.pipeline import check_model, load_pipeline
 from dermgen.stable_diffusion.weights import UNET_TARGETS, FullWeights, LoraWeights
+from dermgen.training import records
 from dermgen.training.diffusion import prior_preservation
 from dermgen.training.draws import Draws, derive_seed
 from dermgen.training.run import Run, load_trained_state
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +238,10 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
             pipeline.text_encoder.gradient_checkpointing_enable()
     parameters = [p for model in weights.models for p in model.parameters() if p.requires_grad]
     unet, *text_encoder, optimizer = run.prepare(*weights.models, _optimizer(config, parameters), average=pipeline.unet)
+    records.keep_to_images(run.output_dir, _learnt(config, examples, prior), run.accelerator)
     run.record(
         base_model=config.pretrained_model_name_or_path,
+        base_on_hub=not Path(config.pretrained_model_name_or_path).exists(),
         leaky=config.data_dir is not None and manifest.is_leaky(config.data_dir),
         data=[_data_facts(config, examples)],
         base_data=_base_data(config.pretrained_model_name_or_path),
@@ -317,6 +323,19 @@ def _data_facts(config: DreamboothConfig, examples: Sequence[Example]) -> dict:
     if config.data_dir is not None:
         return manifest.facts(config.data_dir, [e.image_id for e in examples])
     return {"images": len(examples), "images_per_class": {}, "licenses": [""], "sources": [""], "leaky": False}
+
+
+def _learnt(config: DreamboothConfig, examples: Sequence[Example], prior: Sequence[Example]) -> "pd.DataFrame":
+    """The images that are learnt, for `records.keep_to_images`; class images that were drawn are synthetic."""
+    import pandas as pd
+
+    own = {str(path) for path in own_images(Path(config.class_data_dir))} if prior else set()
+    rows = [{"image_id": e.image_id, "synthetic": "false", "path": e.path} for e in examples]
+    rows += [
+        {"image_id": f"class/{e.image_id}", "synthetic": "false" if e.path in own else "true", "path": e.path}
+        for e in prior
+    ]
+    return pd.DataFrame(rows).assign(dx="")
 
 
 def _base_data(model: str) -> list[dict]:

@@ -1,6 +1,7 @@
 """What the training scripts do besides: a card in the run's folder, and `--push_to_hub`."""
 
 import os
+import shlex
 from pathlib import Path
 
 from dermgen.config import InputError, TrainConfig
@@ -8,6 +9,7 @@ from dermgen.data import manifest
 from dermgen.publish import gates, hub
 from dermgen.publish.cards import data_licenses
 from dermgen.publish.described import describe
+from dermgen.publish.evidence import Evidence
 from dermgen.publish.model import PublishModelConfig, publish_model, render_card
 
 
@@ -26,9 +28,10 @@ def check_upload(config: TrainConfig, draws: bool = True) -> None:
         return
     target = hub.check(hub.named(_repo_id(config), "model"))
     how = "without --push_to_hub, then dermgen generate, dermgen audit and dermgen publish model RUN --evidence AUDIT"
-    stops = gates.memorization(None, how) if draws else []
-    folder = vars(config).get("data_dir")
-    data = [manifest.facts(folder)] if folder else [{"licenses": [""], "leaky": False}]
+    stops = gates.memorization(Evidence(), how, ()) if draws else []
+    settings = vars(config)
+    folders = [settings.get(name) for name in ("data_dir", "data_dir_b", "synthetic_dir")]
+    data = [manifest.facts(folder) for folder in folders if folder] or [{"licenses": [""], "leaky": False}]
     stops += gates.split(any(entry["leaky"] for entry in data))
     stops += gates.licenses(data_licenses(data, None), None)
     gates.pass_or_stop(stops, config.hub_force, f"the model {target.repo_id}", "--hub_force")
@@ -53,9 +56,10 @@ def finish(config: TrainConfig) -> None:
             PublishModelConfig(run=str(run), repo_id=repo_id, force=config.hub_force, output_dir=str(run / "published"))
         )
     except InputError as error:
+        command = ["dermgen", "publish", "model", str(run), "--repo_id", repo_id]
+        command += ["--force", config.hub_force] if config.hub_force else []
         raise InputError(
-            f"{error}\nThe training is done and {run} is whole; send it with\n"
-            f"  dermgen publish model {run} --repo_id {repo_id} --force {config.hub_force!r}"
+            f"{error}\nThe training is done and {run} is whole; send it with\n  {shlex.join(command)}"
         ) from error
 
 

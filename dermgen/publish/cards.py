@@ -4,7 +4,7 @@ A template is Jinja with every undefined name an error; what was not measured is
 """
 
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +13,12 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard
 
 from dermgen import __version__
 from dermgen.config import InputError
-from dermgen.data.origins import COLLECTIONS, License, combine, parse_license
+from dermgen.data.origins import COLLECTIONS, PHANTOMS, License, combine, parse_license
 from dermgen.labels import TAXONOMIES
-from dermgen.publish.evidence import Evidence
+from dermgen.publish.evidence import Evidence, copies_among
 from dermgen.publish.gates import Stop
+from dermgen.publish.privacy import without_paths_in
+from dermgen.statistics import wilson
 
 BESIDE = Path(__file__).parents[2] / "model_cards"  # of a clone; a wheel brings them as data files
 TEMPLATES = BESIDE if BESIDE.is_dir() else Path(sysconfig.get_path("data"), "share", "dermgen", "model_cards")
@@ -79,6 +81,7 @@ def shared_facts(
     stops: Sequence[Stop],
     force: str | None,
     data_license: str | None,
+    published: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """What every card tells, of a model or a set.
 
@@ -90,6 +93,7 @@ def shared_facts(
         stops: gates that were shut.
         force: why it was published all the same.
         data_license: what the publisher says of images whose manifest does not.
+        published: SHA-256 of the images of a set.
     """
     sources = sorted({s.removesuffix(", LEAKY") for d in (*data, *base_data) for s in d["sources"]} - {""})
     bibtex = dict.fromkeys(b for s in sources if s in COLLECTIONS for b in [COLLECTIONS[s].bibtex] if b)
@@ -101,10 +105,11 @@ def shared_facts(
         "sources": sources,
         "citations": list(bibtex),
         "license": license,
+        "consent": consent([*data, *base_data]),
         "forced": [stop.on_card() for stop in stops] if force else [],
         "force_reason": force,
         "scores": [_scores(found) for found in evidence.scores],
-        "memorization": evidence.audit,
+        "memorization": _memorization(evidence.audit, published),
         "studies": [_study(found) for found in evidence.studies],
     }
 
@@ -114,23 +119,49 @@ def data_licenses(data: Sequence[Mapping[str, Any]], said: str | None) -> Licens
     return combine([text or said or "" for entry in data for text in entry["licenses"]])
 
 
-def eval_results(task: str, evidence: Evidence, sources: Sequence[str]) -> list[EvalResult]:
-    """The scores of generated images for the card's `model-index`."""
-    name = " and ".join(sources) or "unnamed"
-    return [
-        EvalResult(
-            task_type=task,
-            dataset_type=slug(name),
-            dataset_name=f"{name}, held-out lesions",
-            dataset_split="test",
-            metric_type=metric,
-            metric_name=f"{LABELS.get(metric, metric)}, {found['extractor']['name']} features",
-            metric_value=round(score["value"], 6),
+def eval_results(task: str, evidence: Evidence) -> list[EvalResult]:
+    """The scores of generated images for the card's `model-index`, by the real images that they were measured on."""
+    results = []
+    for found in evidence.scores[:1]:
+        name = " and ".join(found["reference"]["sources"]) or "unnamed"
+        splits = found["reference"]["splits"]
+        results += [
+            EvalResult(
+                task_type=task,
+                dataset_type=slug(name),
+                dataset_name=name,
+                dataset_split="+".join(splits) if splits else None,
+                metric_type=metric,
+                metric_name=f"{LABELS.get(metric, metric)}, {without_paths_in(found['extractor']['name'])} features",
+                metric_value=round(score["value"], 6),
+            )
+            for metric, score in found["groups"][0]["scores"].items()
+            if score["value"] is not None
+        ]
+    return results
+
+
+def consent(data: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is known of whether the patients agreed, a sentence for each kind of source."""
+    sources = {source.removesuffix(", LEAKY") for entry in data for source in entry["sources"]}
+    public = sorted(s for s in sources if s in COLLECTIONS and s != PHANTOMS)
+    told = []
+    if public:
+        told.append(
+            f"The photographs of {' and '.join(public)} were published for research by those who took them; consent "
+            "and ethics approval are described there and were not verified again."
         )
-        for found in evidence.scores[:1]
-        for metric, score in found["groups"][0]["scores"].items()
-        if score["value"] is not None
-    ]
+    if PHANTOMS in sources:
+        told.append("The phantoms were drawn by a program: no patient is in them.")
+    if any(not s or (s not in COLLECTIONS and not s.startswith("dermgen ")) for s in sources) or not sources:
+        told.append(
+            "Whether the patients in the other images agreed to this use is not recorded with them: whoever published "
+            "this answers for it."
+            if told
+            else "Whether the patients agreed to this use is not recorded with the images: whoever published this "
+            "answers for it."
+        )
+    return told
 
 
 def slug(name: str) -> str:
@@ -160,11 +191,21 @@ def _data(entry: Mapping[str, Any], said: str | None) -> dict[str, Any]:
     }
 
 
+def _memorization(audit: Mapping[str, Any] | None, published: Collection[str] | None) -> dict[str, Any] | None:
+    """The audit's result for what is published."""
+    if audit is None:
+        return None
+    copies, n = copies_among(audit, published)
+    low, high = wilson(copies, n) if n else (0.0, 1.0)
+    return {**audit, "copies": copies, "n": n, "copy_rate": copies / max(1, n), "low": low, "high": high}
+
+
 def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
     overall = found["groups"][0]
     wanted = ("kid", "precision", "recall", "coverage")
     return {
-        "extractor": found["extractor"],
+        "extractor": found["extractor"] | {"name": without_paths_in(found["extractor"]["name"])},
+        "splits": found["reference"]["splits"],
         "leaky": found["leaky"],
         "warnings": found["warnings"],
         "images": len(found["images"]["sha256"]),
@@ -188,6 +229,7 @@ def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _study(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "images": len(found["images"]["sha256"]) if found["images"] else 0,
         "leaky": found["leaky"],
         "test_images": found["test_images"],
         "test_lesions": found["test_lesions"],

@@ -2,8 +2,9 @@
 
 import io
 import json
+import shlex
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ from huggingface_hub import DatasetCardData
 from PIL import Image
 
 from dermgen import __version__
-from dermgen.classify.mixture import training_rows
+from dermgen.classify.mixture import choose
 from dermgen.config import InputError, option, require_at_least
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
@@ -24,9 +25,9 @@ from dermgen.data.origins import COLLECTIONS, License, parse_license
 from dermgen.data.sheets import contact_sheet
 from dermgen.labels import from_labels
 from dermgen.publish import cards, gates, hub
-from dermgen.publish.described import patients
+from dermgen.publish.described import Described, describe, patient_ids
 from dermgen.publish.evidence import gather
-from dermgen.publish.privacy import without_paths
+from dermgen.publish.privacy import without_paths, without_paths_in
 from dermgen.publish.publication import PublishConfig, begin, own_license
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ WHOLE_NUMBERS = "seed index num_inference_steps".split()
 NUMBERS = "age guidance_scale strength truncation quality_score nearest_train_distance".split()
 TRUTHS = "synthetic kept copy".split()
 # Ids of photographs that are public may be told; a clinic's may name a patient.
-OF_PHOTOGRAPHS = "lesion_id source_image_id nearest_train_id".split()
+OF_PHOTOGRAPHS = ("lesion_id", "nearest_train_id")
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 WEBDATASET_FROM = 10 * 2**30
 SHOWN = 32
@@ -53,7 +54,7 @@ class PublishDatasetConfig(PublishConfig):
     """Publish a synthetic set, with real images beside it where their licence allows."""
 
     data_dir: str = option(None, "manifest folder of synthetic images: of generate, filter or audit")
-    only_kept: bool = option(False, "only images that `dermgen filter` kept")
+    dropped_too: bool = option(False, "also images that `dermgen filter` dropped")
     without_copies: bool = option(False, "leave out images that the audit calls copies of training images")
     include_real: str | None = option(None, "manifest folder of real images to publish as well, split as they are")
     synthetic_ratio: float = option(
@@ -82,31 +83,26 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
     evidence = gather(config.evidence or [], hashes=frozenset(table["sha256"]))
     for line in evidence.left_out:
         print(f"left out {line}")
-    copies = table["sha256"].isin(evidence.audit["copied"] if evidence.audit else ())
-    left_out = 0
-    if config.without_copies:
-        if evidence.audit is None:
-            raise InputError("--without_copies needs to know them: give the audit's folder with --evidence")
-        table, left_out = table[~copies], int(copies.sum())
-        if table.empty:
-            raise InputError(f"all {left_out} images are copies of training images: nothing is left to publish")
+    table, left_out = _without_copies(table, evidence.audit) if config.without_copies else (table, 0)
     real = _real(config)
     if real is not None:
-        train = real[real["split"] == "train"]
-        table = training_rows(train, table, use_real=False, ratio=config.synthetic_ratio, seed=config.seed)
-    table = table.assign(split="train")
-    rows = table if real is None else pd.concat([real, table], ignore_index=True)
-    synthetic = rows[rows["synthetic"] == "true"]
-    data = [*_learnt(synthetic), *([] if real is None else [manifest.facts(config.include_real)])]
+        _refuse_held_out_sources(table, real, config)
+        rng = np.random.default_rng(config.seed)
+        table = choose(real[real["split"] == "train"], table, config.synthetic_ratio, None, False, rng)
+    synthetic = table.assign(split="train").reset_index(drop=True)
+    rows = synthetic if real is None else pd.concat([real, synthetic], ignore_index=True)
+    models = _models(synthetic)
+    data = [*_learnt(synthetic, models), *([] if real is None else [manifest.facts(config.include_real)])]
     data_license = cards.data_licenses(data, config.data_license)
-    audit = evidence.audit
+    audit, published = evidence.audit, frozenset(synthetic["sha256"])
+    learnt = {h for described in models.values() for h in described.learnt}
     stops = [
-        *gates.memorization(audit, _how_to_audit(config), set(synthetic["sha256"])),
-        *gates.split(any(entry["leaky"] for entry in data)),
+        *gates.memorization(evidence, _how_to_audit(config), learnt, published),
+        *gates.split(evidence.leaky or any(entry["leaky"] for entry in data)),
         *gates.licenses(data_license, own_license(config, None)),
     ]
-    publication = begin(config, "dataset")
-    rows = _told(rows, public=all(d["sources"] and {*d["sources"]} <= {*COLLECTIONS} for d in data))
+    publication = begin(config, "dataset", stops)
+    rows = _told(rows, data, audit)
     kind = _write(rows, config, publication.files / "data")
     _picture(synthetic[~synthetic["sha256"].isin(audit["copied"] if audit else ())], publication.files / "samples.png")
     marker = {"dermgen": __version__, "images": len(rows), "sha256": key_of(*sorted(rows["sha256"]))}
@@ -114,7 +110,7 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
 
     def card(stops: Sequence[gates.Stop]) -> str:
         license = own_license(config, data_license)
-        facts = cards.shared_facts(data, [], license, evidence, stops, config.force, config.data_license)
+        facts = cards.shared_facts(data, [], license, evidence, stops, config.force, config.data_license, published)
         title = publication.target.repo_id.split("/")[-1]
         facts |= {
             "repo_id": publication.target.repo_id,
@@ -133,8 +129,9 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
         facts["card_data"] = _metadata(rows, title, license, kind).to_yaml()
         return cards.render(config.card_template or "synthetic_dataset.md", facts, "dataset")
 
-    ids = patients(config.data_dir) | (patients(config.include_real) if config.include_real else set())
-    return publication.finish(stops, card, ids)
+    manifests = [folder for described in models.values() for folder in described.manifests]
+    real_folders = [*manifests, *evidence.real_folders, *([config.include_real] if config.include_real else [])]
+    return publication.finish(stops, card, patient_ids([config.data_dir, *real_folders]))
 
 
 def write_parquet(rows: pd.DataFrame, classes: Sequence[str], folder: Path, split: str, max_bytes: int) -> None:
@@ -202,6 +199,17 @@ def features(rows: pd.DataFrame, classes: Sequence[str]) -> "datasets.Features":
     return datasets.Features({"image": datasets.Image(), **told})
 
 
+def _tar_features(rows: pd.DataFrame) -> "datasets.Features":
+    """How `datasets` reads the tar shards."""
+    import datasets
+
+    facts = {name: kind for name, kind in features(rows, []).items() if name != "image"}
+    suffixes = sorted({Path(path).suffix.lower()[1:] for path in rows["path"]})
+    images = {suffix: datasets.Image() for suffix in suffixes}
+    text = datasets.Value("string")
+    return datasets.Features({**images, "json": facts, "__key__": text, "__url__": text})
+
+
 def _synthetic(config: PublishDatasetConfig) -> pd.DataFrame:
     """The synthetic images, with `path` and `sha256`."""
     folder = Path(config.data_dir)
@@ -213,10 +221,10 @@ def _synthetic(config: PublishDatasetConfig) -> pd.DataFrame:
         raise InputError(
             f"{folder} has {real} real images, which are published only as a folder of their own, by --include_real DIR"
         )
-    if config.only_kept:
-        if "kept" not in table:
-            raise InputError(f"--only_kept: {folder} has no column `kept`, make one with `dermgen filter`")
+    if "kept" in table and not config.dropped_too:
         table = table[table["kept"] == "true"]
+        if table.empty:
+            raise InputError(f"{folder}: the filter kept none of its images")
     return _with_files(table.reset_index(drop=True), folder)
 
 
@@ -238,7 +246,30 @@ def _real(config: PublishDatasetConfig) -> pd.DataFrame | None:
                 f"{n} real images of {config.include_real} are under {license.name}, which does not let prepared "
                 "images be passed on: leave --include_real out"
             )
+    lost = int((~real["split"].isin(manifest.SPLITS)).sum())
+    if lost:
+        raise InputError(f"{lost} real images of {config.include_real} have no split: `dermgen prepare` splits them")
     return _with_files(real.drop(columns="path"), Path(config.include_real))
+
+
+def _without_copies(table: pd.DataFrame, audit: dict | None) -> tuple[pd.DataFrame, int]:
+    """The images that the audit does not call copies, and how many it does."""
+    if audit is None:
+        raise InputError("--without_copies needs to know them: give the audit's folder with --evidence")
+    copies = table["sha256"].isin(audit["copied"])
+    if copies.all():
+        raise InputError(f"all {len(table)} images are copies of training images: nothing is left to publish")
+    return table[~copies], int(copies.sum())
+
+
+def _refuse_held_out_sources(table: pd.DataFrame, real: pd.DataFrame, config: PublishDatasetConfig) -> None:
+    held_out = set(real.loc[real["split"] != "train", "image_id"])
+    drawn_over = held_out & set(table.get("source_image_id", [])) - {""}
+    if drawn_over:
+        raise InputError(
+            f"{len(drawn_over)} images of {config.data_dir} were drawn over held-out images of {config.include_real} "
+            f"(as {min(drawn_over)}), which they would bring into the training split: draw over its train split"
+        )
 
 
 def _with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -253,24 +284,47 @@ def _with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return table.assign(path=paths, sha256=list(map(hash_file, paths)))
 
 
-def _told(rows: pd.DataFrame, public: bool) -> pd.DataFrame:
+def _told(rows: pd.DataFrame, data: Sequence[dict], audit: dict | None) -> pd.DataFrame:
     """The rows without what must not be told, and without columns that are empty.
+
+    Ids of photographs stay only where all of those that the ids are of are in public collections: a clinic's may name
+    a patient, and so may its file names, for which numbers stand in.
 
     Args:
         rows: of a manifest.
-        public: whether the ids of all photographs that were learnt from are public.
+        data: what the models had learnt, and the real images.
+        audit: that looked at the images, if there is one.
     """
-    told = rows if public else rows.drop(columns=[c for c in OF_PHOTOGRAPHS if c in rows])
+    public = _public(data)
+    of_sources = (
+        [audit["real"]] if audit and audit["real"] and audit["sources_found"] == audit["drawn_over_real"] else []
+    )
+    hidden = [] if public else list(OF_PHOTOGRAPHS)
+    if not (public and of_sources and _public(of_sources)):
+        hidden.append("source_image_id")
+    told = rows.drop(columns=[c for c in hidden if c in rows])
     told = told.assign(
         model=[without_paths(v) if isinstance(v, str) else "" for v in told.get("model", [""] * len(told))]
     )
+    if not public:
+        kinds = np.where(told["synthetic"] == "true", "synthetic", "real")
+        told = told.assign(image_id=[f"{kind}_{i:06d}" for i, kind in enumerate(kinds)])
     empty = [c for c in COLUMNS if c in told and (told[c].isna() | (told[c] == "")).all()]
     return told.drop(columns=empty)
 
 
+def _public(data: Sequence[dict]) -> bool:
+    """Whether all photographs are of collections whose ids are public."""
+    return all(
+        {s for s in d["sources"] if not s.startswith("dermgen 0")} <= {*COLLECTIONS} and d["sources"] for d in data
+    )
+
+
 def _record(row: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """A row of a manifest as typed values, None where unknown."""
-    found: dict[str, Any] = {"image": {"bytes": Path(row["path"]).read_bytes(), "path": Path(row["path"]).name}}
+    path = Path(row["path"])
+    name = row["image_id"] + path.suffix.lower()
+    found: dict[str, Any] = {"image": {"bytes": path.read_bytes(), "path": name}}
     for name in (c for c in COLUMNS if c in row):
         value = row[name]
         if value == "" or value is None or (isinstance(value, float) and np.isnan(value)):
@@ -300,23 +354,42 @@ def _shards(rows: pd.DataFrame, max_bytes: int) -> Iterator[pd.DataFrame]:
     yield rows.iloc[start:]
 
 
-def _learnt(synthetic: pd.DataFrame) -> list[dict]:
-    """What the models that drew the images had learnt: from their runs, or where those are not here the manifest."""
-    found: dict[str, dict] = {}
+def _models(synthetic: pd.DataFrame) -> dict[str, Described]:
+    """The runs that drew the images, by the hash of their weights; one that has been trained anew since is another."""
+    found: dict[str, Described] = {}
     for model, part in synthetic.groupby(synthetic.get("model", pd.Series("", index=synthetic.index))):
-        path = Path(str(model), "provenance.json")
-        known = json.loads(path.read_text()) if model and path.exists() else {}
-        entries = [*known.get("data", []), *known.get("base_data", [])] or [
-            {
-                "images": None,
-                "images_per_class": {},
-                "licenses": sorted(set(part["license"])),
-                "sources": [],
-                "leaky": bool(part["source"].str.contains("LEAKY").any()),
-            }
-        ]
-        found |= {json.dumps(entry, sort_keys=True): entry for entry in entries}
-    return list(found.values())
+        if not model or not Path(str(model), "provenance.json").exists():
+            continue
+        for weights in ("last", "best"):
+            try:
+                described = describe(str(model), weights)
+            except InputError:
+                continue  # no finished run any more: then nothing is known of what it was
+            if set(part["model_sha256"]) == {described.sha256}:
+                found[described.sha256] = described
+    return found
+
+
+def _learnt(synthetic: pd.DataFrame, models: Mapping[str, Described]) -> list[dict]:
+    """What the models had learnt: from their runs, or where those are not here what the images' manifest tells."""
+    entries = [entry for described in models.values() for entry in (*described.data, *described.base_data)]
+    drawn_by = synthetic.get("model_sha256", pd.Series("", index=synthetic.index))
+    for _, part in synthetic.groupby(drawn_by.isin(models)):
+        known = bool(drawn_by[part.index[0]] in models)
+        licenses = set(part["license"])
+        # A known run's images can be under more than its data asks: they may have been drawn over others.
+        more = licenses - {"", *(text for entry in entries for text in entry["licenses"])}
+        if not known or more:
+            entries.append(
+                {
+                    "images": None,
+                    "images_per_class": {},
+                    "licenses": sorted(more if known else licenses),
+                    "sources": [] if known else [""],
+                    "leaky": bool(part["source"].str.contains("LEAKY").any()),
+                }
+            )
+    return list({json.dumps(entry, sort_keys=True): entry for entry in entries}.values())
 
 
 def _how_to_audit(config: PublishDatasetConfig) -> str:
@@ -343,7 +416,9 @@ def _images(rows: pd.DataFrame, config: PublishDatasetConfig, kind: str) -> dict
     names = dict(cards.class_names(sorted(set(rows["dx"])), from_labels(rows["dx"]).name))
     path = Path(config.data_dir, "filter.json")
     of_model = [c for c in ("model", "model_sha256", "guidance_scale", "num_inference_steps", "scheduler") if c in rows]
-    models = rows[drawn].groupby(of_model, dropna=False).size().reset_index(name="images").to_dict("records")
+    models = [{"images": int(drawn.sum())}]
+    if of_model:
+        models = rows[drawn].groupby(of_model, dropna=False).size().reset_index(name="images").to_dict("records")
     blank = dict.fromkeys(("model", "model_sha256", "guidance_scale", "num_inference_steps", "scheduler"), "")
     return {
         "synthetic": int(drawn.sum()),
@@ -360,26 +435,48 @@ def _images(rows: pd.DataFrame, config: PublishDatasetConfig, kind: str) -> dict
             for dx in names
             for mine in [rows["dx"] == dx]
         ],
-        "columns": ["image", *(c for c in COLUMNS if c in rows)],
+        "columns": [c for c in COLUMNS if c in rows],
         "models": [blank | m for m in models],
-        "filter": json.loads(path.read_text()) if path.exists() else None,
+        "filter": _filter(path) if path.exists() and not config.dropped_too else None,
     }
 
 
+def _filter(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text())
+    return found | {"scorer": without_paths_in(found["scorer"])}
+
+
 def _origin(config: PublishDatasetConfig, sha256: str) -> list[tuple[str, str]]:
-    path = Path(config.data_dir, "config.yaml")
-    settings = yaml.safe_load(path.read_text()) if path.exists() else {}
-    seeds = [("seed of the drawing", str(settings["seed"]))] if "seed" in settings else []
-    return [("dermgen", __version__), ("hash over all images", f"`{sha256}`"), *seeds]
+    """How the images were made: by the folder that `generate` wrote, which a filter's or an audit's view names."""
+    folder = Path(config.data_dir)
+    for _ in range(4):
+        path = folder / "config.yaml"
+        settings = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+        if "synthetic" not in settings:
+            break
+        folder = Path(settings["synthetic"])
+    rows = [("dermgen", __version__), ("hash over all images", f"`{sha256}`")]
+    path = folder / "provenance.json"
+    if path.exists():
+        facts = json.loads(path.read_text())
+        packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+        rows += [("drawn with", packages), ("command", f"`{shlex.join(without_paths(facts['argv']))}`")]
+    return rows + ([("seed of the drawing", str(settings["seed"]))] if "seed" in settings else [])
 
 
 def _metadata(rows: pd.DataFrame, title: str, license: License | None, kind: str) -> DatasetCardData:
     """The card's metadata by the Hub's names."""
+    import datasets
+
     n = len(rows)
     sizes = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
     splits = [s for s in SPLITS if (rows["split"] == s).any()]
-    suffix = "tar" if kind.startswith("WebDataset") else "parquet"
+    tar = kind.startswith("WebDataset")
+    suffix = "tar" if tar else "parquet"
+    # The types in a tar are otherwise guessed from its first images, which in a mixed set have no seed.
+    info = datasets.DatasetInfo(features=_tar_features(rows))._to_yaml_dict() if tar else None
     return DatasetCardData(
+        dataset_info=info,
         pretty_name=title,
         license=license.id if license else None,
         license_name=cards.slug(license.name) if license and license.id == "other" else None,

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from dermgen.data.cache import hash_file
 from dermgen.labels import from_labels
 from dermgen.publish.privacy import without_paths
 from dermgen.stable_diffusion.weights import LORA_FILE, UNET_TARGETS
+from dermgen.training import records
 
 # Settings that a reader of a card looks for; those that a method lacks, or that are off, are left out.
 TRAINING = (
@@ -42,6 +43,7 @@ class Described:
     files: dict[str, Path]
     sha256: str
     draws: bool  # images: a model that does can copy
+    whole: bool  # the base model's weights are among those sent
     model: dict[str, Any]
     metadata: dict[str, Any]
     settings: dict[str, Any]
@@ -58,14 +60,24 @@ class Described:
         return self.provenance.get("base_data", [])
 
     @property
+    def learnt(self) -> set[str]:
+        """SHA-256 of the real images it has learnt."""
+        path = self.folder / "training_set.csv"
+        if not path.exists():
+            return set()
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return set(table.loc[table["synthetic"] != "true", "sha256"])
+
+    @property
     def leaky(self) -> bool:
         return any(entry["leaky"] for entry in (*self.data, *self.base_data))
 
     def training(self) -> list[tuple[str, str]]:
         """Settings for a table."""
         known = {name: self.settings.get(name) for name in TRAINING}
-        if known["max_train_steps"]:
-            del known["num_train_epochs"]  # which it overrides
+        if "finished_step" in self.provenance:
+            del known["num_train_epochs"]
+            known["max_train_steps"] = self.provenance["finished_step"]
         if known["random_crop"] == 1:
             del known["random_crop"]  # nothing is cut
         told = [(k, v) for k, v in known.items() if v not in (None, False, "", []) or k == "seed"]
@@ -89,7 +101,7 @@ class Described:
     def cost(self) -> dict[str, Any] | None:
         """Time and device of the training; None where they were not noted."""
         facts = self.provenance
-        if "training_seconds" not in facts:
+        if facts.get("training_seconds") is None:
             return None
         seconds = facts["training_seconds"]
         unit, length = ("hours", 3600) if seconds >= 7200 else ("minutes", 60) if seconds >= 120 else ("seconds", 1)
@@ -105,15 +117,18 @@ class Described:
         told = ", ".join(f"{code} ({n})" for code, n in few.items())
         return [f"Classes with under {SMALL_CLASS} training images: {told}."] if few else []
 
-    def patient_ids(self) -> set[str]:
-        """Of the patients in the manifests that the run names, where those are here."""
-        named = [self.settings.get(name) for name in ("data_dir", "data_dir_b")]
-        return {i for folder in named if folder and Path(folder, "metadata.csv").exists() for i in patients(folder)}
+    @property
+    def manifests(self) -> list[str]:
+        """Folders of the real images that the run names."""
+        return [folder for name in ("data_dir", "data_dir_b") if (folder := self.settings.get(name))]
 
 
-def patients(folder: str | Path) -> set[str]:
-    """The patient ids of a manifest."""
-    return set(manifest.read(folder)["patient_id"]) - {""}
+def patient_ids(folders: Collection[str]) -> set[str]:
+    """The patients of those manifests that are here; that another is not, is told."""
+    here = {folder for folder in folders if Path(folder, "metadata.csv").exists()}
+    for folder in sorted(set(folders) - here):
+        print(f"note: {folder} is not here, so the ids of its patients cannot be looked for in what is sent")
+    return {i for folder in here for i in set(manifest.read(folder)["patient_id"]) - {""}}
 
 
 def describe(folder: str | Path, weights: Literal["last", "best"] = "last") -> Described:
@@ -146,8 +161,12 @@ def describe(folder: str | Path, weights: Literal["last", "best"] = "last") -> D
     else:
         raise InputError(f"the run in {folder} has not finished: the command that began it goes on")
     if "data" not in provenance:
+        raise InputError(f"{folder} does not say which data it has learnt: it has not got far enough, or is too old")
+    gone_on = [int(p.name.split("-")[1]) for p in records.checkpoints(folder)]
+    if "finished_step" in provenance and gone_on and gone_on[-1] > provenance["finished_step"]:
         raise InputError(
-            f"{folder} does not say which data it has learnt: the run has not got far enough, or is too old"
+            f"{folder} has gone on to step {gone_on[-1]} since its weights were written at step "
+            f"{provenance['finished_step']}: the same command finishes it"
         )
     return found
 
@@ -155,7 +174,7 @@ def describe(folder: str | Path, weights: Literal["last", "best"] = "last") -> D
 def _lora(folder: Path, settings: dict, provenance: dict) -> Described:
     with safe_open(folder / LORA_FILE, framework="np") as file:
         parameters = sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
-    base = _hub_id(settings["pretrained_model_name_or_path"])
+    base = _hub_id(settings, provenance)
     model = {
         "base_model": base,
         "parameters": parameters,
@@ -176,14 +195,23 @@ def _lora(folder: Path, settings: dict, provenance: dict) -> Described:
         metadata |= {"base_model": base, "base_model_relation": "adapter"}
     files = {LORA_FILE: folder / LORA_FILE}
     return Described(
-        folder, "dreambooth_lora", files, runs.weights_sha256(folder), True, model, metadata, settings, provenance
+        folder,
+        "dreambooth_lora",
+        files,
+        runs.weights_sha256(folder),
+        True,
+        False,
+        model,
+        metadata,
+        settings,
+        provenance,
     )
 
 
 def _pipeline(folder: Path, settings: dict, provenance: dict) -> Described:
     index = json.loads((folder / "model_index.json").read_text())
     parts = [name for name, kind in index.items() if isinstance(kind, list) and (folder / name).is_dir()]
-    base = _hub_id(settings.get("pretrained_model_name_or_path"))
+    base = _hub_id(settings, provenance)
     model = {
         "base_model": base,
         "parameters": provenance.get("trained_parameters"),
@@ -199,7 +227,7 @@ def _pipeline(folder: Path, settings: dict, provenance: dict) -> Described:
         metadata |= {"base_model": base, "base_model_relation": "finetune"}
     files = {name: folder / name for name in ("model_index.json", *parts)}
     return Described(
-        folder, "dreambooth", files, runs.weights_sha256(folder), True, model, metadata, settings, provenance
+        folder, "dreambooth", files, runs.weights_sha256(folder), True, True, model, metadata, settings, provenance
     )
 
 
@@ -215,12 +243,12 @@ def _from_scratch(run: runs.TrainedRun, settings: dict, provenance: dict) -> Des
     }
     task = "image-to-image" if run.method == "cyclegan" else "unconditional-image-generation"
     metadata = {"library_name": "dermgen", "pipeline_tag": task, "tags": [run.method]}
-    return Described(run.folder, run.method, places, run.sha256(), True, model, metadata, settings, provenance)
+    return Described(run.folder, run.method, places, run.sha256(), True, False, model, metadata, settings, provenance)
 
 
 def _classifier(folder: Path, settings: dict, provenance: dict) -> Described:
     results, config = (json.loads((folder / name).read_text()) for name in ("results.json", "config.json"))
-    base = None if settings["from_scratch"] else _hub_id(settings["pretrained_model_name_or_path"])
+    base = _hub_id(settings, provenance)
     model = {
         "base_model": base,
         "classes": results["classes"],
@@ -238,7 +266,7 @@ def _classifier(folder: Path, settings: dict, provenance: dict) -> Described:
         metadata |= {"base_model": base, "base_model_relation": "finetune"}
     files = {name: folder / name for name in ("config.json", "model.safetensors", "preprocessor_config.json")}
     sha256 = hash_file(folder / "model.safetensors")
-    return Described(folder, "classifier", files, sha256, False, model, metadata, settings, provenance)
+    return Described(folder, "classifier", files, sha256, False, True, model, metadata, settings, provenance)
 
 
 def _measured(folder: Path, results: dict) -> dict[str, Any]:
@@ -261,7 +289,7 @@ def _measured(folder: Path, results: dict) -> dict[str, Any]:
 
     return {
         "n": test["n"],
-        "lesions": int(groups.max()) + 1,
+        "groups": int(groups.max()) + 1,
         "rows": [{"name": name, **estimate(name)} for name in ("bma", "accuracy", "macro_f1", "macro_auroc")],
         "per_class": [
             {"code": code, "recall": estimate(f"recall_{code}"), **{k: of[k] for k in ("n", "precision", "auroc")}}
@@ -283,10 +311,9 @@ def _prompts(settings: dict, provenance: dict) -> dict[str, str | None]:
     }
 
 
-def _hub_id(name: str | None) -> str | None:
-    """The id of a model on the Hub; None for a folder, which nobody else can find."""
-    is_id = name and name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
-    return name if is_id else None
+def _hub_id(settings: dict, provenance: dict) -> str | None:
+    """The id of the base model on the Hub; None for a folder, which nobody else can find."""
+    return settings["pretrained_model_name_or_path"] if provenance.get("base_on_hub") else None
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:

@@ -1,39 +1,50 @@
 """What other stages have found about the very images, or the very weights, that are to be published."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 from dermgen import stages
 
 
 @dataclass
 class Evidence:
-    """Results that are about what is published, and why others were left out."""
+    """Results that are about what is published, and why others were left out.
+
+    `audit` is the worst of those that saw all of it, with the folder that it lies in; `compared` are the hashes of the
+    real images that any of them compared with.
+    """
 
     audit: dict | None = None
     audit_folder: Path | None = None
+    compared: frozenset[str] = frozenset()
     scores: list[dict] = field(default_factory=list)
     studies: list[dict] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    real_folders: list[str] = field(default_factory=list)
+
+    @property
+    def leaky(self) -> bool:
+        """Whether any of it was measured on data that was split by image."""
+        return any(found["leaky"] for found in (*([self.audit] if self.audit else []), *self.scores, *self.studies))
 
 
 def gather(folders: Sequence[str | Path], hashes: frozenset[str] | None = None, model: str | None = None) -> Evidence:
     """The results in `folders` that are about certain images, or about any images of certain weights.
 
-    An audit is taken if it looked at some of the images: which it missed is a gate's business. Scores and studies
-    must be of all of them.
-
     Args:
         folders: of stages, or that hold such.
         hashes: SHA-256 of the images that are published.
-        model: SHA-256 of the weights that are published; an audit of more of their images beats one of fewer.
+        model: SHA-256 of the weights that are published.
 
     Raises:
         InputError: if a folder is missing.
     """
     found = Evidence()
+    audits: list[tuple[dict, Path]] = []
     for folder in stages.find(folders):
         for stage in stages.of(folder):
             if stage not in ("audit", "scores", "study"):
@@ -43,11 +54,28 @@ def gather(folders: Sequence[str | Path], hashes: frozenset[str] | None = None, 
             if reason:
                 found.left_out.append(f"{folder} ({stage}): {reason}")
             elif stage == "audit":
-                if found.audit is None or result["n"] > found.audit["n"]:
-                    found.audit, found.audit_folder = result, folder
+                audits.append((result, folder))
             else:
                 {"scores": found.scores, "study": found.studies}[stage].append(result)
+    if audits:
+        found.audit, found.audit_folder = max(audits, key=lambda pair: _weight(pair[0], hashes))
+        found.compared = frozenset(h for audit, _ in audits for h in audit["train"])
+        settings = [yaml.safe_load((folder / "config.yaml").read_text()) for _, folder in audits]
+        found.real_folders = sorted({of["real"] for of in settings})
     return found
+
+
+def copies_among(audit: dict, hashes: Collection[str] | None) -> tuple[int, int]:
+    """Copies, and images, of those that are published; of all that were audited where `hashes` is None."""
+    if hashes is None:
+        return audit["copies"], audit["n"]
+    return len(set(hashes) & set(audit["copied"])), len(set(hashes))
+
+
+def _weight(audit: dict, hashes: frozenset[str] | None) -> tuple:
+    """Audits that saw more of what is published come before others, then those that found more copies."""
+    seen = len(hashes & set(audit["images"]["sha256"])) if hashes is not None else 0
+    return seen, copies_among(audit, hashes)[0] / max(1, audit["n"]), audit["n"]
 
 
 def _mismatch(stage: str, result: dict, hashes: frozenset[str] | None, model: str | None) -> str | None:

@@ -177,7 +177,9 @@ def _told(error: BaseException, repo_id: str) -> str | None:
         if isinstance(link, LocalTokenNotFoundError):
             return f"cannot write to {repo_id!r} on the Hub without a token: `hf auth login`, or set HF_TOKEN"
         if isinstance(link, httpx.HTTPStatusError) and link.response is not None:
-            return _told_status(link.response.status_code, repo_id)
+            told = _told_status(link.response.status_code, repo_id)
+            said = getattr(link, "server_message", None)
+            return f"{told} (the Hub says: {' '.join(said.split())[:200]})" if said else told
     for link in chain:
         if isinstance(link, (httpx.TransportError, ConnectionError, TimeoutError)):
             return f"the Hub cannot be reached ({type(link).__name__}): look at the network and try again"

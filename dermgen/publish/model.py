@@ -14,15 +14,14 @@ from dermgen import __version__
 from dermgen.config import InputError, option, write_json
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file
-from dermgen.data.origins import License
+from dermgen.data.origins import BASE_LICENSES, License, combine
 from dermgen.data.sheets import contact_sheet
 from dermgen.publish import cards, gates, hub
-from dermgen.publish.described import Described, describe
+from dermgen.publish.described import Described, describe, patient_ids
 from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.privacy import without_paths
 from dermgen.publish.publication import Publication, PublishConfig, begin, own_license
 
-TEXTS = (".json", ".yaml")
 NOTICES = {
     True: "Whatever this model draws is synthetic: no photograph of a patient, and no evidence of how a disease looks.",
     False: "This classifier was made to study training sets, not to find cancer.",
@@ -53,26 +52,39 @@ def publish_model(config: PublishModelConfig) -> str | None:
     evidence = gather(config.evidence or [], model=described.sha256)
     for line in evidence.left_out:
         print(f"left out {line}")
-    publication = begin(config, "model")
-    stops = known_stops(described, evidence.audit, config)
+    stops = known_stops(described, evidence, config)
+    publication = begin(config, "model", stops)
     _put_files(publication, described)
     picture = _picture(publication.files, evidence)
 
     def card(stops: Sequence[gates.Stop]) -> str:
         return render_card(described, publication.target.repo_id, evidence, stops, config, picture)
 
-    return publication.finish(stops, card, described.patient_ids())
+    return publication.finish(stops, card, patient_ids([*described.manifests, *evidence.real_folders]))
 
 
-def known_stops(described: Described, audit: dict | None, config: PublishConfig) -> list[gates.Stop]:
+def known_stops(described: Described, evidence: Evidence, config: PublishConfig) -> list[gates.Stop]:
     """The gates that need no look into the files."""
-    data_license = cards.data_licenses((*described.data, *described.base_data), config.data_license)
-    stops = gates.memorization(audit, how_to_audit(described)) if described.draws else []
-    return [
-        *stops,
-        *gates.split(described.leaky),
-        *gates.licenses(data_license, own_license(config, None)),
-    ]
+    stops = gates.memorization(evidence, how_to_audit(described), described.learnt) if described.draws else []
+    license = required_license(described, config.data_license, config.base_license)
+    if license is None and cards.data_licenses((*described.data, *described.base_data), config.data_license):
+        base = described.model["base_model"]
+        remedy = "say it with --base_license, e.g. --base_license apache-2.0"
+        stops.append(
+            gates.Stop("licence", f"that of the base model {base}, whose weights are sent, is unknown", remedy)
+        )
+    else:
+        stops += gates.licenses(license, own_license(config, None))
+    return [*stops, *gates.split(described.leaky or evidence.leaky)]
+
+
+def required_license(described: Described, data_license: str | None, base_license: str | None) -> License | None:
+    """What the images ask for, and the base model where its weights are sent too; None where one is unknown."""
+    texts = [text or data_license or "" for d in (*described.data, *described.base_data) for text in d["licenses"]]
+    base = described.model.get("base_model")
+    if described.whole and base:
+        texts.append(base_license or BASE_LICENSES.get(base, ""))
+    return combine(texts)
 
 
 def how_to_audit(described: Described) -> str:
@@ -104,7 +116,7 @@ def render_card(
     """
     evidence = evidence or Evidence()
     said, force, template = (config.data_license, config.force, config.card_template) if config else (None, None, None)
-    license = cards.data_licenses((*described.data, *described.base_data), said)
+    license = required_license(described, said, config.base_license if config else None)
     license = own_license(config, license) if config else license
     title = repo_id.split("/")[-1]
     facts = cards.shared_facts(described.data, described.base_data, license, evidence, stops, force, said)
@@ -124,7 +136,7 @@ def render_card(
         "cost": described.cost(),
         "limits": described.limits(),
     }
-    metadata = _metadata(described, evidence, license, facts["sources"])
+    metadata = _metadata(described, evidence, license)
     facts["card_data"] = ModelCardData(model_name=title, **metadata).to_yaml()
     return cards.render(template or f"{described.template}.md", facts, "model")
 
@@ -175,9 +187,7 @@ def _picture(files: Path, evidence: Evidence) -> str | None:
     return "samples.png"
 
 
-def _metadata(
-    described: Described, evidence: Evidence, license: License | None, sources: Sequence[str]
-) -> dict[str, Any]:
+def _metadata(described: Described, evidence: Evidence, license: License | None) -> dict[str, Any]:
     """The card's metadata by the Hub's names."""
     found = {name: value for name, value in described.metadata.items() if value is not None}
     found["tags"] = sorted({*found["tags"], "dermatology", "medical", "dermgen"})
@@ -186,9 +196,10 @@ def _metadata(
         if license.id == "other":
             found["license_name"] = cards.slug(license.name)
     if described.draws:
-        results = cards.eval_results(found["pipeline_tag"], evidence, sources)
+        results = cards.eval_results(found["pipeline_tag"], evidence)
     else:
-        name = " and ".join(sources) or "unnamed"
+        # The test split is of the real manifest, which is the first.
+        name = " and ".join(filter(None, described.data[0]["sources"])) or "unnamed"
         results = [
             EvalResult(
                 task_type="image-classification",

@@ -12,17 +12,15 @@ from typing import Any
 from huggingface_hub import get_token
 from PIL import Image
 
+from dermgen.data import preprocess
 from dermgen.data.preprocess import FORMATS
 
 TEXTS = (".json", ".jsonl", ".yaml", ".yml", ".md", ".txt", ".csv")
-# Text chunks of a PNG that dermgen or Pillow write, which are read as text; all others of these names hold metadata.
-METADATA = ("exif", "xmp", "photoshop", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type iptc")
-PATH = re.compile(
-    r"""(?:^|[\s"'=:,(\[`>])((?:/(?:home|Users|root|tmp|mnt|media|data|opt|var|srv|work|scratch|workspace|private|gpfs|nfs)"""
-    r"""|~|[A-Za-z]:)(?:[/\\][^\s"'`<>,)\]]+)+)"""
-)
+# Any absolute path of two or more parts; an address on the web has no blank or quote before its slashes.
+PATH = re.compile(r"""(?:^|[\s"'=:,(\[`>])((?:/|~/|[A-Za-z]:[\\/]{1,2}|\\{2,4})[\w.@+-]+(?:[/\\][^\s"'`<>,)\]]+)+)""")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+DESCRIBING = ("caption", "prompt", "negative_prompt")
 LONGEST_TEXT = 64 * 2**20
 
 
@@ -55,6 +53,11 @@ def without_paths(value: Any) -> Any:
     return Path(value).name if "/" in value and len(value) < 1000 and Path(value).exists() else value
 
 
+def without_paths_in(text: str) -> str:
+    """A text with each of its words that is a path reduced to its last name."""
+    return " ".join(without_paths(word) for word in text.split(" "))
+
+
 def scan(folder: Path, patient_ids: Collection[str] = ()) -> list[Finding]:
     """Everything in the files of `folder` that must not leave, at most one finding of each kind per file."""
     ids = _Ids(patient_ids)
@@ -71,7 +74,7 @@ def scan(folder: Path, patient_ids: Collection[str] = ()) -> list[Finding]:
 
 
 def _in_file(path: Path, file: str, ids: "_Ids", token: str | None) -> Iterator[tuple[str, str]]:
-    yield from _in_text(file, ids, token)
+    yield from _in_text(file, ids, token, named=True)
     suffix = path.suffix.lower()
     if suffix in FORMATS:
         yield from _in_image(path.read_bytes(), ids, token)
@@ -81,7 +84,7 @@ def _in_file(path: Path, file: str, ids: "_Ids", token: str | None) -> Iterator[
         with tarfile.open(path) as tar:
             for member in tar:
                 content = tar.extractfile(member).read()
-                yield from _in_text(member.name, ids, token)
+                yield from _in_text(member.name, ids, token, named=True)
                 if Path(member.name).suffix.lower() in FORMATS:
                     yield from _in_image(content, ids, token)
                 else:
@@ -92,13 +95,14 @@ def _in_file(path: Path, file: str, ids: "_Ids", token: str | None) -> Iterator[
         yield from _in_text(path.read_text(encoding="utf-8", errors="replace"), ids, token)
 
 
-def _in_text(text: str, ids: "_Ids", token: str | None) -> Iterator[tuple[str, str]]:
+def _in_text(text: str, ids: "_Ids", token: str | None, named: bool = False) -> Iterator[tuple[str, str]]:
+    """`named`: the text names or describes an image, so that a bare number in it can be a patient's."""
     if TOKEN.search(text) or (token and token in text):
         yield "token", ""  # never repeated
     path = PATH.search(text)
     if path:
         yield "path of this machine", path[1][:80]
-    patient = ids.first_in(text)
+    patient = ids.first_in(text, named)
     if patient:
         yield "patient id", patient
 
@@ -106,11 +110,15 @@ def _in_text(text: str, ids: "_Ids", token: str | None) -> Iterator[tuple[str, s
 def _in_image(content: bytes, ids: "_Ids", token: str | None) -> Iterator[tuple[str, str]]:
     with Image.open(io.BytesIO(content)) as image:
         image.load()
-        if image.getexif() or any(name in image.info for name in METADATA):
+        if preprocess.has_exif(image):
             yield "EXIF", ""
-        texts = [value for value in image.info.values() if isinstance(value, str)]
+        texts = [v if isinstance(v, str) else v.decode("utf-8", "replace") for v in image.info.values() if _is_text(v)]
     for text in texts:
         yield from _in_text(text, ids, token)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | bytes)  # a JPEG's comment is bytes
 
 
 def _in_parquet(path: Path, ids: "_Ids", token: str | None) -> Iterator[tuple[str, str]]:
@@ -120,11 +128,11 @@ def _in_parquet(path: Path, ids: "_Ids", token: str | None) -> Iterator[tuple[st
         for row in batch.to_pylist():
             for name, value in row.items():
                 if isinstance(value, str):
-                    yield from _in_text(value, ids, token)
+                    yield from _in_text(value, ids, token, named=name.endswith("_id") or name in DESCRIBING)
                     if name == "patient_id" and value:
                         yield "patient id", "column patient_id"
                 elif isinstance(value, dict) and value.get("bytes"):
-                    yield from _in_text(value.get("path") or "", ids, token)
+                    yield from _in_text(value.get("path") or "", ids, token, named=True)
                     yield from _in_image(value["bytes"], ids, token)
 
 
@@ -138,21 +146,23 @@ def _safetensors_metadata(path: Path) -> dict:
 class _Ids:
     """Patients' ids, found in texts as whole words whatever stands between their parts.
 
-    `P-0042` is found in `photo_p_0042.jpg`. Ids of under 3 letters or digits are in every text and are not looked for.
+    `P-0042` is found in `photo_p_0042.jpg`. Ids of under 3 letters or digits are in every text and are not looked for;
+    bare numbers only in what names or describes an image.
     """
 
     def __init__(self, ids: Collection[str]):
-        parts = (self._parts(i) for i in ids)
-        self.of_parts = {tuple(p) for p in parts if sum(map(len, p)) >= 3}
-        self.lengths = sorted({len(p) for p in self.of_parts})
+        parts = {tuple(self._parts(i)) for i in ids}
+        self.of_parts = {p for p in parts if sum(map(len, p)) >= 3}
+        self.words = {p for p in self.of_parts if not "".join(p).isdigit()}
 
-    def first_in(self, text: str) -> str | None:
-        if not self.of_parts:
+    def first_in(self, text: str, named: bool) -> str | None:
+        wanted = self.of_parts if named else self.words
+        if not wanted:
             return None
         words = self._parts(text)
-        for length in self.lengths:
+        for length in sorted({len(p) for p in wanted}):
             for i in range(len(words) - length + 1):
-                if tuple(words[i : i + length]) in self.of_parts:
+                if tuple(words[i : i + length]) in wanted:
                     return "_".join(words[i : i + length])
         return None
 

@@ -21,6 +21,7 @@ class PublishConfig:
     output_dir: str | None = option(None, "where what is sent is put together; default published/NAME")
     evidence: list[str] | None = option(None, "folders of audit, scores and studies, or folders that hold such")
     data_license: str | None = option(None, "licence of the images, where their manifest does not tell")
+    base_license: str | None = option(None, "licence of the base model, where it is on the Hub and not well known")
     license: str | None = option(
         None, "licence of what is published; default the one that the images' licences ask for"
     )
@@ -34,7 +35,7 @@ class PublishConfig:
             raise InputError("--repo_id is needed: the repository on the Hub, like org/name")
         if self.force is not None and len(self.force.split()) < 2:
             raise InputError(f"--force needs a reason in words, which goes into the card; got {self.force!r}")
-        for name in ("license", "data_license"):
+        for name in ("license", "data_license", "base_license"):
             if getattr(self, name) is not None and parse_license(getattr(self, name)) is None:
                 raise InputError(f"--{name} is empty")
 
@@ -63,7 +64,7 @@ class Publication:
     def finish(
         self, stops: Sequence[gates.Stop], card: Callable[[Sequence[gates.Stop]], str], patient_ids: Collection[str]
     ) -> str | None:
-        """Look through the files, pass the gates, write the card, and send or show it all; the address if it was sent.
+        """Look through the files, pass the last gate, write the card, send or show it all; the address if it was sent.
 
         Args:
             stops: what the gates before have found.
@@ -99,14 +100,17 @@ class Publication:
         return "\n".join([*lines, f"{_size(sum(sizes)):>10}  in {len(paths)} files"])
 
 
-def begin(config: PublishConfig, repo_type: hub.RepoType) -> Publication:
-    """Ask the Hub whether it may be, unless it is a dry run, and make an empty folder for the files.
+def begin(config: PublishConfig, repo_type: hub.RepoType, stops: Sequence[gates.Stop]) -> Publication:
+    """Pass the gates that are known by now, ask the Hub whether it may be, and make an empty folder for the files.
+
+    A dry run does neither: it shows first what would be sent.
 
     Raises:
-        InputError: if the Hub says no, or the folder is something else's.
+        InputError: if a gate is shut, the Hub says no, or the folder is something else's.
     """
     target = hub.named(config.repo_id, repo_type, config.public)
     if not config.dry_run:
+        gates.pass_or_stop(stops, config.force, f"the {repo_type} {target.repo_id}")
         target = hub.check(target)
     folder = Path(config.output_dir or Path("published", target.repo_id.split("/")[-1]))
     # Each time it is put together anew, so any setting may change.

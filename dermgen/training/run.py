@@ -91,7 +91,7 @@ class Run:
         self._scalars: dict[str, list[torch.Tensor]] = {}
         self._pending: dict[str, float] = {}
         self._pending_steps = 0
-        self._seconds = 0.0  # of training before this start
+        self._seconds: float | None = 0.0  # of training before this start
         self._started = time.monotonic()
 
         self.accelerator = _accelerator(config)
@@ -155,6 +155,7 @@ class Run:
         if self.max_train_steps is None:
             self.max_train_steps = config.num_train_epochs * self.steps_per_epoch(*datasets)
         self.resume()
+        begun = self.step
         lr_at = self._learning_rates()
         loader = self._loader(datasets, collate_fn)
         self._started = time.monotonic()
@@ -180,11 +181,14 @@ class Run:
                     with self.accelerator.accumulate(*self._models):
                         yield batch[0] if len(datasets) == 1 else tuple(batch)
                 self._finish_step(image_ids, progress)
-        self.record(
-            training_seconds=round(self._spent(), 1),
-            device=_device_name(self.accelerator),
-            processes=self.accelerator.num_processes,
-        )
+        if self.step > begun:  # a run that had finished keeps what is written of it
+            seconds = self._spent()
+            self.record(
+                finished_step=self.step,
+                training_seconds=None if seconds is None else round(seconds, 1),
+                device=_device_name(self.accelerator),
+                processes=self.accelerator.num_processes,
+            )
         self.accelerator.wait_for_everyone()
 
     def steps_per_epoch(self, *datasets: Dataset) -> int:
@@ -269,9 +273,9 @@ class Run:
             known = json.loads(path.read_text())
             configs.write_json(path, {**known, **facts})
 
-    def _spent(self) -> float:
-        """Seconds of training, those before a resumed checkpoint among them; validations count."""
-        return self._seconds + time.monotonic() - self._started
+    def _spent(self) -> float | None:
+        """Seconds of training, validations and those before a resumed checkpoint among them; None if unknown."""
+        return None if self._seconds is None else self._seconds + time.monotonic() - self._started
 
     def _loader(self, datasets, collate_fn) -> Iterator:
         items = DrawnItems(datasets, self.config.seed)
@@ -405,7 +409,7 @@ class Run:
         self.accelerator.step = 0  # accelerate's count of micro-steps: accumulation may have changed
         self.step = state["step"]
         self._pending, self._pending_steps = state["pending"], state["pending_steps"]
-        self._seconds = state.get("seconds", 0.0)
+        self._seconds = state.get("seconds")
         self._first_gradient_checked = True
         if self._ema is not None:
             self._ema.optimization_step = self.step
@@ -556,6 +560,15 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def versions() -> dict:
+    """Of Python and the packages that decide the result, and the command line."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "argv": sys.argv,
+    }
+
+
 def _device_name(accelerator: Accelerator) -> str:
     """What a reader knows the device by: the GPU's name, or the processor's."""
     if accelerator.device.type == "cuda":
@@ -568,13 +581,7 @@ def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerato
     provenance = output_dir / "provenance.json"
     claim_together(accelerator, output_dir, config, config.MAY_CHANGE, leftovers=("config.yaml.partial",))
     if accelerator.is_main_process and not provenance.exists():
-        facts = {
-            "run": uuid.uuid4().hex,
-            "python": platform.python_version(),
-            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-            "argv": sys.argv,
-        }
-        configs.write_json(provenance, facts)
+        configs.write_json(provenance, {"run": uuid.uuid4().hex, **versions()})
     accelerator.wait_for_everyone()
     return json.loads(provenance.read_text())["run"]
 

@@ -56,6 +56,28 @@ def test_nothing_more_can_be_given_away_than_was_received():
     assert not respects(non_commercial, parse_license("our clinic's terms"))
 
 
+@pytest.mark.parametrize(
+    ("chosen", "source"),
+    [
+        ("CC BY 4.0", "CC BY-ND 4.0"),
+        ("CC BY-NC 4.0", "CC BY-NC-ND 4.0"),
+        ("CC0", "CC BY 4.0"),
+        ("CC BY-NC-SA 4.0", "CC BY-SA 4.0"),
+        ("CC BY 4.0", "creativeml-openrail-m"),
+    ],
+)
+def test_no_condition_of_a_source_is_lost(chosen, source):
+    assert not respects(parse_license(chosen), parse_license(source))
+    assert respects(parse_license(source), parse_license(source))
+
+
+def test_the_conditions_of_a_base_model_are_kept_beside_those_of_the_images():
+    both = combine(["CC BY-NC 4.0", "creativeml-openrail-m"])
+    assert (both.id, both.name) == ("other", "CC BY-NC 4.0 and creativeml-openrail-m")
+    assert combine(["CC0", "creativeml-openrail-m"]).id == "creativeml-openrail-m"
+    assert combine(["CC BY-NC 4.0", "apache-2.0"]).id == "cc-by-nc-4.0"
+
+
 def test_prepared_images_may_not_be_passed_on_where_derivatives_are_forbidden():
     assert parse_license("CC BY-NC 4.0").allows_sharing
     assert not parse_license("CC BY-ND 4.0").allows_sharing

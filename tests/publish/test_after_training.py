@@ -65,13 +65,19 @@ def test_a_run_that_is_not_pushed_still_gets_its_card(world, tmp_path):
     assert "Training took" in text
 
 
-def test_a_classifier_needs_no_reason(world, hub, tmp_path):
+def test_a_classifier_needs_no_reason(world, hub, tmp_path, monkeypatch):
     settings = classifier.ClassifierConfig(
         **SMALL_CLASSIFIER, data_dir=str(world.real), output_dir=str(tmp_path / "run"), max_train_steps=1,
         push_to_hub=True, hub_model_id="me/classifier",
     )  # fmt: skip
     check_upload(settings, draws=False)
     classifier.train(settings)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    hub.fail(r"POST .*/commit/", 500, times=99)
+    with pytest.raises(InputError) as error:
+        finish(settings)
+    assert str(error.value).endswith(f"dermgen publish model {tmp_path / 'run'} --repo_id me/classifier")
+    hub.faults.clear()
     finish(settings)
     assert "model.safetensors" in hub.repos["model", "me/classifier"].files
 

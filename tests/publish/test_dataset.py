@@ -4,11 +4,10 @@ import json
 import re
 import shutil
 
-import numpy as np
 import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image
-from world import judge
+from world import changed, judge
 
 from dermgen.config import InputError
 from dermgen.data import manifest
@@ -30,13 +29,6 @@ def publish(folder, *evidence, repo_id="me/set", **settings):
             data_dir=str(folder), repo_id=repo_id, evidence=[str(e) for e in evidence] or None, **settings
         )
     )
-
-
-def changed(folder, target, **columns):
-    """A copy of a manifest folder with other values in some columns."""
-    shutil.copytree(folder, target)
-    manifest.write(manifest.read(target).assign(**columns), target)
-    return target
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -67,7 +59,7 @@ def test_the_snippet_of_the_card_runs(world, hub):
     text = hub.repos["dataset", "me/set"].files["README.md"].decode()
     found = {}
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], found)
-    assert found["dataset"]["train"].num_rows == 24
+    assert found["dataset"]["train"].num_rows == 100
     assert isinstance(found["first"]["image"], Image.Image)
 
 
@@ -81,7 +73,7 @@ def test_shards_stay_under_their_size_and_hold_each_image_once(world, hub, tmp_p
 
     shards = sorted((tmp_path / "data").glob("*.parquet"))
     assert [p.name for p in shards] == [f"train-{i:05d}-of-{len(shards):05d}.parquet" for i in range(len(shards))]
-    assert len(shards) >= 24 / 3
+    assert len(shards) >= 100 / 3
     ids = [i for p in shards for i in pq.read_table(p, columns=["image_id"])["image_id"].to_pylist()]
     assert ids == list(table["image_id"])
     for path in shards:
@@ -103,36 +95,32 @@ def test_the_card_counts_what_is_there(world, hub):
     card = DatasetCard(text)
     assert card.data.license == "cc-by-nc-4.0"
     assert card.data.size_categories == ["n<1K"]
-    assert "| mel | melanoma | 12 | 0 |" in text
-    assert "0 of 24 generated images are copies" in text
+    assert "| mel | melanoma | 50 | 0 |" in text
+    assert "0 of 100 generated images are copies" in text
     assert "from HAM10000" in text
-    assert "## Scores\n\n24 generated images against" in text
+    assert "## Scores\n\n100 generated images against" in text
 
 
-def test_a_5050_set_keeps_the_splits_of_the_real_images(world, hub):
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_a_5050_set_has_all_real_images_in_their_splits(kind, world, hub):
+    """The synthetic images are of two classes, the real ones of seven."""
     from datasets import load_dataset
 
     real = manifest.read(world.real)
-    few = real[real["dx"].isin(["mel", "nv"])].groupby("split").head(8)
-    publish(world.drawn, world.results, include_real=str(_only(world.real, few)), repo_id="me/set", synthetic_ratio=1.0)
+    publish(world.drawn, world.results, include_real=str(world.real), format=kind)
     found = load_dataset("me/set")
-    assert set(found) == set(few["split"].replace({"val": "validation"}))
+    names = real["split"].replace({"val": "validation"})
+    assert set(found) == set(names)
     for name, part in found.items():
-        of_split = few[few["split"].replace({"val": "validation"}) == name]
-        kinds = np.array(part["synthetic"])
-        assert sorted(np.array(part["image_id"])[~kinds]) == sorted(of_split["image_id"])
-        assert kinds.sum() == (len(of_split) if name == "train" else 0)
-    assert "patient_id" not in found["train"].column_names
-    assert set(part["license"]) == {"CC BY-NC 4.0"}
-
-
-def _only(folder, table):
-    """A copy of a manifest with some of its rows."""
-    target = folder.parent / f"few_{len(table)}"
-    if not target.exists():
-        shutil.copytree(folder, target)
-        manifest.write(table, target)
-    return target
+        rows = [row["json"] for row in part] if kind == "webdataset" else part.remove_columns("image").to_list()
+        ids = {
+            synthetic: sorted(r["image_id"] for r in rows if r["synthetic"] == synthetic) for synthetic in (False, True)
+        }
+        assert ids[False] == sorted(real.loc[names == name, "image_id"])
+        taught = real[(names == "train") & real["dx"].isin(["mel", "nv"])]
+        assert len(ids[True]) == (len(taught) if name == "train" else 0)
+        assert not any("patient_id" in row for row in rows)
+        assert {row["license"] for row in rows} == {"CC BY-NC 4.0"}
 
 
 def test_real_images_are_never_sent_unasked_or_without_a_licence(world, hub, tmp_path):
@@ -157,7 +145,7 @@ def test_an_audit_that_has_not_seen_every_image_stops_it(world, hub, tmp_path):
     path = next((newer / "images").glob("*.png"))
     Image.new("RGB", (16, 16), "red").save(path)
     with pytest.raises(
-        InputError, match=r"1 of the 24 images are not those that were audited \(new, or changed since\)"
+        InputError, match=r"1 of the 100 images are not those that were audited \(new, or changed since\)"
     ):
         publish(newer, world.results)
 
@@ -165,19 +153,19 @@ def test_an_audit_that_has_not_seen_every_image_stops_it(world, hub, tmp_path):
 def test_copies_stop_it_and_can_be_left_out(world, hub, tmp_path):
     copied = changed(world.drawn, tmp_path / "copied")
     real = manifest.read(world.real)
-    sources = real[real["split"] == "train"]["file_name"].head(4)
+    sources = real[real["split"] == "train"]["file_name"].head(12)
     table = manifest.read(copied)
     for name, source in zip(table["file_name"], sources, strict=False):
         shutil.copy(world.real / source, copied / name)
     results = judge(world.real, copied, tmp_path / "results")
-    assert json.loads((results / "audit" / "audit.json").read_text())["copies"] == 4
-    with pytest.raises(InputError, match=r"4 of 24 images copy a training image.*--without_copies"):
+    assert json.loads((results / "audit" / "audit.json").read_text())["copies"] == 12
+    with pytest.raises(InputError, match=r"12 of 100 images copy a training image.*--without_copies"):
         publish(copied, results)
     publish(copied, results, without_copies=True)
     text = hub.repos["dataset", "me/set"].files["README.md"].decode()
-    assert "4 copies were found and are not in this set" in text
-    assert "measured on 24 images, of which the 20 here are a choice" in text
-    assert "20 synthetic images" in text
+    assert "12 copies were found and are not in this set" in text
+    assert "measured on 100 images, of which the 88 here are a choice" in text
+    assert "88 synthetic images" in text
 
 
 def test_a_leaky_run_stops_its_images_too(world, hub, tmp_path):
@@ -186,8 +174,9 @@ def test_a_leaky_run_stops_its_images_too(world, hub, tmp_path):
         publish(leaky, world.results)
 
 
-def test_exif_and_patients_in_an_image_stop_it(world, hub, tmp_path):
-    folder = changed(world.drawn, tmp_path / "exif", caption="nevus of Pat_PHL_00003", patient_id="Pat_PHL_00003")
+def test_exif_and_a_patient_of_the_training_images_stop_it(world, hub, tmp_path):
+    patient = manifest.read(world.real)["patient_id"][0]
+    folder = changed(world.drawn, tmp_path / "exif", caption=f"nevus of {patient}")
     path = folder / manifest.read(folder)["file_name"][0]
     exif = Image.Exif()
     exif[0x010F] = "camera"
@@ -197,23 +186,88 @@ def test_exif_and_patients_in_an_image_stop_it(world, hub, tmp_path):
         publish(folder, dry_run=True)
 
 
-def test_ids_of_a_clinics_photographs_are_not_told(world, hub, tmp_path):
+def test_ids_and_file_names_of_a_clinics_photographs_are_not_told(world, hub, tmp_path):
     from datasets import load_dataset
 
-    private = changed(
-        world.drawn, tmp_path / "private", model="gone", nearest_train_id="lesion of Mr X", license="our terms"
-    )
-    publish(private, world.results)
-    assert "nearest_train_id" not in load_dataset("me/set", split="train").column_names
+    named = [f"Smith_John_{i}" for i in range(len(manifest.read(world.real)))]
+    clinic = changed(world.real, tmp_path / "clinic", image_id=named, source="our clinic", patient_id="")
+    told = changed(world.drawn, tmp_path / "told", nearest_train_id="Smith_John_3")
+    publish(told, world.results, include_real=str(clinic))
+    for content in hub.repos["dataset", "me/set"].files.values():
+        assert b"Smith" not in content
+    rows = load_dataset("me/set", split="test")
+    assert rows["image_id"][0].startswith("real_")
     public = changed(world.drawn, tmp_path / "public", nearest_train_id="ISIC_1")
     publish(public, world.results, repo_id="me/other")
     assert load_dataset("me/other", split="train")["nearest_train_id"][0] == "ISIC_1"
 
 
+def test_images_drawn_over_photographs_need_an_audit_that_knows_those(world, hub, tmp_path):
+    from datasets import load_dataset
+
+    known = manifest.read(world.real)["image_id"][0]
+    for source, told in (("Smith_John_1962", False), (known, True)):
+        drawn = changed(world.drawn, tmp_path / source, source_image_id=source)
+        results = judge(world.real, drawn, tmp_path / f"r_{source}", scores=False)
+        if not told:
+            with pytest.raises(InputError, match="100 images were drawn over photographs that the audit does not know"):
+                publish(drawn, results)
+            publish(drawn, results, force="to see what is told")
+            assert "source_image_id" not in load_dataset("me/set", split="train").column_names
+        else:
+            publish(drawn, results, repo_id="me/known")
+            assert load_dataset("me/known", split="train")["source_image_id"][0] == known
+
+
+def test_images_drawn_over_held_out_ones_do_not_join_the_training_split(world, tmp_path):
+    real = manifest.read(world.real)
+    drawn = changed(world.drawn, tmp_path / "d", source_image_id=real.loc[real["split"] == "test", "image_id"].iloc[0])
+    with pytest.raises(InputError, match="were drawn over held-out images"):
+        publish(drawn, include_real=str(world.real), dry_run=True)
+
+
+def test_a_run_that_was_trained_anew_since_does_not_tell_what_an_older_one_had_learnt(world, hub, tmp_path):
+    """Its licence would stand for images that other weights drew."""
+    drawn = changed(world.drawn, tmp_path / "drawn", model=str(world.run), model_sha256="ab" * 32)
+    publish(drawn, world.results, force="to see the licence")
+    card = hub.repos["dataset", "me/set"].files["README.md"].decode()
+    assert "Which images the model had learnt is not told" in card
+    assert DatasetCard(card).data.license == "cc-by-nc-4.0"  # of the images' own column
+
+
+def test_dropped_images_stay_out_and_the_card_tells_of_the_filter(world, hub, tmp_path):
+    from datasets import load_dataset
+
+    from dermgen.filtering import FilterConfig, filter_images
+
+    both = {"real": str(world.real), "synthetic": str(world.drawn)}
+    filter_images(FilterConfig(**both, output_dir=str(tmp_path / "f"), extractor="pixels", keep=0.3, scorer="features"))
+    publish(tmp_path / "f", world.results)
+    assert set(load_dataset("me/set", split="train")["kept"]) == {True}
+    card = hub.repos["dataset", "me/set"].files["README.md"].decode()
+    assert "Chosen by a quality filter: 30 of 100" in card
+    assert "0 of 30 generated images are copies" in card
+    assert "| command | `" in card
+    publish(tmp_path / "f", world.results, dropped_too=True, repo_id="me/all")
+    assert load_dataset("me/all", split="train").num_rows == 100
+    assert "Chosen by" not in hub.repos["dataset", "me/all"].files["README.md"].decode()
+
+
+def test_a_set_of_another_program_and_one_without_splits_are_told_apart(world, hub, tmp_path):
+    table = manifest.read(world.drawn)
+    other = changed(world.drawn, tmp_path / "other")
+    manifest.write(table[[c for c in manifest.COLUMNS if c in table]].assign(license="CC0"), other)
+    publish(other, world.results)
+    assert DatasetCard(hub.repos["dataset", "me/set"].files["README.md"].decode()).data.license == "cc0-1.0"
+    lost = changed(world.real, tmp_path / "lost", split="")
+    with pytest.raises(InputError, match="real images of .* have no split"):
+        publish(world.drawn, include_real=str(lost), dry_run=True)
+
+
 def test_missing_files_and_wrong_folders_are_told(world, tmp_path):
     broken = shutil.copytree(world.drawn, tmp_path / "broken")
     next((broken / "images").glob("*.png")).unlink()
-    with pytest.raises(InputError, match="1 of the 24 images of .* are missing"):
+    with pytest.raises(InputError, match="1 of the 100 images of .* are missing"):
         publish(broken, dry_run=True)
     with pytest.raises(InputError, match="is a run, not a set of images: dermgen publish model"):
         publish(world.run, dry_run=True)

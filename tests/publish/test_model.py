@@ -11,11 +11,14 @@ import yaml
 from conftest import SMALL_CLASSIFIER
 from hub_server import WRITE
 from huggingface_hub import ModelCard
-from world import change
+from PIL import Image
+from world import change, changed, draw, judge
 
 from dermgen import runs
 from dermgen.classify import classifier
 from dermgen.config import InputError
+from dermgen.data import manifest
+from dermgen.data.cache import hash_file
 from dermgen.methods import dreambooth
 from dermgen.publish.model import PublishModelConfig, publish_model
 
@@ -127,8 +130,8 @@ def test_an_audit_of_another_models_images_does_not_count(world, hub, tmp_path, 
 
 def test_too_many_copies_stop_it(world, hub, tmp_path):
     shutil.copytree(world.results, tmp_path / "r")
-    change(tmp_path / "r/audit/audit.json", copies=5)
-    with pytest.raises(InputError, match=r"5 of 24 images copy a training image, more than the audit's 10.0%"):
+    change(tmp_path / "r/audit/audit.json", copies=15)
+    with pytest.raises(InputError, match=r"15 of 100 images copy a training image, more than the audit's 10.0%"):
         publish(world.run, tmp_path / "r")
 
 
@@ -136,11 +139,83 @@ def test_a_leaky_split_and_an_unknown_licence_stop_it(world, hub, tmp_path):
     shutil.copytree(world.run, tmp_path / "run")
     provenance = json.loads((world.run / "provenance.json").read_text())
     change(tmp_path / "run/provenance.json", data=[provenance["data"][0] | {"leaky": True, "licenses": ["", "CC0"]}])
-    with pytest.raises(InputError, match=r"(?s)split: LEAKY.*licence: that of the training images is unknown"):
+    with pytest.raises(InputError, match=r"(?s)licence: that of the training images is unknown.*split: LEAKY"):
         publish(tmp_path / "run", world.results)
     with pytest.raises(InputError) as error:
         publish(tmp_path / "run", world.results, data_license="CC BY 4.0")
     assert "licence" not in str(error.value)
+
+
+def test_an_audit_against_other_photographs_than_were_learnt_does_not_count(world, hub, tmp_path, tested_dir):
+    other = changed(tested_dir, tmp_path / "other")
+    table = manifest.read(other)
+    for name in table["file_name"]:
+        with Image.open(other / name) as image:
+            image.rotate(7).save(other / name)
+    results = judge(other, world.drawn, tmp_path / "results", scores=False)
+    learnt = json.loads((world.run / "provenance.json").read_text())["training_images"]
+    with pytest.raises(InputError, match=f"did not compare with {learnt} of the {learnt} real images that were learnt"):
+        publish(world.run, results)
+
+
+def test_the_worst_of_several_audits_counts_and_one_of_a_few_images_is_none(world, hub, tmp_path):
+    shutil.copytree(world.results / "audit", tmp_path / "r" / "a")
+    shutil.copytree(world.results / "audit", tmp_path / "r" / "b")
+    change(tmp_path / "r/a/audit.json", copies=15, n=120)
+    with pytest.raises(InputError, match="15 of 120 images copy"):
+        publish(world.run, tmp_path / "r")
+    change(tmp_path / "r/a/audit.json", copies=0, n=99)
+    shutil.rmtree(tmp_path / "r/b")
+    with pytest.raises(InputError, match="only 99 images of this model were looked at, which says little; 100 do"):
+        publish(world.run, tmp_path / "r")
+
+
+def test_leaky_results_stop_it_and_are_marked(world, hub, tmp_path):
+    shutil.copytree(world.results, tmp_path / "r")
+    change(tmp_path / "r/scores/evaluation.json", leaky=True)
+    with pytest.raises(InputError, match="split: LEAKY"):
+        publish(world.run, tmp_path / "r")
+    publish(world.run, tmp_path / "r", force="to show the marks")
+    assert "**LEAKY: the real images were split" in hub.repos["model", "me/model"].files["README.md"].decode()
+
+
+def test_adapters_at_another_strength_are_other_weights(lora, base_dir, tmp_path):
+    hashes = {
+        weight: set(manifest.read(draw(lora, tmp_path / str(weight), "mel:1", adapter_weight=weight))["model_sha256"])
+        for weight in (1.0, 0.5, 0.0)
+    }
+    assert hashes[1.0] == {hash_file(lora / "pytorch_lora_weights.safetensors")}
+    assert len(hashes[1.0] | hashes[0.5] | hashes[0.0]) == 3
+
+
+def test_a_base_models_licence_binds_whoever_sends_its_weights_on(base_dir, world, hub, tmp_path):
+    run = a_pipeline(base_dir, world, tmp_path / "run", "someone/base")
+    with pytest.raises(
+        InputError, match="licence: that of the base model someone/base, whose weights are sent, is unknown"
+    ):
+        publish(run, dry_run=True)
+    publish(run, force="trying the card", base_license="apache-2.0")
+    assert ModelCard(hub.repos["model", "me/model"].files["README.md"].decode()).data.license == "cc-by-nc-4.0"
+    run = a_pipeline(base_dir, world, tmp_path / "run2", "stable-diffusion-v1-5/stable-diffusion-v1-5")
+    publish(run, repo_id="me/sd", force="trying the card")
+    card = ModelCard(hub.repos["model", "me/sd"].files["README.md"].decode())
+    assert card.data.license == "other"
+    assert card.data["license_name"] == "cc-by-nc-4-0-and-creativeml-openrail-m"
+    assert card.data.base_model == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+def test_a_run_that_went_on_after_its_weights_were_written_is_not_published(world, tmp_path):
+    run = shutil.copytree(world.run, tmp_path / "run")
+    shutil.copytree(run / "checkpoint-1", run / "checkpoint-7")
+    with pytest.raises(InputError, match="has gone on to step 7 since its weights were written at step 1"):
+        publish(run, dry_run=True)
+
+
+def test_a_finished_run_that_is_started_again_keeps_what_is_written_of_it(world, tmp_path):
+    small.train("ddpm", world.real, tmp_path / "run", max_train_steps=1)
+    before = (tmp_path / "run" / "provenance.json").read_text()
+    small.train("ddpm", world.real, tmp_path / "run", max_train_steps=1)
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text()) == json.loads(before)
 
 
 def test_a_licence_that_gives_away_more_than_the_datas_stops_it(world, hub):
@@ -216,14 +291,19 @@ def test_adapters_arrive_with_their_scale_and_prompt_and_load_in_plain_diffusers
     assert scale == 2
 
 
-def test_a_whole_pipeline_loads_from_the_hub(base_dir, world, hub, tmp_path):
-    shutil.copytree(base_dir, tmp_path / "run")
-    shutil.copy(world.run / "provenance.json", tmp_path / "run")
-    provenance = json.loads((world.run / "provenance.json").read_text())
+def a_pipeline(base_dir, world, folder, base=None):
+    """A run of DreamBooth on all weights, as far as its files tell."""
+    shutil.copytree(base_dir, folder)
+    provenance = json.loads((world.run / "provenance.json").read_text()) | {"base_on_hub": base is not None}
     del provenance["method"]
-    (tmp_path / "run/provenance.json").write_text(json.dumps(provenance))
-    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump({"seed": 0, "resolution": 32}))
-    publish(tmp_path / "run", force="trying the loading only")
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    settings = {"seed": 0, "resolution": 32, "pretrained_model_name_or_path": base or str(base_dir)}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def test_a_whole_pipeline_loads_from_the_hub(base_dir, world, hub, tmp_path):
+    publish(a_pipeline(base_dir, world, tmp_path / "run"), force="trying the loading only")
     found = {}
     exec(snippet(hub.repos["model", "me/model"].files["README.md"].decode()), found)
     assert found["image"].size == (32, 32)

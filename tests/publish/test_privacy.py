@@ -39,10 +39,21 @@ def test_exif_is_found_in_jpeg_and_png(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["/home/someone/data", "/mnt/clinic/p1", "C:\\Users\\me\\data", "~/data/x", "/data/patients/a.png"]
+    "path",
+    [
+        "/lustre/clinic/runs",
+        "/content/drive/MyDrive/x",
+        "/Volumes/Disk/a",
+        "\\\\srv\\share\\x",
+        "/home/someone/data",
+        "/mnt/clinic/p1",
+        "C:\\Users\\me\\data",
+        "~/data/x",
+        "/data/patients/a.png",
+    ],
 )
 def test_a_path_of_this_machine_is_found_in_text_and_in_a_pngs_text(tmp_path, path):
-    (tmp_path / "a.json").write_text(json.dumps({"data_dir": path.replace("\\", "/")}))
+    (tmp_path / "a.json").write_text(json.dumps({"data_dir": path}))
     (tmp_path / "b.yaml").write_text(f"data_dir: {path}\n")
     info = PngInfo()
     info.add_text("dermgen", f'{{"model": "{path}"}}')
@@ -56,11 +67,31 @@ def test_a_patients_id_is_found_in_names_texts_and_tables(tmp_path):
 
     picture(tmp_path / "photo_p_0042_left.png")
     (tmp_path / "notes.md").write_text("as in patient P-0042")
-    pq.write_table(pa.table({"caption": ["nevus of p0042", "melanoma, P.0042"]}), tmp_path / "t.parquet")
+    pq.write_table(pa.table({"caption": ["nevus", "melanoma, P.0042"]}), tmp_path / "t.parquet")
     pq.write_table(pa.table({"patient_id": ["anything"]}), tmp_path / "u.parquet")
     found = kinds(tmp_path, ["P-0042"])
     assert found == [("patient id", name) for name in ("notes.md", "photo_p_0042_left.png", "t.parquet", "u.parquet")]
     assert kinds(tmp_path, ["P-004", "42"]) == [("patient id", "u.parquet")]
+
+
+def test_a_bare_number_is_a_patients_only_where_images_are_named_or_described(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "README.md").write_text("trained at 512 px for 1024 steps")
+    pq.write_table(pa.table({"seed": ["512"], "scheduler": ["512"]}), tmp_path / "a.parquet")
+    assert kinds(tmp_path, ["512", "1024"]) == []
+    pq.write_table(pa.table({"caption": ["nevus of 512"]}), tmp_path / "b.parquet")
+    picture(tmp_path / "1024_left.png")
+    assert kinds(tmp_path, ["512", "1024"]) == [("patient id", "1024_left.png"), ("patient id", "b.parquet")]
+
+
+def test_a_jpegs_comment_is_read_and_a_plain_tiff_has_no_exif(tmp_path):
+    picture(tmp_path / "a.jpg", comment=b"P-0042 of /home/me/x")
+    picture(tmp_path / "b.tif")
+    picture(tmp_path / "c.tif", tiffinfo={271: "camera"})
+    found = kinds(tmp_path, ["P-0042"])
+    assert found == [("path of this machine", "a.jpg"), ("patient id", "a.jpg"), ("EXIF", "c.tif")]
 
 
 def test_images_inside_of_shards_are_opened(tmp_path):
