@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import gradio
 
 BANNER = (
-    "**These images are synthetic.** They are no photographs of patients, they are not for diagnosis, and they are no "
+    "**The samples are synthetic.** They are no photographs of patients, they are not for diagnosis, and they are no "
     "evidence of how a disease looks."
 )
 STYLE = ".banner {background: #7a1f1f; padding: 0.6em 1em; border-radius: 6px} .banner * {color: white}"
