@@ -288,8 +288,12 @@ def _disk(settings: TrainConfig, tried: trial.Tried) -> Line:
         place = place.parent
     if not os.access(place, os.W_OK):
         return Line("FIX", "disk", f"{place} cannot be written: choose another --output_dir")
-    steps = settings.max_train_steps or 1
-    kept = settings.checkpoints_total_limit or math.ceil(steps / settings.checkpointing_steps)
+    kept = settings.checkpoints_total_limit
+    if kept is None and settings.max_train_steps is None:
+        free, size = shutil.disk_usage(place).free, _gib(tried.checkpoint_bytes)
+        text = f"each checkpoint takes {size}, all are kept without --checkpoints_total_limit, {_gib(free)} are free"
+        return Line("note", "disk", text)
+    kept = kept or math.ceil(settings.max_train_steps / settings.checkpointing_steps)
     needed, free = (kept + 1) * tried.checkpoint_bytes + tried.weights_bytes, shutil.disk_usage(place).free
     text = f"{kept} checkpoint{'s' * (kept > 1)} and the result take {_gib(needed)}, {_gib(free)} are free"
     if needed > free:

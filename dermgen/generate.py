@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dermgen import __version__, watermark
+from dermgen import __version__, runs, watermark
 from dermgen.config import InputError, write_json
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
@@ -62,7 +62,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         manifest.write(table, folder)
-        write_json(folder / "provenance.json", versions())
+        write_json(folder / "provenance.json", {**versions(), "model_sha256": sha256, **runs.learnt(config.model)})
         _contact_sheets(table, folder)
         print(f"{len(table)} images in {folder / 'images'}, contact sheets in {folder / 'sheets'}")
     accelerator.wait_for_everyone()
@@ -93,10 +93,10 @@ def _table(
 ) -> pd.DataFrame:
     """The manifest of the images to be: what each shows, and how it will be made."""
     taken: dict[str, int] = {}
-    provenance = Path(config.model, "provenance.json")
-    facts = json.loads(provenance.read_text()) if provenance.exists() else {}
-    learnt = [text for data in (*facts.get("data", []), *facts.get("base_data", [])) for text in data["licenses"]]
-    license = combine([*learnt, *set(source_licenses)])
+    facts = runs.learnt(config.model)
+    data = [*facts["data"], *facts["base_data"]]
+    leaky = facts["leaky"] or any(entry["leaky"] for entry in data)
+    license = combine([*(text for entry in data for text in entry["licenses"]), *set(source_licenses)])
     full = []
     for i, row in enumerate(rows):
         group = row.get("dx") or "image"
@@ -107,7 +107,7 @@ def _table(
                 **{c: row.get(c, "") for c in (*manifest.COLUMNS, *manifest.SYNTHETIC_COLUMNS)},
                 "file_name": f"images/{image_id}.png",
                 "image_id": image_id,
-                "source": f"dermgen {__version__}" + (", LEAKY" if facts.get("leaky") else ""),
+                "source": f"dermgen {__version__}" + (", LEAKY" if leaky else ""),
                 "license": license.name if license else "",
                 "synthetic": "true",
                 "index": i,

@@ -50,8 +50,11 @@ def read(path: Path) -> dict:
     with Image.open(path) as image:
         image.load()  # text after the pixels is read last
         text, exif, kind = dict(image.info), preprocess.has_exif(image), image.format
-    ours = str(text.get("Software", "")).startswith("dermgen ")
-    facts = json.loads(text["dermgen"]) if ours and "dermgen" in text else None
+    try:
+        facts = json.loads(text.get("dermgen", "null"))
+    except json.JSONDecodeError:
+        facts = None  # another program's, or damaged: then it says nothing
+    facts = facts if isinstance(facts, dict) else None
     return {
         "path": str(path),
         "kind": kind,

@@ -1,13 +1,14 @@
 """A finished run: of a method trained from scratch its generator and discriminator, of any the hash of its weights."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 import torch
+import yaml
 
 from dermgen.config import InputError
 from dermgen.data.cache import hash_file, key_of
@@ -16,6 +17,8 @@ from dermgen.sampling import ImageCritic, ImageGenerator
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.records import best_folder, best_step, kept_scores
 
+# What a run was trained on itself, and its base model before it.
+TRAINING_SETS = ("training_set.csv", "base_training_set.csv")
 NETWORKS = {
     "ddpm": ["unet"],
     "vae": ["vae"],
@@ -59,6 +62,35 @@ def weights_sha256(folder: str | Path) -> str:
         return hash_file(lora)
     files = [p for part in ("unet", "text_encoder") for p in sorted((folder / part).glob("*.safetensors"))]
     return key_of(*map(hash_file, files)) if files else ""
+
+
+def learnt(folder: str | Path) -> dict:
+    """What a run has learnt, as its folder tells.
+
+    Returns:
+        `learnt`, sorted SHA-256 of the real images, those of a base model among them (None if not known); `data` and
+        `base_data`, what `manifest.facts` gave of them; `manifests`, where they are on this machine.
+    """
+    folder = Path(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    facts, settings = _read(folder / "provenance.json", json.loads), _read(folder / "config.yaml", yaml.safe_load)
+    hashes: set[str] = set()
+    for name in TRAINING_SETS:
+        if (folder / name).exists():
+            table = pd.read_csv(folder / name, dtype=str, keep_default_na=False)
+            hashes |= set(table.loc[table["synthetic"] != "true", "sha256"])
+    known = "data" in facts and (folder / TRAINING_SETS[0]).exists()
+    return {
+        "learnt": sorted(hashes) if known else None,
+        "data": facts.get("data", []),
+        "base_data": facts.get("base_data", []),
+        "leaky": bool(facts.get("leaky")),
+        "manifests": [settings[name] for name in ("data_dir", "data_dir_b") if settings.get(name)],
+    }
+
+
+def _read(path: Path, parse: Callable) -> dict:
+    return (parse(path.read_text()) or {}) if path.exists() else {}
 
 
 def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> TrainedRun | None:

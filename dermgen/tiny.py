@@ -4,13 +4,14 @@ What a GPU and a download give elsewhere, minutes on a CPU give here at 64 pixel
 for researchers who may not start from pictures of the internet.
 """
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffusers import AutoencoderKL
 
-from dermgen.config import InputError, claim_folder, option, require_at_least
+from dermgen.config import InputError, claim_folder, option, require_at_least, write_json
 from dermgen.data import captions, manifest
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.methods import autoencoder, dreambooth
@@ -111,8 +112,12 @@ def train_tiny(config: TinyConfig) -> Path:
         )
     )
     pipeline.save_pretrained(folder)
-    for name in ("provenance.json", "training_set.csv"):
-        shutil.copyfile(stages / "text_to_image" / name, folder / name)
+    shutil.copyfile(stages / "text_to_image" / "provenance.json", folder / "provenance.json")
+    # The autoencoder has seen all images, of which the rest may have learnt some.
+    shutil.copyfile(stages / "autoencoder" / "training_set.csv", folder / "training_set.csv")
+    learnt = json.loads((stages / "autoencoder" / "provenance.json").read_text())["data"]
+    facts = json.loads((folder / "provenance.json").read_text())
+    write_json(folder / "provenance.json", facts | {"data": learnt})
     print(f"The pipeline is in {folder}, its samples in {stages / 'text_to_image' / 'samples'}")
     return folder
 

@@ -112,3 +112,12 @@ def test_inspect_says_what_it_cannot_read(tmp_path):
         inspect(InspectConfig(files=[str(tmp_path / "a.png")]))
     with pytest.raises(InputError, match="no such file"):
         inspect(InspectConfig(files=[str(tmp_path / "b.png")]))
+
+
+def test_inspect_does_not_stumble_over_another_programs_text(tmp_path):
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("dermgen", "{not json")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png", pnginfo=info)
+    assert inspect(InspectConfig(files=[str(tmp_path / "a.png")]))[0]["facts"] is None

@@ -146,6 +146,7 @@ def train(config: ClassifierConfig) -> dict:
     run.record(
         leaky=manifest.is_leaky(config.data_dir),
         classes=classes,
+        test_sources=sorted(set(parts["test"]["source"]) - {""}),
         base_on_hub=not config.from_scratch and not Path(config.pretrained_model_name_or_path).exists(),
         data=[manifest.facts(f, rows["image_id"]) for f in folders],
     )

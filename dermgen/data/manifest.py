@@ -193,7 +193,8 @@ def facts(folder: str | Path, image_ids: Collection[str] | None = None) -> dict:
         "licenses": sorted(set(table["license"])),
         "sources": sorted(set(table["source"])),
         "synthetic": int((table["synthetic"] == "true").sum()),
-        "leaky": is_leaky(folder),
+        # Images that a model of a leaky split drew say so.
+        "leaky": is_leaky(folder) or bool(table["source"].str.contains("LEAKY").any()),
     }
     path, settings = Path(folder, "prepare.json"), Path(folder, "config.yaml")
     prepared = json.loads(path.read_text()) if path.exists() else {}

@@ -87,10 +87,11 @@ def combine(texts: Iterable[str]) -> License | None:
         return known[0]
     use_bound = [part for part in known if part.id in OPENRAIL]
     if use_bound:
+        names = sorted({part.name for part in use_bound})
         rest = combine([part.name for part in known if part.id not in OPENRAIL])
-        if rest.id in PERMISSIVE or rest.id == "cc0-1.0":
-            return use_bound[0]
-        return License("other", f"{rest.name} and {use_bound[0].name}")
+        if rest and rest.id not in PERMISSIVE and rest.id != "cc0-1.0":
+            names.insert(0, rest.name)
+        return use_bound[0] if len(names) == 1 else License("other", " and ".join(names))
     if all(part.id in PERMISSIVE or part.id == "cc0-1.0" for part in known):
         return next(part for part in known if part.id != "cc0-1.0")
     conditions = "-nc" * (not all(part.commercial for part in known))
@@ -101,7 +102,7 @@ def combine(texts: Iterable[str]) -> License | None:
 
 def respects(chosen: License, source: License) -> bool:
     """Whether what was made from images under `source` may be given away under `chosen`."""
-    if chosen.id == source.id and chosen.name == source.name:
+    if chosen.id == source.id and (chosen.id != "other" or chosen.name == source.name):
         return True
     if "other" in (chosen.id, source.id) or source.id in OPENRAIL or not source.derivatives:
         return False

@@ -97,6 +97,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         "reference": {
             "sources": sorted(set(parts["held_out"].table["source"]) - {""}),
             "splits": sorted(set(parts["held_out"].table["split"]) - {""}),
+            "sha256": manifest.identity(parts["held_out"].table)["sha256"],
         },
         "warnings": _warnings(config, extractor, parts, entries[0]),
         "groups": entries,

@@ -113,7 +113,7 @@ def audit(config: AuditConfig) -> dict:
         "max_copy_rate": config.max_copy_rate,
         "passed": bool(copies.mean() <= config.max_copy_rate),
         "drawn_over_real": int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
-        "sources_found": int(np.isfinite(moved).sum()),
+        "unknown_sources": _unknown_sources(synthetic, real),
         "median_source_distance": None if np.isnan(moved).all() else float(np.nanmedian(moved)),
         "leaky": manifest.is_leaky(config.real),
         "images": manifest.identity(synthetic),
@@ -191,6 +191,12 @@ def _moved(synthetic: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
         queries, base = _thumbnails(synthetic.iloc[made]), _thumbnails(real.iloc[used])
         distance[made], _, _ = closest(queries, base, which[:, None], np.zeros((len(made), 1), int))
     return distance
+
+
+def _unknown_sources(synthetic: pd.DataFrame, real: pd.DataFrame) -> list[str]:
+    """Ids of photographs that images were drawn over and that are not among the real ones."""
+    named = set(synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("")) - {""}
+    return sorted(named - set(real["image_id"]))
 
 
 def _calibrated(usual: np.ndarray, held_out: pd.DataFrame, config: AuditConfig) -> float:

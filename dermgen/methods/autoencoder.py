@@ -4,13 +4,16 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
 from dermgen.config import InputError, TrainConfig, option
+from dermgen.data import manifest
 from dermgen.data.loading import PixelSet, check_readable, collate, manifest_examples, to_uint8, to_unit_range
+from dermgen.training import records
 from dermgen.training.augmentation import turn
 from dermgen.training.run import Run
 
@@ -60,6 +63,9 @@ def train(config: AutoencoderConfig) -> AutoencoderKL:
     check_readable(examples)
     dataset = PixelSet(examples, [0] * len(examples), config.resolution)
     run = Run(config)
+    rows = [{"image_id": e.image_id, "path": e.path, "dx": "", "synthetic": "false"} for e in examples]
+    records.keep_to_images(run.output_dir, pd.DataFrame(rows), run.accelerator)
+    run.record(data=[manifest.facts(config.data_dir, [e.image_id for e in examples])])
     vae = build(config)
     side = config.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
     latent_shape = (config.latent_channels, side, side)

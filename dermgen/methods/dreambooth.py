@@ -239,6 +239,7 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     parameters = [p for model in weights.models for p in model.parameters() if p.requires_grad]
     unet, *text_encoder, optimizer = run.prepare(*weights.models, _optimizer(config, parameters), average=pipeline.unet)
     records.keep_to_images(run.output_dir, _learnt(config, examples, prior), run.accelerator)
+    _keep_base_training_set(config.pretrained_model_name_or_path, run)
     run.record(
         base_model=config.pretrained_model_name_or_path,
         base_on_hub=not Path(config.pretrained_model_name_or_path).exists(),
@@ -326,16 +327,23 @@ def _data_facts(config: DreamboothConfig, examples: Sequence[Example]) -> dict:
 
 
 def _learnt(config: DreamboothConfig, examples: Sequence[Example], prior: Sequence[Example]) -> "pd.DataFrame":
-    """The images that are learnt, for `records.keep_to_images`; class images that were drawn are synthetic."""
+    """The real images that are learnt, for `records.keep_to_images`: of class images, one's own."""
     import pandas as pd
 
     own = {str(path) for path in own_images(Path(config.class_data_dir))} if prior else set()
-    rows = [{"image_id": e.image_id, "synthetic": "false", "path": e.path} for e in examples]
-    rows += [
-        {"image_id": f"class/{e.image_id}", "synthetic": "false" if e.path in own else "true", "path": e.path}
-        for e in prior
-    ]
-    return pd.DataFrame(rows).assign(dx="")
+    rows = [{"image_id": e.image_id, "path": e.path} for e in examples]
+    rows += [{"image_id": f"class/{Path(e.path).name}", "path": e.path} for e in prior if e.path in own]
+    return pd.DataFrame(rows).assign(dx="", synthetic="false")
+
+
+def _keep_base_training_set(model: str, run: Run) -> None:
+    """Keep what the base model had learnt, where its folder tells: whoever looks for copies must look there too."""
+    import pandas as pd
+
+    found = [path for path in (Path(model, "training_set.csv"), Path(model, "base_training_set.csv")) if path.exists()]
+    if found and run.is_main:
+        tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in found]
+        manifest.write_csv(pd.concat(tables, ignore_index=True), run.output_dir / "base_training_set.csv")
 
 
 def _base_data(model: str) -> list[dict]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dermgen.config import InputError, TrainConfig
 from dermgen.data import manifest
+from dermgen.data.origins import BASE_LICENSES
 from dermgen.publish import gates, hub
 from dermgen.publish.cards import data_licenses
 from dermgen.publish.described import describe
@@ -28,12 +29,16 @@ def check_upload(config: TrainConfig, draws: bool = True) -> None:
         return
     target = hub.check(hub.named(_repo_id(config), "model"))
     how = "without --push_to_hub, then dermgen generate, dermgen audit and dermgen publish model RUN --evidence AUDIT"
-    stops = gates.memorization(Evidence(), how, ()) if draws else []
+    stops = gates.memorization(Evidence(), how, None) if draws else []
     settings = vars(config)
     folders = [settings.get(name) for name in ("data_dir", "data_dir_b", "synthetic_dir")]
     data = [manifest.facts(folder) for folder in folders if folder] or [{"licenses": [""], "leaky": False}]
     stops += gates.split(any(entry["leaky"] for entry in data))
     stops += gates.licenses(data_licenses(data, None), None)
+    base = settings.get("pretrained_model_name_or_path")
+    whole = base and "rank" not in settings and not settings.get("from_scratch") and not Path(base).exists()
+    if whole and base not in BASE_LICENSES:
+        stops.append(gates.unknown_base(base))
     gates.pass_or_stop(stops, config.hub_force, f"the model {target.repo_id}", "--hub_force")
     hub.create(target)
 

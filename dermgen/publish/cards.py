@@ -82,6 +82,7 @@ def shared_facts(
     force: str | None,
     data_license: str | None,
     published: Collection[str] | None = None,
+    learnt: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """What every card tells, of a model or a set.
 
@@ -94,12 +95,13 @@ def shared_facts(
         force: why it was published all the same.
         data_license: what the publisher says of images whose manifest does not.
         published: SHA-256 of the images of a set.
+        learnt: SHA-256 of the real images that were learnt, where that is known.
     """
     sources = sorted({s.removesuffix(", LEAKY") for d in (*data, *base_data) for s in d["sources"]} - {""})
     bibtex = dict.fromkeys(b for s in sources if s in COLLECTIONS for b in [COLLECTIONS[s].bibtex] if b)
     return {
         "version": __version__,
-        "data": [_data(d, data_license) for d in data],
+        "data": [_data(d, data_license) for d in data if d["images"] != 0],
         "base_data": [_data(d, data_license) for d in base_data],
         "collections": [COLLECTIONS[s] for s in sources if s in COLLECTIONS and COLLECTIONS[s].url],
         "sources": sources,
@@ -108,8 +110,8 @@ def shared_facts(
         "consent": consent([*data, *base_data]),
         "forced": [stop.on_card() for stop in stops] if force else [],
         "force_reason": force,
-        "scores": [_scores(found) for found in evidence.scores],
-        "memorization": _memorization(evidence.audit, published),
+        "scores": [_scores(found, learnt) for found in evidence.scores],
+        "memorization": _memorization(evidence, published),
         "studies": [_study(found) for found in evidence.studies],
     }
 
@@ -191,21 +193,23 @@ def _data(entry: Mapping[str, Any], said: str | None) -> dict[str, Any]:
     }
 
 
-def _memorization(audit: Mapping[str, Any] | None, published: Collection[str] | None) -> dict[str, Any] | None:
+def _memorization(evidence: Evidence, published: Collection[str] | None) -> dict[str, Any] | None:
     """The audit's result for what is published."""
-    if audit is None:
+    if evidence.audit is None:
         return None
-    copies, n = copies_among(audit, published)
+    copies, n = copies_among(evidence, published)
     low, high = wilson(copies, n) if n else (0.0, 1.0)
-    return {**audit, "copies": copies, "n": n, "copy_rate": copies / max(1, n), "low": low, "high": high}
+    of = {"copies": copies, "n": n, "copy_rate": copies / max(1, n), "low": low, "high": high}
+    return {**evidence.audit, **of, "train_images": len(evidence.compared)}
 
 
-def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
+def _scores(found: Mapping[str, Any], learnt: Collection[str] | None) -> dict[str, Any]:
+    of = found["reference"]
     overall = found["groups"][0]
     wanted = ("kid", "precision", "recall", "coverage")
     return {
         "extractor": found["extractor"] | {"name": without_paths_in(found["extractor"]["name"])},
-        "splits": found["reference"]["splits"],
+        "held_out": of["splits"] == ["test"] and learnt is not None and not set(of["sha256"]) & set(learnt),
         "leaky": found["leaky"],
         "warnings": found["warnings"],
         "images": len(found["images"]["sha256"]),

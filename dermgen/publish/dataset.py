@@ -4,7 +4,7 @@ import io
 import json
 import shlex
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,8 +25,8 @@ from dermgen.data.origins import COLLECTIONS, License, parse_license
 from dermgen.data.sheets import contact_sheet
 from dermgen.labels import from_labels
 from dermgen.publish import cards, gates, hub
-from dermgen.publish.described import Described, describe, patient_ids
-from dermgen.publish.evidence import gather
+from dermgen.publish.described import patient_ids
+from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.privacy import without_paths, without_paths_in
 from dermgen.publish.publication import PublishConfig, begin, own_license
 
@@ -42,8 +42,6 @@ COLUMNS = (
 WHOLE_NUMBERS = "seed index num_inference_steps".split()
 NUMBERS = "age guidance_scale strength truncation quality_score nearest_train_distance".split()
 TRUTHS = "synthetic kept copy".split()
-# Ids of photographs that are public may be told; a clinic's may name a patient.
-OF_PHOTOGRAPHS = ("lesion_id", "nearest_train_id")
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 WEBDATASET_FROM = 10 * 2**30
 SHOWN = 32
@@ -83,54 +81,54 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
     evidence = gather(config.evidence or [], hashes=frozenset(table["sha256"]))
     for line in evidence.left_out:
         print(f"left out {line}")
-    table, left_out = _without_copies(table, evidence.audit) if config.without_copies else (table, 0)
+    table, left_out = _without_copies(table, evidence) if config.without_copies else (table, 0)
+    origin = _origin(config, table)
     real = _real(config)
     if real is not None:
-        _refuse_held_out_sources(table, real, config)
+        _refuse_held_out(table, real, origin["learnt"], config)
         rng = np.random.default_rng(config.seed)
         table = choose(real[real["split"] == "train"], table, config.synthetic_ratio, None, False, rng)
     synthetic = table.assign(split="train").reset_index(drop=True)
     rows = synthetic if real is None else pd.concat([real, synthetic], ignore_index=True)
-    models = _models(synthetic)
-    data = [*_learnt(synthetic, models), *([] if real is None else [manifest.facts(config.include_real)])]
+    data = [*_learnt(synthetic, origin), *([] if real is None else [manifest.facts(config.include_real)])]
     data_license = cards.data_licenses(data, config.data_license)
-    audit, published = evidence.audit, frozenset(synthetic["sha256"])
-    learnt = {h for described in models.values() for h in described.learnt}
+    published = frozenset(synthetic["sha256"])
     stops = [
-        *gates.memorization(evidence, _how_to_audit(config), learnt, published),
+        *gates.memorization(evidence, _how_to_audit(config), origin["learnt"], published),
         *gates.split(evidence.leaky or any(entry["leaky"] for entry in data)),
         *gates.licenses(data_license, own_license(config, None)),
     ]
     publication = begin(config, "dataset", stops)
-    rows = _told(rows, data, audit)
+    rows = _told(rows, data, evidence)
     kind = _write(rows, config, publication.files / "data")
-    _picture(synthetic[~synthetic["sha256"].isin(audit["copied"] if audit else ())], publication.files / "samples.png")
+    picture = _picture(synthetic[~synthetic["sha256"].isin(evidence.copied)], publication.files)
     marker = {"dermgen": __version__, "images": len(rows), "sha256": key_of(*sorted(rows["sha256"]))}
     hub.write_marker(publication.files, marker)
 
     def card(stops: Sequence[gates.Stop]) -> str:
         license = own_license(config, data_license)
-        facts = cards.shared_facts(data, [], license, evidence, stops, config.force, config.data_license, published)
+        facts = cards.shared_facts(
+            data, [], license, evidence, stops, config.force, config.data_license, published, origin["learnt"]
+        )
         title = publication.target.repo_id.split("/")[-1]
         facts |= {
             "repo_id": publication.target.repo_id,
             "title": title,
-            "picture": "samples.png",
+            "picture": picture,
             "notice": "Its synthetic images are no photographs of patients, and no evidence of how a disease looks.",
             "it": "this set",
             "data_title": "What the model had learnt" + ("" if real is None else ", and the real images"),
             "published": len(synthetic),
             "copies_left_out": left_out,
             "images": _images(rows, config, kind),
-            "provenance": _origin(config, marker["sha256"]),
+            "provenance": _provenance(origin, marker["sha256"]),
             "cost": None,
             "limits": ["A label says what was asked of the model, not what a dermatologist would see."],
         }
         facts["card_data"] = _metadata(rows, title, license, kind).to_yaml()
         return cards.render(config.card_template or "synthetic_dataset.md", facts, "dataset")
 
-    manifests = [folder for described in models.values() for folder in described.manifests]
-    real_folders = [*manifests, *evidence.real_folders, *([config.include_real] if config.include_real else [])]
+    real_folders = [*origin["manifests"], *evidence.real_folders, *filter(None, [config.include_real])]
     return publication.finish(stops, card, patient_ids([config.data_dir, *real_folders]))
 
 
@@ -204,8 +202,7 @@ def _tar_features(rows: pd.DataFrame) -> "datasets.Features":
     import datasets
 
     facts = {name: kind for name, kind in features(rows, []).items() if name != "image"}
-    suffixes = sorted({Path(path).suffix.lower()[1:] for path in rows["path"]})
-    images = {suffix: datasets.Image() for suffix in suffixes}
+    images = {_suffix(path): datasets.Image() for path in rows["path"]}
     text = datasets.Value("string")
     return datasets.Features({**images, "json": facts, "__key__": text, "__url__": text})
 
@@ -252,23 +249,33 @@ def _real(config: PublishDatasetConfig) -> pd.DataFrame | None:
     return _with_files(real.drop(columns="path"), Path(config.include_real))
 
 
-def _without_copies(table: pd.DataFrame, audit: dict | None) -> tuple[pd.DataFrame, int]:
+def _without_copies(table: pd.DataFrame, evidence: Evidence) -> tuple[pd.DataFrame, int]:
     """The images that the audit does not call copies, and how many it does."""
-    if audit is None:
+    if evidence.audit is None:
         raise InputError("--without_copies needs to know them: give the audit's folder with --evidence")
-    copies = table["sha256"].isin(audit["copied"])
+    copies = table["sha256"].isin(evidence.copied)
     if copies.all():
         raise InputError(f"all {len(table)} images are copies of training images: nothing is left to publish")
     return table[~copies], int(copies.sum())
 
 
-def _refuse_held_out_sources(table: pd.DataFrame, real: pd.DataFrame, config: PublishDatasetConfig) -> None:
-    held_out = set(real.loc[real["split"] != "train", "image_id"])
-    drawn_over = held_out & set(table.get("source_image_id", [])) - {""}
+def _refuse_held_out(
+    table: pd.DataFrame, real: pd.DataFrame, learnt: Sequence[str] | None, config: PublishDatasetConfig
+) -> None:
+    """Refuse to publish val and test splits that the synthetic images know something of."""
+    held_out = real[real["split"] != "train"]
+    drawn_over = set(held_out["image_id"]) & set(table.get("source_image_id", [])) - {""}
     if drawn_over:
         raise InputError(
             f"{len(drawn_over)} images of {config.data_dir} were drawn over held-out images of {config.include_real} "
             f"(as {min(drawn_over)}), which they would bring into the training split: draw over its train split"
+        )
+    known = held_out["sha256"].isin(learnt or ())
+    if known.any():
+        raise InputError(
+            f"the model has learnt {int(known.sum())} held-out images of {config.include_real} (as "
+            f"{held_out.loc[known, 'image_id'].iloc[0]}), whose splits would be worthless: give the manifest "
+            "that it was trained on"
         )
 
 
@@ -284,7 +291,7 @@ def _with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return table.assign(path=paths, sha256=list(map(hash_file, paths)))
 
 
-def _told(rows: pd.DataFrame, data: Sequence[dict], audit: dict | None) -> pd.DataFrame:
+def _told(rows: pd.DataFrame, data: Sequence[dict], evidence: Evidence) -> pd.DataFrame:
     """The rows without what must not be told, and without columns that are empty.
 
     Ids of photographs stay only where all of those that the ids are of are in public collections: a clinic's may name
@@ -293,15 +300,14 @@ def _told(rows: pd.DataFrame, data: Sequence[dict], audit: dict | None) -> pd.Da
     Args:
         rows: of a manifest.
         data: what the models had learnt, and the real images.
-        audit: that looked at the images, if there is one.
+        evidence: with the audits that looked at the images.
     """
     public = _public(data)
-    of_sources = (
-        [audit["real"]] if audit and audit["real"] and audit["sources_found"] == audit["drawn_over_real"] else []
-    )
-    hidden = [] if public else list(OF_PHOTOGRAPHS)
-    if not (public and of_sources and _public(of_sources)):
-        hidden.append("source_image_id")
+    # The nearest image and the source are of the manifests that the audits were given.
+    audited = bool(evidence.audits) and _public([audit["real"] or {"sources": [""]} for audit in evidence.audits])
+    hidden = [] if public else ["lesion_id"]
+    hidden += [] if public and audited else ["nearest_train_id"]
+    hidden += [] if public and audited and not evidence.unknown_sources else ["source_image_id"]
     told = rows.drop(columns=[c for c in hidden if c in rows])
     told = told.assign(
         model=[without_paths(v) if isinstance(v, str) else "" for v in told.get("model", [""] * len(told))]
@@ -309,7 +315,8 @@ def _told(rows: pd.DataFrame, data: Sequence[dict], audit: dict | None) -> pd.Da
     if not public:
         kinds = np.where(told["synthetic"] == "true", "synthetic", "real")
         told = told.assign(image_id=[f"{kind}_{i:06d}" for i, kind in enumerate(kinds)])
-    empty = [c for c in COLUMNS if c in told and (told[c].isna() | (told[c] == "")).all()]
+    optional = [c for c in COLUMNS if c != "dx"]
+    empty = [c for c in optional if c in told and (told[c].isna() | (told[c] == "")).all()]
     return told.drop(columns=empty)
 
 
@@ -354,41 +361,43 @@ def _shards(rows: pd.DataFrame, max_bytes: int) -> Iterator[pd.DataFrame]:
     yield rows.iloc[start:]
 
 
-def _models(synthetic: pd.DataFrame) -> dict[str, Described]:
-    """The runs that drew the images, by the hash of their weights; one that has been trained anew since is another."""
-    found: dict[str, Described] = {}
-    for model, part in synthetic.groupby(synthetic.get("model", pd.Series("", index=synthetic.index))):
-        if not model or not Path(str(model), "provenance.json").exists():
-            continue
-        for weights in ("last", "best"):
-            try:
-                described = describe(str(model), weights)
-            except InputError:
-                continue  # no finished run any more: then nothing is known of what it was
-            if set(part["model_sha256"]) == {described.sha256}:
-                found[described.sha256] = described
-    return found
+def _origin(config: PublishDatasetConfig, table: pd.DataFrame) -> dict[str, Any]:
+    """What `generate` wrote beside the images of what their model had learnt; a filter's or an audit's view names them.
+
+    Returns:
+        As `runs.learnt`, with `packages`, `argv` and `seed` where they are known. Without such a file, or where it is
+        of other weights than drew these images, nothing is known.
+    """
+    folder = Path(config.data_dir)
+    for _ in range(4):
+        path = folder / "config.yaml"
+        settings = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+        if "synthetic" not in settings:
+            break
+        folder = Path(settings["synthetic"])
+    path = folder / "provenance.json"
+    facts = json.loads(path.read_text()) if path.exists() else {}
+    if "learnt" not in facts or set(table.get("model_sha256", [])) != {facts["model_sha256"]}:
+        return {"learnt": None, "data": [], "base_data": [], "manifests": []}
+    return facts | {"seed": settings.get("seed")}
 
 
-def _learnt(synthetic: pd.DataFrame, models: Mapping[str, Described]) -> list[dict]:
-    """What the models had learnt: from their runs, or where those are not here what the images' manifest tells."""
-    entries = [entry for described in models.values() for entry in (*described.data, *described.base_data)]
-    drawn_by = synthetic.get("model_sha256", pd.Series("", index=synthetic.index))
-    for _, part in synthetic.groupby(drawn_by.isin(models)):
-        known = bool(drawn_by[part.index[0]] in models)
-        licenses = set(part["license"])
-        # A known run's images can be under more than its data asks: they may have been drawn over others.
-        more = licenses - {"", *(text for entry in entries for text in entry["licenses"])}
-        if not known or more:
-            entries.append(
-                {
-                    "images": None,
-                    "images_per_class": {},
-                    "licenses": sorted(more if known else licenses),
-                    "sources": [] if known else [""],
-                    "leaky": bool(part["source"].str.contains("LEAKY").any()),
-                }
-            )
+def _learnt(synthetic: pd.DataFrame, origin: dict[str, Any]) -> list[dict]:
+    """What the model had learnt, and what else binds the images, by the licences that their manifest tells."""
+    leaky = bool(synthetic["source"].str.contains("LEAKY").any())
+    entries = [entry | {"leaky": entry["leaky"] or leaky} for entry in (*origin["data"], *origin["base_data"])]
+    known = {text for entry in entries for text in entry["licenses"]}
+    more = set(synthetic["license"]) - known - ({""} if entries else set())
+    if more:  # of photographs that they were drawn over, or all there is to know
+        entries.append(
+            {
+                "images": None,
+                "images_per_class": {},
+                "licenses": sorted(more),
+                "sources": [] if entries else [""],
+                "leaky": leaky,
+            }
+        )
     return list({json.dumps(entry, sort_keys=True): entry for entry in entries}.values())
 
 
@@ -397,8 +406,10 @@ def _how_to_audit(config: PublishDatasetConfig) -> str:
     return f"dermgen audit --real {real} --synthetic {config.data_dir} --output_dir audit, and give --evidence audit"
 
 
-def _picture(table: pd.DataFrame, path: Path) -> None:
-    """Some of the synthetic images, classes in turn."""
+def _picture(table: pd.DataFrame, folder: Path) -> str | None:
+    """Some of the synthetic images, classes in turn; None if there are none to show."""
+    if table.empty:
+        return None
     order = table.groupby("dx").cumcount().sort_values(kind="stable").index
     chosen = table.loc[order[:SHOWN]].sort_values("dx", kind="stable")
     pictures = []
@@ -407,7 +418,8 @@ def _picture(table: pd.DataFrame, path: Path) -> None:
             picture = image.convert("RGB")
         picture.thumbnail((192, 192))
         pictures.append(picture)
-    contact_sheet(pictures, path, 8, list(chosen["dx"]) if (chosen["dx"] != "").all() else None)
+    contact_sheet(pictures, folder / "samples.png", 8, list(chosen["dx"]) if (chosen["dx"] != "").all() else None)
+    return "samples.png"
 
 
 def _images(rows: pd.DataFrame, config: PublishDatasetConfig, kind: str) -> dict[str, Any]:
@@ -436,9 +448,14 @@ def _images(rows: pd.DataFrame, config: PublishDatasetConfig, kind: str) -> dict
             for mine in [rows["dx"] == dx]
         ],
         "columns": [c for c in COLUMNS if c in rows],
+        "column": "image" if kind.startswith("Parquet") else " or ".join(sorted({_suffix(p) for p in rows["path"]})),
         "models": [blank | m for m in models],
         "filter": _filter(path) if path.exists() and not config.dropped_too else None,
     }
+
+
+def _suffix(path: str) -> str:
+    return Path(path).suffix.lower()[1:]
 
 
 def _filter(path: Path) -> dict[str, Any]:
@@ -446,22 +463,13 @@ def _filter(path: Path) -> dict[str, Any]:
     return found | {"scorer": without_paths_in(found["scorer"])}
 
 
-def _origin(config: PublishDatasetConfig, sha256: str) -> list[tuple[str, str]]:
-    """How the images were made: by the folder that `generate` wrote, which a filter's or an audit's view names."""
-    folder = Path(config.data_dir)
-    for _ in range(4):
-        path = folder / "config.yaml"
-        settings = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
-        if "synthetic" not in settings:
-            break
-        folder = Path(settings["synthetic"])
+def _provenance(origin: dict[str, Any], sha256: str) -> list[tuple[str, str]]:
+    """How the set came about, for a table."""
     rows = [("dermgen", __version__), ("hash over all images", f"`{sha256}`")]
-    path = folder / "provenance.json"
-    if path.exists():
-        facts = json.loads(path.read_text())
-        packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
-        rows += [("drawn with", packages), ("command", f"`{shlex.join(without_paths(facts['argv']))}`")]
-    return rows + ([("seed of the drawing", str(settings["seed"]))] if "seed" in settings else [])
+    if "packages" in origin:
+        packages = ", ".join(f"{name} {version}" for name, version in origin["packages"].items())
+        rows += [("drawn with", packages), ("command", f"`{shlex.join(without_paths(origin['argv']))}`")]
+    return rows + ([("seed of the drawing", str(origin["seed"]))] if origin.get("seed") is not None else [])
 
 
 def _metadata(rows: pd.DataFrame, title: str, license: License | None, kind: str) -> DatasetCardData:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,9 @@ class Described:
         return self.provenance.get("base_data", [])
 
     @property
-    def learnt(self) -> set[str]:
-        """SHA-256 of the real images it has learnt."""
-        path = self.folder / "training_set.csv"
-        if not path.exists():
-            return set()
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        return set(table.loc[table["synthetic"] != "true", "sha256"])
+    def learnt(self) -> list[str] | None:
+        """SHA-256 of the real images it has learnt; None where nobody wrote them down."""
+        return runs.learnt(self.folder)["learnt"]
 
     @property
     def leaky(self) -> bool:
@@ -113,14 +110,16 @@ class Described:
 
     def limits(self) -> list[str]:
         """Classes with few training images."""
-        few = {c: n for entry in self.data for c, n in entry["images_per_class"].items() if n < SMALL_CLASS}
-        told = ", ".join(f"{code} ({n})" for code, n in few.items())
-        return [f"Classes with under {SMALL_CLASS} training images: {told}."] if few else []
+        counts: Counter[str] = Counter()
+        for entry in self.data:
+            counts.update(entry["images_per_class"])
+        told = ", ".join(f"{code} ({n})" for code, n in sorted(counts.items()) if n < SMALL_CLASS)
+        return [f"Classes with under {SMALL_CLASS} training images: {told}."] if told else []
 
     @property
     def manifests(self) -> list[str]:
         """Folders of the real images that the run names."""
-        return [folder for name in ("data_dir", "data_dir_b") if (folder := self.settings.get(name))]
+        return runs.learnt(self.folder)["manifests"]
 
 
 def patient_ids(folders: Collection[str]) -> set[str]:

@@ -14,17 +14,33 @@ from dermgen import stages
 class Evidence:
     """Results that are about what is published, and why others were left out.
 
-    `audit` is the worst of those that saw all of it, with the folder that it lies in; `compared` are the hashes of the
-    real images that any of them compared with.
+    Several audits are one: a copy is what any of them calls so, and they have compared with what any of them has.
+    `audit` is the one with the most copies, whose figures a card tells, with the folder that it lies in.
     """
 
     audit: dict | None = None
     audit_folder: Path | None = None
-    compared: frozenset[str] = frozenset()
+    audits: list[dict] = field(default_factory=list)
     scores: list[dict] = field(default_factory=list)
     studies: list[dict] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     real_folders: list[str] = field(default_factory=list)
+
+    @property
+    def compared(self) -> frozenset[str]:
+        """SHA-256 of the real images that the audits compared with."""
+        return frozenset(h for audit in self.audits for h in audit["train"])
+
+    @property
+    def copied(self) -> frozenset[str]:
+        """SHA-256 of the images that are copies."""
+        return frozenset(h for audit in self.audits for h in audit["copied"])
+
+    @property
+    def unknown_sources(self) -> frozenset[str]:
+        """Ids of photographs that images were drawn over and that no audit knows."""
+        sets = [set(audit["unknown_sources"]) for audit in self.audits]
+        return frozenset(set.intersection(*sets)) if sets else frozenset()
 
     @property
     def leaky(self) -> bool:
@@ -58,24 +74,21 @@ def gather(folders: Sequence[str | Path], hashes: frozenset[str] | None = None, 
             else:
                 {"scores": found.scores, "study": found.studies}[stage].append(result)
     if audits:
-        found.audit, found.audit_folder = max(audits, key=lambda pair: _weight(pair[0], hashes))
-        found.compared = frozenset(h for audit, _ in audits for h in audit["train"])
+        # One that has not seen all of it says nothing of the rest: it counts only where there is no other.
+        whole = [pair for pair in audits if hashes is None or hashes <= set(pair[0]["images"]["sha256"])]
+        audits = whole or [max(audits, key=lambda pair: len(hashes & set(pair[0]["images"]["sha256"])))]
+        found.audits = [audit for audit, _ in audits]
+        found.audit, found.audit_folder = max(audits, key=lambda pair: (pair[0]["copies"] / pair[0]["n"], pair[0]["n"]))
         settings = [yaml.safe_load((folder / "config.yaml").read_text()) for _, folder in audits]
         found.real_folders = sorted({of["real"] for of in settings})
     return found
 
 
-def copies_among(audit: dict, hashes: Collection[str] | None) -> tuple[int, int]:
-    """Copies, and images, of those that are published; of all that were audited where `hashes` is None."""
+def copies_among(evidence: Evidence, hashes: Collection[str] | None) -> tuple[int, int]:
+    """Copies, and images, of those that are published; of the audit with the most copies where `hashes` is None."""
     if hashes is None:
-        return audit["copies"], audit["n"]
-    return len(set(hashes) & set(audit["copied"])), len(set(hashes))
-
-
-def _weight(audit: dict, hashes: frozenset[str] | None) -> tuple:
-    """Audits that saw more of what is published come before others, then those that found more copies."""
-    seen = len(hashes & set(audit["images"]["sha256"])) if hashes is not None else 0
-    return seen, copies_among(audit, hashes)[0] / max(1, audit["n"]), audit["n"]
+        return evidence.audit["copies"], evidence.audit["n"]
+    return len(set(hashes) & evidence.copied), len(set(hashes))
 
 
 def _mismatch(stage: str, result: dict, hashes: frozenset[str] | None, model: str | None) -> str | None:

@@ -37,7 +37,7 @@ def memorization(
     Args:
         evidence: with the audit, if there is one.
         how: the commands that make one.
-        learnt: SHA-256 of the real images that the weights have learnt, where that is known.
+        learnt: SHA-256 of the real images that the weights have learnt; None where nobody wrote them down.
         hashes: SHA-256 of the images that are published; None where a model is.
     """
     gate, audit = "memorisation", evidence.audit
@@ -47,17 +47,21 @@ def memorization(
     if unseen:
         reason = f"{len(unseen)} of the {len(hashes)} images are not those that were audited (new, or changed since)"
         return [Stop(gate, reason, f"run {how}")]
+    if learnt is None:
+        reason = "nobody wrote down what the model had learnt, so the audit may have compared with other photographs"
+        return [Stop(gate, reason, "draw them again from a run of dermgen, with dermgen generate")]
     missed = set(learnt) - evidence.compared
     if missed:
         reason = f"the audit did not compare with {len(missed)} of the {len(set(learnt))} real images that were learnt"
         return [Stop(gate, reason, f"audit again, with --real being what was learnt: {how}")]
-    copies, n = copies_among(audit, hashes)
-    if hashes is None and n < MIN_AUDITED:
-        reason = f"only {n} images of this model were looked at, which says little; {MIN_AUDITED} do"
-        return [Stop(gate, reason, f"run {how}")]
-    if audit["sources_found"] < audit["drawn_over_real"]:
-        missed = audit["drawn_over_real"] - audit["sources_found"]
-        reason = f"{missed} images were drawn over photographs that the audit does not know"
+    copies, n = copies_among(evidence, hashes)
+    if hashes is None and min(found["n"] for found in evidence.audits) < MIN_AUDITED:
+        least = min(found["n"] for found in evidence.audits)
+        reason = f"only {least} images of this model were looked at, which says little"
+        return [Stop(gate, reason, f"audit {MIN_AUDITED} or more: {how}")]
+    if evidence.unknown_sources:
+        n = len(evidence.unknown_sources)
+        reason = f"images were drawn over {n} photographs that the audit does not know"
         return [Stop(gate, reason, "audit again, with --real being the manifest that holds those photographs")]
     if copies > audit["max_copy_rate"] * n:
         reason = f"{copies} of {n} images copy a training image, more than the audit's {audit['max_copy_rate']:.1%}"
@@ -86,6 +90,12 @@ def licenses(license: License | None, chosen: License | None) -> list[Stop]:
         reason = f"{chosen.name} gives away more than that of the data, {license.name}, allows"
         return [Stop(gate, reason, "leave --license out to take the data's")]
     return []
+
+
+def unknown_base(base: str) -> Stop:
+    """Of a base model whose weights are sent on."""
+    reason = f"that of the base model {base}, whose weights are sent, is unknown"
+    return Stop("licence", reason, "say it with --base_license, e.g. --base_license apache-2.0")
 
 
 def privacy(findings: Sequence[Finding]) -> list[Stop]:

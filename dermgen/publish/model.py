@@ -34,6 +34,7 @@ class PublishModelConfig(PublishConfig):
     """Publish a finished run: adapters, a pipeline, a model trained from scratch, a classifier."""
 
     run: str = option(None, "the run's folder")
+    base_license: str | None = option(None, "licence of the base model, where it is on the Hub and not well known")
     weights: Literal["last", "best"] = option("last", "of a model trained from scratch: best is by its validations")
 
     def __post_init__(self):
@@ -68,11 +69,7 @@ def known_stops(described: Described, evidence: Evidence, config: PublishConfig)
     stops = gates.memorization(evidence, how_to_audit(described), described.learnt) if described.draws else []
     license = required_license(described, config.data_license, config.base_license)
     if license is None and cards.data_licenses((*described.data, *described.base_data), config.data_license):
-        base = described.model["base_model"]
-        remedy = "say it with --base_license, e.g. --base_license apache-2.0"
-        stops.append(
-            gates.Stop("licence", f"that of the base model {base}, whose weights are sent, is unknown", remedy)
-        )
+        stops.append(gates.unknown_base(described.model["base_model"]))
     else:
         stops += gates.licenses(license, own_license(config, None))
     return [*stops, *gates.split(described.leaky or evidence.leaky)]
@@ -89,7 +86,14 @@ def required_license(described: Described, data_license: str | None, base_licens
 
 def how_to_audit(described: Described) -> str:
     """The commands that look for copies in what a run draws."""
+    if described.settings.get("instance_data_dir"):
+        return (
+            "`dermgen prepare` on those photographs and train on the manifest, since an audit needs held-out ones to "
+            "compare with"
+        )
     real = described.settings.get("data_dir") or "MANIFEST"
+    if described.settings.get("data_dir_b"):
+        real += f" (and again with {described.settings['data_dir_b']})"
     return (
         f"dermgen generate --model {described.folder} … --output_dir drawn, then dermgen audit --real {real} "
         "--synthetic drawn --output_dir audit, and give --evidence audit"
@@ -119,7 +123,9 @@ def render_card(
     license = required_license(described, said, config.base_license if config else None)
     license = own_license(config, license) if config else license
     title = repo_id.split("/")[-1]
-    facts = cards.shared_facts(described.data, described.base_data, license, evidence, stops, force, said)
+    facts = cards.shared_facts(
+        described.data, described.base_data, license, evidence, stops, force, said, learnt=described.learnt
+    )
     facts |= {
         "repo_id": repo_id,
         "title": title,
@@ -168,7 +174,7 @@ def _picture(files: Path, evidence: Evidence) -> str | None:
         return None
     folder = evidence.audit_folder
     table = manifest.read(folder)
-    table = table[table["copy"] == "false"]
+    table = table[[hash_file(folder / name) not in evidence.copied for name in table["file_name"]]]
     # Classes take turns.
     table = table.iloc[table.groupby("dx").cumcount().sort_values(kind="stable").index.map(table.index.get_loc)]
     chosen = table.head(SHOWN).sort_values("dx", kind="stable")
@@ -198,8 +204,7 @@ def _metadata(described: Described, evidence: Evidence, license: License | None)
     if described.draws:
         results = cards.eval_results(found["pipeline_tag"], evidence)
     else:
-        # The test split is of the real manifest, which is the first.
-        name = " and ".join(filter(None, described.data[0]["sources"])) or "unnamed"
+        name = " and ".join(described.provenance["test_sources"]) or "unnamed"
         results = [
             EvalResult(
                 task_type="image-classification",

@@ -20,6 +20,7 @@ TEXTS = (".json", ".jsonl", ".yaml", ".yml", ".md", ".txt", ".csv")
 PATH = re.compile(r"""(?:^|[\s"'=:,(\[`>])((?:/|~/|[A-Za-z]:[\\/]{1,2}|\\{2,4})[\w.@+-]+(?:[/\\][^\s"'`<>,)\]]+)+)""")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+# Where a bare number can be a patient's: names and ids are full of other numbers.
 DESCRIBING = ("caption", "prompt", "negative_prompt")
 LONGEST_TEXT = 64 * 2**20
 
@@ -74,7 +75,7 @@ def scan(folder: Path, patient_ids: Collection[str] = ()) -> list[Finding]:
 
 
 def _in_file(path: Path, file: str, ids: "_Ids", token: str | None) -> Iterator[tuple[str, str]]:
-    yield from _in_text(file, ids, token, named=True)
+    yield from _in_text(file, ids, token)
     suffix = path.suffix.lower()
     if suffix in FORMATS:
         yield from _in_image(path.read_bytes(), ids, token)
@@ -84,7 +85,7 @@ def _in_file(path: Path, file: str, ids: "_Ids", token: str | None) -> Iterator[
         with tarfile.open(path) as tar:
             for member in tar:
                 content = tar.extractfile(member).read()
-                yield from _in_text(member.name, ids, token, named=True)
+                yield from _in_text(member.name, ids, token)
                 if Path(member.name).suffix.lower() in FORMATS:
                     yield from _in_image(content, ids, token)
                 else:
@@ -95,14 +96,14 @@ def _in_file(path: Path, file: str, ids: "_Ids", token: str | None) -> Iterator[
         yield from _in_text(path.read_text(encoding="utf-8", errors="replace"), ids, token)
 
 
-def _in_text(text: str, ids: "_Ids", token: str | None, named: bool = False) -> Iterator[tuple[str, str]]:
-    """`named`: the text names or describes an image, so that a bare number in it can be a patient's."""
+def _in_text(text: str, ids: "_Ids", token: str | None, described: bool = False) -> Iterator[tuple[str, str]]:
+    """`described`: the text describes an image, so that a bare number in it can be a patient's."""
     if TOKEN.search(text) or (token and token in text):
         yield "token", ""  # never repeated
     path = PATH.search(text)
     if path:
         yield "path of this machine", path[1][:80]
-    patient = ids.first_in(text, named)
+    patient = ids.first_in(text, described)
     if patient:
         yield "patient id", patient
 
@@ -128,11 +129,11 @@ def _in_parquet(path: Path, ids: "_Ids", token: str | None) -> Iterator[tuple[st
         for row in batch.to_pylist():
             for name, value in row.items():
                 if isinstance(value, str):
-                    yield from _in_text(value, ids, token, named=name.endswith("_id") or name in DESCRIBING)
+                    yield from _in_text(value, ids, token, described=name in DESCRIBING)
                     if name == "patient_id" and value:
                         yield "patient id", "column patient_id"
                 elif isinstance(value, dict) and value.get("bytes"):
-                    yield from _in_text(value.get("path") or "", ids, token, named=True)
+                    yield from _in_text(value.get("path") or "", ids, token)
                     yield from _in_image(value["bytes"], ids, token)
 
 
@@ -147,7 +148,7 @@ class _Ids:
     """Patients' ids, found in texts as whole words whatever stands between their parts.
 
     `P-0042` is found in `photo_p_0042.jpg`. Ids of under 3 letters or digits are in every text and are not looked for;
-    bare numbers only in what names or describes an image.
+    bare numbers only in what describes an image.
     """
 
     def __init__(self, ids: Collection[str]):
@@ -155,8 +156,8 @@ class _Ids:
         self.of_parts = {p for p in parts if sum(map(len, p)) >= 3}
         self.words = {p for p in self.of_parts if not "".join(p).isdigit()}
 
-    def first_in(self, text: str, named: bool) -> str | None:
-        wanted = self.of_parts if named else self.words
+    def first_in(self, text: str, described: bool) -> str | None:
+        wanted = self.of_parts if described else self.words
         if not wanted:
             return None
         words = self._parts(text)

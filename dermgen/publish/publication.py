@@ -21,7 +21,6 @@ class PublishConfig:
     output_dir: str | None = option(None, "where what is sent is put together; default published/NAME")
     evidence: list[str] | None = option(None, "folders of audit, scores and studies, or folders that hold such")
     data_license: str | None = option(None, "licence of the images, where their manifest does not tell")
-    base_license: str | None = option(None, "licence of the base model, where it is on the Hub and not well known")
     license: str | None = option(
         None, "licence of what is published; default the one that the images' licences ask for"
     )
@@ -35,7 +34,7 @@ class PublishConfig:
             raise InputError("--repo_id is needed: the repository on the Hub, like org/name")
         if self.force is not None and len(self.force.split()) < 2:
             raise InputError(f"--force needs a reason in words, which goes into the card; got {self.force!r}")
-        for name in ("license", "data_license", "base_license"):
+        for name in ("license", "data_license"):
             if getattr(self, name) is not None and parse_license(getattr(self, name)) is None:
                 raise InputError(f"--{name} is empty")
 
@@ -48,13 +47,9 @@ class Publication:
     target: hub.Target
     files: Path
 
-    def keep(self, source: Path, name: str | None = None) -> None:
-        """Put a file, or all of a folder, among the files; linked, since weights are large."""
-        target = self.files / (name or source.name)
-        if source.is_dir():
-            for path in sorted(p for p in source.rglob("*") if p.is_file()):
-                self.keep(path, f"{name or source.name}/{path.relative_to(source).as_posix()}")
-            return
+    def keep(self, source: Path, name: str) -> None:
+        """Put a file among the files; linked, since weights are large."""
+        target = self.files / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(source.resolve(), target)

@@ -74,6 +74,8 @@ def test_no_condition_of_a_source_is_lost(chosen, source):
 def test_the_conditions_of_a_base_model_are_kept_beside_those_of_the_images():
     both = combine(["CC BY-NC 4.0", "creativeml-openrail-m"])
     assert (both.id, both.name) == ("other", "CC BY-NC 4.0 and creativeml-openrail-m")
+    assert combine(["openrail++", "creativeml-openrail-m"]).name == "creativeml-openrail-m and openrail++"
+    assert respects(parse_license("CreativeML-OpenRAIL-M"), parse_license("creativeml-openrail-m"))
     assert combine(["CC0", "creativeml-openrail-m"]).id == "creativeml-openrail-m"
     assert combine(["CC BY-NC 4.0", "apache-2.0"]).id == "cc-by-nc-4.0"
 

@@ -27,11 +27,20 @@ def test_consent_is_told_for_each_kind_of_source():
 
 def test_scores_are_told_of_the_set_that_they_were_measured_on(world):
     found = json.loads((world.results / "scores" / "evaluation.json").read_text())
-    found |= {"reference": {"sources": ["ISIC 2019"], "splits": []}}
+    found |= {"reference": {"sources": ["ISIC 2019"], "splits": [], "sha256": []}}
     found["extractor"] = found["extractor"] | {"name": "classifier /lustre/clinic/runs/cls"}
     results = cards.eval_results("text-to-image", Evidence(scores=[found]))
     assert {(r.dataset_name, r.dataset_type, r.dataset_split) for r in results} == {("ISIC 2019", "isic-2019", None)}
     assert all("lustre" not in r.metric_name and "classifier cls" in r.metric_name for r in results)
+
+
+def test_images_are_called_unlearnt_only_if_they_are(world):
+    found = json.loads((world.results / "scores" / "evaluation.json").read_text())
+    reference = found["reference"]["sha256"]
+    assert found["reference"]["splits"] == ["test"]
+    assert cards._scores(found, ["other"])["held_out"]
+    assert not cards._scores(found, [reference[3]])["held_out"]
+    assert not cards._scores(found, None)["held_out"]
 
 
 def test_lesions_are_not_counted_where_they_are_not_known(world, tmp_path):

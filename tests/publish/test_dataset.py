@@ -7,7 +7,7 @@ import shutil
 import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image
-from world import changed, judge
+from world import change, changed, draw, judge
 
 from dermgen.config import InputError
 from dermgen.data import manifest
@@ -210,7 +210,7 @@ def test_images_drawn_over_photographs_need_an_audit_that_knows_those(world, hub
         drawn = changed(world.drawn, tmp_path / source, source_image_id=source)
         results = judge(world.real, drawn, tmp_path / f"r_{source}", scores=False)
         if not told:
-            with pytest.raises(InputError, match="100 images were drawn over photographs that the audit does not know"):
+            with pytest.raises(InputError, match="images were drawn over 1 photographs that the audit does not know"):
                 publish(drawn, results)
             publish(drawn, results, force="to see what is told")
             assert "source_image_id" not in load_dataset("me/set", split="train").column_names
@@ -257,7 +257,8 @@ def test_a_set_of_another_program_and_one_without_splits_are_told_apart(world, h
     table = manifest.read(world.drawn)
     other = changed(world.drawn, tmp_path / "other")
     manifest.write(table[[c for c in manifest.COLUMNS if c in table]].assign(license="CC0"), other)
-    publish(other, world.results)
+    (other / "provenance.json").unlink()
+    publish(other, world.results, force="their program wrote nothing down")
     assert DatasetCard(hub.repos["dataset", "me/set"].files["README.md"].decode()).data.license == "cc0-1.0"
     lost = changed(world.real, tmp_path / "lost", split="")
     with pytest.raises(InputError, match="real images of .* have no split"):
@@ -281,3 +282,88 @@ def test_the_same_set_is_put_together_to_the_same_bytes(world, tmp_path):
         found.append({p.relative_to(folder): hash_file(p) for p in folder.rglob("*") if p.is_file()})
     assert found[0] == found[1]
     assert len(found[0]) == 4
+
+
+def test_a_set_without_classes_is_published_without_them(base_dir, world, hub, tmp_path):
+    from datasets import load_dataset
+
+    folder = draw(base_dir, tmp_path / "d", classes=None, prompt="a lesion", num_images=3, num_inference_steps=1)
+    publish(folder, force="to see the set")
+    rows = load_dataset("me/set", split="train")
+    assert rows.num_rows == 3
+    assert set(rows["dx"]) == {None}
+    assert rows["prompt"][0] == "a lesion"
+    card = hub.repos["dataset", "me/set"].files["README.md"].decode()
+    assert "| unknown |  | 3 | 0 |" in card
+
+
+def test_a_model_of_which_nobody_wrote_down_what_it_had_learnt_stops_it(base_dir, world, tmp_path):
+    folder = draw(base_dir, tmp_path / "d", classes="mel:3", num_inference_steps=1)
+    results = judge(world.real, folder, tmp_path / "r", scores=False)
+    with pytest.raises(InputError, match="nobody wrote down what the model had learnt"):
+        publish(folder, results, dry_run=True, data_license="CC0")
+
+
+def two_audits(world, tmp_path, **of_each):
+    """Two audits that differ in what they found."""
+    results = tmp_path / "r"
+    for name in ("a", "b"):
+        shutil.copytree(world.results / "audit", results / name)
+        change(results / name / "audit.json", **{key: values["ab".index(name)] for key, values in of_each.items()})
+    return results
+
+
+def test_a_copy_is_what_any_of_several_audits_calls_so(world, hub, tmp_path):
+    hashes = sorted(hash_file(p) for p in (world.drawn / "images").glob("*.png"))
+    results = two_audits(world, tmp_path, copied=(hashes[:9], hashes[9:18]), copies=(9, 9))
+    with pytest.raises(InputError, match="18 of 100 images copy a training image"):
+        publish(world.drawn, results)
+    publish(world.drawn, results, without_copies=True)
+    text = hub.repos["dataset", "me/set"].files["README.md"].decode()
+    assert "18 copies were found and are not in this set" in text
+    assert "0 of 82 generated images are copies" in text
+
+
+def test_an_audit_of_a_few_images_does_not_stand_in_for_what_another_did_not_compare_with(world, hub, tmp_path):
+    found = json.loads((world.results / "audit" / "audit.json").read_text())
+    one = {"sha256": found["images"]["sha256"][:1], "models": found["images"]["models"]}
+    results = two_audits(world, tmp_path, images=(found["images"], one), train=(["ab"], found["train"]))
+    with pytest.raises(InputError, match="did not compare with .* real images that were learnt"):
+        publish(world.drawn, results)
+
+
+def test_two_audits_may_know_the_sources_and_the_training_images_between_them(world, hub, tmp_path):
+    found = json.loads((world.results / "audit" / "audit.json").read_text())
+    half = len(found["train"]) // 2
+    parts = (found["train"][:half], found["train"][half:])
+    results = two_audits(world, tmp_path, train=parts, unknown_sources=(["x", "y"], ["y", "z"]))
+    with pytest.raises(InputError, match="drawn over 1 photographs that the audit does not know"):
+        publish(world.drawn, results)
+    for name in "ab":
+        change(results / name / "audit.json", unknown_sources=[name])
+    assert publish(world.drawn, results)
+
+
+def test_splits_that_the_model_has_learnt_are_not_published_as_held_out(world, tmp_path):
+    real = manifest.read(world.real)
+    turned = changed(world.real, tmp_path / "t", split=real["split"].replace({"train": "test", "test": "train"}))
+    with pytest.raises(InputError, match="the model has learnt .* held-out images"):
+        publish(world.drawn, world.results, include_real=str(turned), dry_run=True)
+
+
+def test_when_all_are_copies_it_says_so(world, hub, tmp_path):
+    hashes = sorted(hash_file(p) for p in (world.drawn / "images").glob("*.png"))
+    results = two_audits(world, tmp_path, copied=(hashes, hashes), copies=(100, 100))
+    with pytest.raises(InputError, match="100 of 100 images copy a training image"):
+        publish(world.drawn, results, dry_run=True)
+    with pytest.raises(InputError, match="all 100 images are copies"):
+        publish(world.drawn, results, without_copies=True)
+
+
+def test_patients_with_numbers_for_ids_stop_nothing_but_where_they_are_told(world, hub, tmp_path):
+    real = manifest.read(world.real)
+    numbered = changed(world.real, tmp_path / "n", patient_id=[f"{i:05d}" for i in range(len(real))])
+    publish(world.drawn, world.results, include_real=str(numbered))
+    told = changed(world.drawn, tmp_path / "told", caption="nevus of 00003")
+    with pytest.raises(InputError, match="privacy: patient id in data/train"):
+        publish(told, world.results, include_real=str(numbered), dry_run=True)

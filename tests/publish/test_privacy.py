@@ -74,7 +74,7 @@ def test_a_patients_id_is_found_in_names_texts_and_tables(tmp_path):
     assert kinds(tmp_path, ["P-004", "42"]) == [("patient id", "u.parquet")]
 
 
-def test_a_bare_number_is_a_patients_only_where_images_are_named_or_described(tmp_path):
+def test_a_bare_number_is_a_patients_only_where_images_are_described(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -82,8 +82,8 @@ def test_a_bare_number_is_a_patients_only_where_images_are_named_or_described(tm
     pq.write_table(pa.table({"seed": ["512"], "scheduler": ["512"]}), tmp_path / "a.parquet")
     assert kinds(tmp_path, ["512", "1024"]) == []
     pq.write_table(pa.table({"caption": ["nevus of 512"]}), tmp_path / "b.parquet")
-    picture(tmp_path / "1024_left.png")
-    assert kinds(tmp_path, ["512", "1024"]) == [("patient id", "1024_left.png"), ("patient id", "b.parquet")]
+    picture(tmp_path / "mel_01024.png")
+    assert kinds(tmp_path, ["512", "1024", "01024"]) == [("patient id", "b.parquet")]
 
 
 def test_a_jpegs_comment_is_read_and_a_plain_tiff_has_no_exif(tmp_path):
