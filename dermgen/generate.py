@@ -48,8 +48,9 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
 
     def save(request: Request, image: torch.Tensor) -> None:
         facts = facts_of[request.path.relative_to(folder).as_posix()]
-        told = {k: facts[k] for k in manifest.SYNTHETIC_COLUMNS if facts[k] != ""}
-        # Images are passed on: a folder of this machine is told by its name alone.
+        # Images are passed on: a folder of this machine is told by its name alone, and a photograph, whose file name
+        # may be a patient's, by the manifest only.
+        told = {k: facts[k] for k in manifest.SYNTHETIC_COLUMNS if facts[k] != "" and k != "source_image_id"}
         told["model"] = Path(config.model).name if Path(config.model).exists() else config.model
         if config.watermark:
             marked = watermark.embed(image.permute(1, 2, 0).numpy())

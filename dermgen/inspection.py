@@ -10,7 +10,7 @@ from dermgen import watermark
 from dermgen.config import InputError, option
 from dermgen.data import preprocess
 
-TOLD = ("prompt", "seed", "guidance_scale", "num_inference_steps", "scheduler", "truncation", "source_image_id")
+TOLD = ("prompt", "seed", "guidance_scale", "num_inference_steps", "scheduler", "truncation")
 
 
 @dataclass(frozen=True, kw_only=True)

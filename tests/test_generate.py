@@ -191,6 +191,8 @@ def test_image_to_image_starts_from_the_given_images_and_strength_says_how_far_i
             base_dir, tmp_path / str(strength), init_images=str(source), strength=strength, num_inference_steps=20
         )
         assert list(manifest.read(folder)["source_image_id"]) == names
+        # The image itself is passed on, and a photograph's name may be a patient's.
+        assert not any(name in Image.open(p).text["dermgen"] for p in (folder / "images").iterdir() for name in names)
         moved[strength] = np.mean(
             [np.abs(a - b).mean() for a, b in zip(images(folder).values(), unchanged, strict=True)]
         )
