@@ -143,7 +143,12 @@ def phantom_recipe(folder: Path) -> tuple[TrainConfig, Method]:
             )
         )
     config = ddpm.DdpmConfig(
-        data_dir=str(folder / "phantoms"), resolution=32, channels=[32, 64], train_batch_size=8, class_conditional=True
+        data_dir=str(folder / "phantoms"),
+        resolution=32,
+        channels=[32, 64],
+        train_batch_size=8,
+        class_conditional=True,
+        max_train_steps=500,
     )
     return config, METHODS["ddpm"]
 
