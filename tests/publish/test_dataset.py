@@ -138,7 +138,7 @@ def test_real_images_are_never_sent_unasked_or_without_a_licence(world, hub, tmp
     assert hub.repos == {}
 
 
-def test_an_audit_that_has_not_seen_every_image_stops_it(world, hub, tmp_path):
+def test_an_audit_that_has_not_seen_every_image_stops_it(world, hub, tmp_path, capsys):
     with pytest.raises(InputError, match="memorisation: nobody has looked"):
         publish(world.drawn)
     newer = shutil.copytree(world.drawn, tmp_path / "newer")
@@ -148,6 +148,8 @@ def test_an_audit_that_has_not_seen_every_image_stops_it(world, hub, tmp_path):
         InputError, match=r"1 of the 100 images are not those that were audited \(new, or changed since\)"
     ):
         publish(newer, world.results)
+    told = capsys.readouterr().out
+    assert "scores (scores): it is of 99 of the 100 images that are published" in told
 
 
 def test_copies_stop_it_and_can_be_left_out(world, hub, tmp_path):
