@@ -65,6 +65,7 @@ def test_a_click_draws_shows_neighbours_and_gives_it_all_away_with_provenance(st
         file.extractall(tmp_path / "set")
     table = manifest.read_synthetic(tmp_path / "set")
     assert list(table["seed"]) == ["7", "8", "9"]
+    assert set(table["model"]) == {"ddpm"}
     with Image.open(tmp_path / "set" / table["file_name"][0]) as image:
         assert json.loads(image.info["dermgen"])["seed"] == 7
     assert {urlsplit(url).hostname for url in asked if url.startswith(("http", "ws"))} == {"127.0.0.1"}

@@ -215,9 +215,11 @@ def test_a_run_that_went_on_after_its_weights_were_written_is_not_published(worl
 
 def test_a_finished_run_that_is_started_again_keeps_what_is_written_of_it(world, tmp_path):
     small.train("ddpm", world.real, tmp_path / "run", max_train_steps=1)
-    before = (tmp_path / "run" / "provenance.json").read_text()
+    path = tmp_path / "run" / "provenance.json"
+    change(path, device="another machine's", training_seconds=7200)
     small.train("ddpm", world.real, tmp_path / "run", max_train_steps=1)
-    assert json.loads((tmp_path / "run" / "provenance.json").read_text()) == json.loads(before)
+    facts = json.loads(path.read_text())
+    assert (facts["device"], facts["training_seconds"], facts["finished_step"]) == ("another machine's", 7200, 1)
 
 
 def test_a_licence_that_gives_away_more_than_the_datas_stops_it(world, hub):
@@ -301,11 +303,14 @@ def a_pipeline(base_dir, world, folder, base=None):
     (folder / "provenance.json").write_text(json.dumps(provenance))
     settings = {"seed": 0, "resolution": 32, "pretrained_model_name_or_path": base or str(base_dir)}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    change(folder / "unet" / "config.json", _name_or_path="/home/someone/base/unet")  # as diffusers notes it
     return folder
 
 
 def test_a_whole_pipeline_loads_from_the_hub(base_dir, world, hub, tmp_path):
     publish(a_pipeline(base_dir, world, tmp_path / "run"), force="trying the loading only")
+    sent = hub.repos["model", "me/model"].files["unet/config.json"]
+    assert json.loads(sent)["_name_or_path"] == "unet"
     found = {}
     exec(snippet(hub.repos["model", "me/model"].files["README.md"].decode()), found)
     assert found["image"].size == (32, 32)
