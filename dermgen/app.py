@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 
+from dermgen import runs
 from dermgen.config import InputError, option, require_at_least
 from dermgen.data import manifest, preprocess
 from dermgen.data.phantom import SITES
@@ -101,8 +101,7 @@ class Studio:
         self.lock = threading.Lock()  # one device, one drawing at a time
         self.sets = 0
         self._loaded: tuple[Any, ImageGenerator] | None = None
-        self.facts = _read(Path(config.model, "provenance.json"), json.loads)
-        self.settings = _read(Path(config.model, "config.yaml"), yaml.safe_load)
+        self.settings, self.facts = runs.read_folder(config.model)
         self.takes_prompts = "method" not in self.facts
         if self.facts.get("method") == "cyclegan":
             raise InputError(f"{config.model} translates images: use dermgen generate --init_images")
@@ -293,7 +292,3 @@ def build(studio: Studio) -> "gradio.Blocks":
         inputs = [prompt, dx, site, sex, age, number, seed, steps, guidance]
         button.click(on_draw, inputs, [gallery, download])
     return page
-
-
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    return (parse(path.read_text()) or {}) if path.exists() else {}

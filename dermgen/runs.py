@@ -1,7 +1,7 @@
 """A finished run: of a method trained from scratch its generator and discriminator, of any the hash of its weights."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -73,7 +73,7 @@ def learnt(folder: str | Path) -> dict:
     """
     folder = Path(folder)
     folder = folder if folder.is_dir() else folder.parent
-    facts, settings = _read(folder / "provenance.json", json.loads), _read(folder / "config.yaml", yaml.safe_load)
+    settings, facts = read_folder(folder)
     hashes: set[str] = set()
     for name in TRAINING_SETS:
         if (folder / name).exists():
@@ -89,8 +89,11 @@ def learnt(folder: str | Path) -> dict:
     }
 
 
-def _read(path: Path, parse: Callable) -> dict:
-    return (parse(path.read_text()) or {}) if path.exists() else {}
+def read_folder(folder: str | Path) -> tuple[dict, dict]:
+    """The settings and the provenance that a run's folder holds, each {} where it has none."""
+    files = ((Path(folder, "config.yaml"), yaml.safe_load), (Path(folder, "provenance.json"), json.loads))
+    settings, provenance = ((parse(path.read_text()) or {}) if path.exists() else {} for path, parse in files)
+    return settings, provenance
 
 
 def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> TrainedRun | None:

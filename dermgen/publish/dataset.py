@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import yaml
 from huggingface_hub import DatasetCardData
-from PIL import Image
 
 from dermgen import __version__
 from dermgen.classify.mixture import choose
@@ -22,13 +21,12 @@ from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.loading import Example, check_readable
 from dermgen.data.origins import COLLECTIONS, License, parse_license
-from dermgen.data.sheets import contact_sheet
 from dermgen.labels import from_labels
 from dermgen.publish import cards, gates, hub
 from dermgen.publish.described import patient_ids
 from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.privacy import without_paths, without_paths_in
-from dermgen.publish.publication import PublishConfig, begin, own_license
+from dermgen.publish.publication import PublishConfig, begin, own_license, write_picture
 
 if TYPE_CHECKING:
     import datasets
@@ -101,7 +99,8 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
     publication = begin(config, "dataset", stops)
     rows = _told(rows, data, evidence)
     kind = _write(rows, config, publication.files / "data")
-    picture = _picture(synthetic[~synthetic["sha256"].isin(evidence.copied)], publication.files)
+    shown = synthetic[~synthetic["sha256"].isin(evidence.copied)]
+    picture = write_picture(shown, publication.files, SHOWN, 192)
     marker = {"dermgen": __version__, "images": len(rows), "sha256": key_of(*sorted(rows["sha256"]))}
     hub.write_marker(publication.files, marker)
 
@@ -404,22 +403,6 @@ def _learnt(synthetic: pd.DataFrame, origin: dict[str, Any]) -> list[dict]:
 def _how_to_audit(config: PublishDatasetConfig) -> str:
     real = config.include_real or "MANIFEST_OF_THE_TRAINING_IMAGES"
     return f"dermgen audit --real {real} --synthetic {config.data_dir} --output_dir audit, and give --evidence audit"
-
-
-def _picture(table: pd.DataFrame, folder: Path) -> str | None:
-    """Some of the synthetic images, classes in turn; None if there are none to show."""
-    if table.empty:
-        return None
-    order = table.groupby("dx").cumcount().sort_values(kind="stable").index
-    chosen = table.loc[order[:SHOWN]].sort_values("dx", kind="stable")
-    pictures = []
-    for name in chosen["path"]:
-        with Image.open(name) as image:
-            picture = image.convert("RGB")
-        picture.thumbnail((192, 192))
-        pictures.append(picture)
-    contact_sheet(pictures, folder / "samples.png", 8, list(chosen["dx"]) if (chosen["dx"] != "").all() else None)
-    return "samples.png"
 
 
 def _images(rows: pd.DataFrame, config: PublishDatasetConfig, kind: str) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import yaml
 from safetensors import safe_open
 
 from dermgen import runs, statistics
@@ -141,7 +140,7 @@ def describe(folder: str | Path, weights: Literal["last", "best"] = "last") -> D
         raise InputError(f"no such folder: {folder}")
     if (folder / "metadata.csv").exists():
         raise InputError(f"{folder} holds images, not a model: dermgen publish dataset {folder} …")
-    settings, provenance = _read(folder / "config.yaml", yaml.safe_load), _read(folder / "provenance.json", json.loads)
+    settings, provenance = runs.read_folder(folder)
     if not provenance:
         raise InputError(
             f"{folder} has no provenance.json: it is no run of dermgen, so nothing is known of it to be told"
@@ -313,10 +312,6 @@ def _prompts(settings: dict, provenance: dict) -> dict[str, str | None]:
 def _hub_id(settings: dict, provenance: dict) -> str | None:
     """The id of the base model on the Hub; None for a folder, which nobody else can find."""
     return settings["pretrained_model_name_or_path"] if provenance.get("base_on_hub") else None
-
-
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    return (parse(path.read_text()) or {}) if path.exists() else {}
 
 
 def _text(value: Any) -> str:

@@ -8,19 +8,17 @@ from typing import Any, Literal
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from PIL import Image
 
 from dermgen import __version__
 from dermgen.config import InputError, option, write_json
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file
 from dermgen.data.origins import BASE_LICENSES, License, combine
-from dermgen.data.sheets import contact_sheet
 from dermgen.publish import cards, gates, hub
 from dermgen.publish.described import Described, describe, patient_ids
 from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.privacy import without_paths
-from dermgen.publish.publication import Publication, PublishConfig, begin, own_license
+from dermgen.publish.publication import Publication, PublishConfig, begin, own_license, write_picture
 
 NOTICES = {
     True: "Whatever this model draws is synthetic: no photograph of a patient, and no evidence of how a disease looks.",
@@ -174,23 +172,9 @@ def _picture(files: Path, evidence: Evidence) -> str | None:
         return None
     folder = evidence.audit_folder
     table = manifest.read(folder)
-    table = table[[hash_file(folder / name) not in evidence.copied for name in table["file_name"]]]
-    # Classes take turns.
-    table = table.iloc[table.groupby("dx").cumcount().sort_values(kind="stable").index.map(table.index.get_loc)]
-    chosen = table.head(SHOWN).sort_values("dx", kind="stable")
-    chosen = chosen[
-        [hash_file(folder / name) in set(evidence.audit["images"]["sha256"]) for name in chosen["file_name"]]
-    ]
-    if chosen.empty:
-        return None
-    pictures = []
-    for name in chosen["file_name"]:
-        with Image.open(folder / name) as image:
-            picture = image.convert("RGB")
-        picture.thumbnail((256, 256))
-        pictures.append(picture)
-    contact_sheet(pictures, files / "samples.png", 8, list(chosen["dx"]) if (chosen["dx"] != "").all() else None)
-    return "samples.png"
+    shown = set(evidence.audit["images"]["sha256"]) - evidence.copied
+    table = table[[hash_file(folder / name) in shown for name in table["file_name"]]]
+    return write_picture(table.assign(path=[str(folder / name) for name in table["file_name"]]), files, SHOWN, 256)
 
 
 def _metadata(described: Described, evidence: Evidence, license: License | None) -> dict[str, Any]:

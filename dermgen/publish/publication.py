@@ -7,9 +7,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+from PIL import Image
+
 from dermgen import __version__
 from dermgen.config import InputError, claim_folder, option
 from dermgen.data.origins import License, parse_license
+from dermgen.data.sheets import contact_sheet
 from dermgen.publish import gates, hub, privacy
 
 
@@ -115,6 +119,29 @@ def begin(config: PublishConfig, repo_type: hub.RepoType, stops: Sequence[gates.
         shutil.rmtree(files)
     files.mkdir()
     return Publication(config, target, files)
+
+
+def write_picture(table: pd.DataFrame, files: Path, number: int, size: int) -> str | None:
+    """Some of a set's images as `samples.png`, classes in turn; its name, None if there are none to show.
+
+    Args:
+        table: rows of a manifest with `path`.
+        files: where the picture is written.
+        number: of images at most.
+        size: largest height and width of each, in pixels.
+    """
+    if table.empty:
+        return None
+    order = table.groupby("dx").cumcount().sort_values(kind="stable").index
+    chosen = table.loc[order[:number]].sort_values("dx", kind="stable")
+    pictures = []
+    for name in chosen["path"]:
+        with Image.open(name) as image:
+            picture = image.convert("RGB")
+        picture.thumbnail((size, size))
+        pictures.append(picture)
+    contact_sheet(pictures, files / "samples.png", 8, list(chosen["dx"]) if (chosen["dx"] != "").all() else None)
+    return "samples.png"
 
 
 def own_license(config: PublishConfig, data: License | None) -> License | None:
