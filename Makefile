@@ -1,13 +1,15 @@
 # make demo   from phantoms to a fine-tuned Stable Diffusion, its images, their scores and a report; offline, on a CPU
 # make test   the test suite
 # make check  lint and format
+# make test-newest   the test suite with the newest releases of everything, in an environment of its own
+# make lock   write the versions of that environment to requirements/tested.txt, once its tests have passed
 
 PYTHON ?= python3
 BIN := .venv/bin
 DERMGEN := $(BIN)/dermgen
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml
 
-.PHONY: demo test check clean-demo
+.PHONY: demo test check clean-demo test-newest lock
 
 demo: .venv/installed
 	$(DERMGEN) phantom --output_dir demo/phantoms --num_lesions 350
@@ -41,12 +43,25 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+test-newest:
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade pip
+	.venv-newest/bin/pip install --quiet -e '.[dev]'
+	.venv-newest/bin/pip check
+	.venv-newest/bin/python -m pytest
+
+lock:
+	(echo "# Versions tried together, on $$(.venv-newest/bin/python -V), $$(uname -sm), $$(date +%F)."; \
+	echo "# pip install --constraint requirements/tested.txt -e ."; \
+	.venv-newest/bin/pip freeze --exclude-editable) > requirements/tested.txt
+
 clean-demo:
 	rm -rf demo
 
-.venv/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "dermgen needs Python 3.10 or newer")'
+.venv/installed: pyproject.toml requirements/tested.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dermgen needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install --quiet --constraint requirements/tested.txt -e '.[dev]'
 	@touch $@
