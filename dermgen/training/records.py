@@ -1,6 +1,7 @@
 """What is in a run folder: checkpoints, logged lines, the images it was trained on, the weights that scored best."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -77,8 +78,8 @@ def keep_to_images(run_dir: Path, rows: "pd.DataFrame", accelerator: Accelerator
 
 
 def best_step(scores: Mapping[int, float]) -> int:
-    """The step with the highest score, the first of equals."""
-    return max(scores, key=lambda step: (scores[step], -step))
+    """The step with the highest score, the first of equals; NaN is the lowest."""
+    return max(scores, key=lambda step: (-math.inf if math.isnan(scores[step]) else scores[step], -step))
 
 
 def best_folder(run_dir: Path, step: int) -> Path:

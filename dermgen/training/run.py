@@ -89,6 +89,9 @@ class Run:
         self._resumed = False
         self._stop_signal: int | None = None
         self._scalars: dict[str, list[torch.Tensor]] = {}
+        self._losses: list[torch.Tensor] = []  # of the step in progress, and the norms of its gradients
+        self._norms: list[torch.Tensor] = []
+        self._image_ids: list[str] = []
         self._pending: dict[str, float] = {}
         self._pending_steps = 0
         self._seconds: float | None = 0.0  # of training before this start
@@ -167,7 +170,7 @@ class Run:
                 self.step += 1
                 for group, lr in lr_at(self.step - 1):
                     group["lr"] = lr * self.lr_factor
-                image_ids = []
+                self._losses, self._norms, self._image_ids = [], [], []
                 for micro_step in range(config.gradient_accumulation_steps):
                     ks, *batch = send_to_device(next(loader), self.accelerator.device, non_blocking=True)
                     ks = ks.tolist()
@@ -177,10 +180,10 @@ class Run:
                     )
                     # Layers such as dropout draw from the global stream, which belongs to a process, not to an image.
                     set_seed(derive_seed(config.seed, self.step, micro_step, self.accelerator.process_index) % 2**32)
-                    image_ids += _image_ids(batch)
+                    self._image_ids += _image_ids(batch)
                     with self.accelerator.accumulate(*self._models):
                         yield batch[0] if len(datasets) == 1 else tuple(batch)
-                self._finish_step(image_ids, progress)
+                self._finish_step(progress)
         if self.step > begun:  # a run that had finished keeps what is written of it
             seconds = self._spent()
             self.record(
@@ -199,12 +202,14 @@ class Run:
     def update(self, loss: torch.Tensor, optimizer: Optimizer) -> None:
         """Back-propagate the scalar `loss`; once enough gradients are accumulated, clip them and step."""
         self.accelerator.backward(loss)
-        self._scalars.setdefault("_checked", []).append(loss.detach().float())
+        self._losses.append(loss.detach().float())
         if self.accelerator.sync_gradients:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             if not self._wrapped:
                 _average_gradients(parameters, self.accelerator)
             norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
+            if self.accelerator.scaler is None:  # a gradient scaler leaves out the steps whose gradients overflow
+                self._norms.append(norm.detach().float())
             if not self._first_gradient_checked:
                 self._first_gradient_checked = True
                 if norm == 0:
@@ -226,7 +231,10 @@ class Run:
     def due(self, every: int | None) -> bool:
         """True at the end of each `every`-th optimizer step and of the last one; never for None."""
         at_end = self.step == self.max_train_steps
-        return bool(every) and self.accelerator.sync_gradients and (at_end or self.step % every == 0)
+        due = bool(every) and self.accelerator.sync_gradients and (at_end or self.step % every == 0)
+        if due:  # what follows looks at the weights, and may keep them as the best
+            self._require_finite(*self.accelerator.gather(self._bad()[None]).amax(0).tolist())
+        return due
 
     def finish(self) -> None:
         """Make the step in progress, or the one resumed from, the last."""
@@ -293,27 +301,16 @@ class Run:
             )
         )
 
-    def _finish_step(self, image_ids: list[str], progress: tqdm) -> None:
+    def _finish_step(self, progress: tqdm) -> None:
         """Agree with the other processes on this step's scalars, its health and whether to stop; log; checkpoint."""
         config = self.config
-        checked = self._scalars.pop("_checked", [])
         means = {name: torch.stack(values).mean() for name, values in self._scalars.items()}
         self._scalars = {}
-        device = self.accelerator.device
-        bad = (~torch.isfinite(torch.stack(checked))).any().float()
-        stop = torch.tensor(float(self._stop_signal or 0), device=device)
-        rows = self.accelerator.gather(torch.stack([bad, stop, *means.values()])[None])
+        stop = torch.tensor(float(self._stop_signal or 0), device=self.accelerator.device)
+        rows = self.accelerator.gather(torch.cat([self._bad(), torch.stack([stop, *means.values()])])[None])
         # The one point of a step where the CPU waits for the device.
-        any_bad, stop, *values = [*rows[:, :2].amax(0).tolist(), *rows[:, 2:].mean(0).tolist()]
-        if any_bad:
-            image_ids = gather_object(image_ids)
-            found = checkpoints(self.output_dir)
-            raise InputError(
-                f"the loss became NaN or infinite in step {self.step}"
-                + (f", on images {', '.join(image_ids)}" if image_ids else "")
-                + f"; the last good checkpoint is {found[-1] if found else 'none yet'}: lower the learning rate, or "
-                "train without fp16"
-            )
+        bad_loss, bad_gradient, stop, *values = [*rows[:, :3].amax(0).tolist(), *rows[:, 3:].mean(0).tolist()]
+        self._require_finite(bad_loss, bad_gradient)
         for name, value in zip(means, values, strict=True):
             self._pending[name] = self._pending.get(name, 0.0) + value
         self._pending_steps += 1
@@ -334,6 +331,27 @@ class Run:
                     file=sys.stderr,
                 )
             sys.exit(128 + int(stop))
+
+    def _bad(self) -> torch.Tensor:
+        """Whether a loss, and whether a gradient of the step in progress is NaN or infinite here, (2,) float32."""
+        bad = [
+            ~torch.isfinite(torch.stack(values)).all() if values else torch.tensor(False)
+            for values in (self._losses, self._norms)
+        ]
+        return torch.stack([b.to(self.accelerator.device) for b in bad]).float()
+
+    def _require_finite(self, bad_loss: float, bad_gradient: float) -> None:
+        """Stop a run whose weights are NaN in memory, before they are written or averaged over good ones on disk."""
+        if not bad_loss and not bad_gradient:
+            return
+        image_ids = gather_object(self._image_ids)
+        found = checkpoints(self.output_dir)
+        raise InputError(
+            f"the {'loss' if bad_loss else 'gradient of the loss'} became NaN or infinite in step {self.step}"
+            + (f", on images {', '.join(image_ids)}" if image_ids else "")
+            + f"; the last good checkpoint is {found[-1] if found else 'none yet'}: train in float32 "
+            "(--mixed_precision no), or start again in a new folder with a lower learning rate"
+        )
 
     def checkpoint(self) -> None:
         """Write `checkpoint-<step>`; only once it is whole, drop this run's oldest beyond `checkpoints_total_limit`."""

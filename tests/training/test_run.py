@@ -17,6 +17,7 @@ from torch import nn
 from toy_run import ToyConfig, build, train
 
 from dermgen.config import InputError
+from dermgen.training import records
 from dermgen.training import run as run_module
 from dermgen.training.run import STATE_FILE, Run, checkpoints, load_trained_state
 
@@ -211,6 +212,51 @@ def test_a_nan_loss_stops_with_the_step_the_images_and_the_last_good_checkpoint(
     healthy, _ = toy(tmp_path / "healthy")
     mended, _ = toy(tmp_path)
     assert torch.equal(weights(healthy), weights(mended))
+
+
+def test_weights_that_a_nan_gradient_spoilt_reach_no_file(tmp_path):
+    with pytest.raises(InputError, match=r"gradient of the loss became NaN .* in step 4, .*checkpoint-2"):
+        toy(tmp_path, poison_gradient=4, checkpoints_total_limit=1)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    for name in ("model.safetensors", "ema.safetensors"):
+        assert all(value.isfinite().all() for value in load_file(tmp_path / "checkpoint-2" / name).values())
+    healthy, healthy_run = toy(tmp_path / "healthy")
+    mended, mended_run = toy(tmp_path)
+    assert torch.equal(weights(healthy), weights(mended))
+    assert torch.equal(averaged(healthy, healthy_run), averaged(mended, mended_run))
+
+
+def test_a_nan_gradient_stops_the_run_before_its_weights_are_judged_and_kept(tmp_path):
+    run = Run(ToyConfig(output_dir=str(tmp_path), **SETTINGS))
+    net = nn.Linear(3, 1)
+    model, optimizer = run.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1))
+    validated = []
+    with pytest.raises(InputError, match="in step 3"):
+        for batch in run.batches([torch.ones(3)] * 4):
+            loss = model(batch).pow(2).mean()
+            run.update(loss + (loss - loss.detach()).abs().sqrt() if run.step == 3 else loss, optimizer)
+            if run.due(1):
+                validated.append(run.step)
+    assert validated == [1, 2]
+
+
+def test_a_step_that_a_gradient_scaler_leaves_out_does_not_stop_the_run(tmp_path):
+    run = Run(ToyConfig(output_dir=str(tmp_path), **{**SETTINGS, "ema_decay": 0.0}))
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)  # as under fp16 on a GPU
+    net = nn.Linear(3, 1)
+    model, optimizer = run.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1))
+    seen = []
+    for batch in run.batches([torch.ones(3)] * 4):
+        seen.append(weights(net).clone())
+        loss = model(batch).pow(2).mean()
+        run.update(loss + (loss - loss.detach()).abs().sqrt() if run.step == 3 else loss, optimizer)
+    assert torch.equal(seen[2], seen[3])
+    assert not torch.equal(seen[3], seen[4])
+    assert run.accelerator.scaler.get_scale() == 2.0
+
+
+def test_a_validation_that_gives_nan_is_never_the_best():
+    assert records.best_step({10: float("nan"), 20: -3.0, 30: float("nan")}) == 20
 
 
 def test_a_full_disk_while_saving_keeps_the_last_whole_checkpoint(tmp_path, monkeypatch):

@@ -30,8 +30,9 @@ class ToyConfig(TrainConfig):
     die: str | None = option(None, "saving, whole or rotating")
     sleep: float = option(0.0, "seconds per batch")
     poison: int | None = option(None, "make the loss NaN in this step")
+    poison_gradient: int | None = option(None, "make the gradient NaN in this step, not the loss")
 
-    MAY_CHANGE = TrainConfig.MAY_CHANGE | {"die", "sleep", "poison"}
+    MAY_CHANGE = TrainConfig.MAY_CHANGE | {"die", "sleep", "poison", "poison_gradient"}
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -58,6 +59,8 @@ def train(config: ToyConfig) -> tuple[nn.Module, Run]:
         loss = (model(batch["x"] * flip + t * noise) - noise).pow(2).mean(1)
         if config.poison == run.step:
             loss = loss * float("nan")
+        if config.poison_gradient == run.step:  # the slope of a root at 0 is infinite
+            loss = loss + (loss - loss.detach()).abs().sqrt()
         run.update(loss.mean(), optimizer)
         run.log(loss=loss.mean())
     return net, run
