@@ -15,6 +15,7 @@ from dermgen import __version__, runs, watermark
 from dermgen.config import InputError, write_json
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
+from dermgen.data.names import file_stem, file_stems
 from dermgen.data.origins import combine
 from dermgen.data.sheets import contact_sheet
 from dermgen.models import GenerateConfig, find_model
@@ -98,6 +99,8 @@ def _table(
     data = [*facts["data"], *facts["base_data"]]
     leaky = facts["leaky"] or any(entry["leaky"] for entry in data)
     license = combine([*(text for entry in data for text in entry["licenses"]), *set(source_licenses)])
+    groups = sorted({row.get("dx") or "image" for row in rows})
+    stem_of = dict(zip(groups, file_stems(groups), strict=True))
     full = []
     for i, row in enumerate(rows):
         group = row.get("dx") or "image"
@@ -106,7 +109,7 @@ def _table(
         full.append(
             {
                 **{c: row.get(c, "") for c in (*manifest.COLUMNS, *manifest.SYNTHETIC_COLUMNS)},
-                "file_name": f"images/{image_id}.png",
+                "file_name": f"images/{stem_of[group]}_{number:05d}.png",
                 "image_id": image_id,
                 "source": f"dermgen {__version__}" + (", LEAKY" if leaky else ""),
                 "license": license.name if license else "",
@@ -125,4 +128,4 @@ def _contact_sheets(table: pd.DataFrame, folder: Path) -> None:
     (folder / "sheets").mkdir(exist_ok=True)
     for dx, part in table.groupby("dx"):
         images = [Image.open(folder / name) for name in part["file_name"].head(64)]
-        contact_sheet(images, folder / "sheets" / f"{dx or 'all'}.png", 8)
+        contact_sheet(images, folder / "sheets" / f"{file_stem(dx or 'all')}.png", 8)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from dermgen.config import InputError
+from dermgen.data.names import leaves_folder
 
 if TYPE_CHECKING:  # pandas costs 60 MiB, which a training on a plain folder can do without
     import pandas as pd
@@ -52,6 +53,9 @@ def read(folder: str | Path) -> "pd.DataFrame":
         raise InputError(f"{path} lacks the columns {', '.join(missing)}: is it a manifest of `dermgen prepare`?")
     if table.empty:
         raise InputError(f"{path} has no rows")
+    outside = [name for c in ("file_name", "mask_file_name") for name in table[c] if leaves_folder(name)]
+    if outside:
+        raise InputError(f"{path}: {outside[0]!r} is not a file in this folder: names are relative to it, without '..'")
     table["age"] = pd.to_numeric(table["age"], errors="coerce")
     return table
 
@@ -107,8 +111,11 @@ def write(table: "pd.DataFrame", folder: Path) -> None:
     """Write `table` as `folder/metadata.csv`, whole or not at all, the known columns first in their order.
 
     Raises:
-        ValueError: if an image id or file name occurs twice.
+        ValueError: if an image id or file name occurs twice, or a file name leaves the folder.
     """
+    outside = [name for name in table["file_name"] if leaves_folder(name)]
+    if outside:
+        raise ValueError(f"file_name must stay in the folder, got {outside[0]!r}")
     for column in ("image_id", "file_name"):
         twice = table[column][table[column].duplicated()]
         if len(twice):

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from dermgen.config import InputError, claim_folder, option, require_at_least
 from dermgen.data import captions, duplicates, manifest, preprocess, sources, splits
+from dermgen.data.names import file_stems
 from dermgen.data.sheets import contact_sheet
 
 
@@ -87,6 +88,7 @@ def prepare(config: PrepareConfig) -> Path:
         reasons = source.rejected["reason"].value_counts()
         why = f"; most often: {reasons.index[0]}" if len(reasons) else ""
         raise InputError(f"no usable image in {config.data_dir or config.source}{why}")
+    source.table["stem"] = file_stems(source.table["image_id"])
     results = _process_all(source.table, config, folder)
     bad = [i for i, r in enumerate(results) if r["reason"]]
     rejected = source.table.iloc[bad][["image_id", "path"]].assign(reason=[results[i]["reason"] for i in bad])
@@ -127,14 +129,14 @@ def prepare(config: PrepareConfig) -> Path:
     )
     table["caption"] = [given or made for given, made in zip(table["caption"], written, strict=True)]
     table["license"] = [given or config.license or "" for given in table["license"]]
-    table["file_name"] = [f"images/{i}.png" for i in table["image_id"]]
+    table["file_name"] = [f"images/{stem}.png" for stem in table["stem"]]
     table["mask_file_name"] = [
-        f"masks/{i}.png" if r["has_mask"] else "" for i, r in zip(table["image_id"], results, strict=True)
+        f"masks/{stem}.png" if r["has_mask"] else "" for stem, r in zip(table["stem"], results, strict=True)
     ]
     table["synthetic"] = "false"
     joined = [[table["image_id"][i], table["image_id"][j]] for i, j in pairs]
     lines = [_lint(table, config.tokenizer)] if config.tokenizer else []
-    manifest.write(table.drop(columns=["path", "mask_path"]), folder)
+    manifest.write(table.drop(columns=["path", "mask_path", "stem"]), folder)
     _before_after(source.table.iloc[good].reset_index(drop=True), table, folder, config.seed)
     facts = {
         "taxonomy": source.taxonomy.name,
@@ -219,8 +221,8 @@ def _workers(number: int) -> Iterator[Callable]:
 def _process_file(job: tuple[dict, dict | None, PrepareConfig, Path]) -> dict:
     """Prepare one file unless its output is there and newer; what comes back is small."""
     row, kept, config, folder = job
-    image_id, path, mask_path = row["image_id"], row["path"], row["mask_path"]
-    target, mask_target = folder / "images" / f"{image_id}.png", folder / "masks" / f"{image_id}.png"
+    path, mask_path = row["path"], row["mask_path"]
+    target, mask_target = (folder / kind / f"{row['stem']}.png" for kind in ("images", "masks"))
     try:
         if kept and target.exists() and target.stat().st_mtime > Path(path).stat().st_mtime:
             image = preprocess.read_image(target)

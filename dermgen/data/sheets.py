@@ -1,5 +1,6 @@
 """Pictures of pictures: plain grids, and contact sheets with a caption under each image."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def contact_sheet(
         y = margin + i // columns * (height + line + margin)
         sheet.paste(image.convert("RGB"), (x, y))
         if captions is not None:
-            text = captions[i]
+            text = re.sub(
+                r"[^\x20-\x7e\xa0-\uffff]|\s|[\ud800-\udfff]", " ", captions[i]
+            )  # one line that a font can draw
             while text and pen.textlength(text, font=font) > width:
                 text = text[:-1]
             pen.text((x, y + height + 1), text, fill="black", font=font)

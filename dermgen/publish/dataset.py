@@ -20,6 +20,7 @@ from dermgen.config import InputError, option, require_at_least
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.loading import Example, check_readable
+from dermgen.data.names import file_stem, file_stems
 from dermgen.data.origins import COLLECTIONS, License, parse_license
 from dermgen.labels import from_labels
 from dermgen.publish import cards, gates, hub
@@ -160,14 +161,15 @@ def write_webdataset(rows: pd.DataFrame, classes: Sequence[str], folder: Path, s
     folder.mkdir(exist_ok=True)
     for i, shard in enumerate(_shards(rows, max_bytes)):
         with tarfile.open(folder / f"{split}-{i:05d}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
-            for row in shard.to_dict("records"):
+            keys = file_stems(list(shard["image_id"]), dots=False)  # WebDataset's keys end at the first dot
+            for key, row in zip(keys, shard.to_dict("records"), strict=True):
                 facts = {k: v for k, v in _record(row, classes).items() if k != "image"}
                 facts["dx"] = row["dx"]
                 for suffix, content in (
                     (Path(row["path"]).suffix.lower(), Path(row["path"]).read_bytes()),
                     (".json", json.dumps(facts).encode()),
                 ):
-                    member = tarfile.TarInfo(row["image_id"].replace(".", "_") + suffix)
+                    member = tarfile.TarInfo(key + suffix)
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
 
@@ -329,7 +331,7 @@ def _public(data: Sequence[dict]) -> bool:
 def _record(row: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """A row of a manifest as typed values, None where unknown."""
     path = Path(row["path"])
-    name = row["image_id"] + path.suffix.lower()
+    name = file_stem(row["image_id"]) + path.suffix.lower()
     found: dict[str, Any] = {"image": {"bytes": path.read_bytes(), "path": name}}
     for name in (c for c in COLUMNS if c in row):
         value = row[name]
