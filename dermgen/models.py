@@ -18,9 +18,10 @@ from dermgen.data.cache import key_of
 from dermgen.data.loading import Example, PixelSet, folder_examples
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.sampling import ImageGenerator
-from dermgen.stable_diffusion.generator import StableDiffusionGenerator
+from dermgen.stable_diffusion import files
+from dermgen.stable_diffusion.generator import StableDiffusionGenerator, native_resolution
 from dermgen.stable_diffusion.inputs import check_prompts
-from dermgen.stable_diffusion.pipeline import check_model, load_pipeline
+from dermgen.stable_diffusion.pipeline import load_adapter, load_pipeline
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.from_scratch import class_indices
 
@@ -36,7 +37,8 @@ class GenerateConfig:
     """
 
     model: str = option(None, "run folder, pipeline folder or Hub id; a run of LoRA finds its base model itself")
-    base_model: str | None = option(None, "base of a LoRA file that does not name one")
+    base_model: str | None = option(None, "base of a LoRA file that does not name one, or where it is now if it moved")
+    variant: str | None = option(None, "variant of the weight files, e.g. fp16; a LoRA run knows that of its base")
     output_dir: str = option(None, "manifest folder to write")
     prompt: str | None = option(None, "what all images show")
     num_images: int | None = option(
@@ -152,17 +154,55 @@ class StableDiffusionModel:
         self.scheduler = config.scheduler or "dpmsolver++"
         self.sources = read_sources(config.init_images, config.init_split)
         self.base: str | None = None
+        self.facts: dict = {}
+        self.variant = config.variant
         path = Path(config.model)
-        lora = path if path.suffix == ".safetensors" else path / LORA_FILE
-        if lora.is_file():
-            self.base = config.base_model or self._setting("pretrained_model_name_or_path")
-            if not self.base:
-                raise InputError(f"{lora} are LoRA weights and do not say of which model: give --base_model")
+        self.adapter = path if path.suffix == ".safetensors" else path / LORA_FILE
+        if self.adapter.is_file():
+            files.adapted_layers(self.adapter)  # whatever else it is, is said first
+            self.facts = runs.read_folder(path)[1]
+            self.variant = config.variant or self._setting("variant")
+            self.base = config.base_model or self._base()
         elif path.is_dir() and (path / "config.yaml").exists() and not (path / "model_index.json").exists():
             raise InputError(
                 f"the run in {path} has no final weights yet: let its training finish (the same command goes on)"
             )
-        check_model(self.base or config.model)
+        self.revision = self._setting("revision") if self.base else None
+        files.check_model(self.base or config.model, self.variant, self.revision)
+        self.base_sha256, self.base_checked = "", False
+        if self.base:
+            self._check_base()
+
+    def _base(self) -> str:
+        """The base model of a LoRA run, in the place where it was when the run was trained."""
+        name, place = self._setting("pretrained_model_name_or_path"), self.facts.get("base_path")
+        if not name:
+            raise InputError(f"{self.adapter} are LoRA weights and do not say of which model: give --base_model")
+        if place and Path(place).is_dir():
+            return place
+        if place and not Path(name).is_dir():
+            raise InputError(
+                f"the base model of {self.config.model} was in {place} and is not there any more: say where it is by "
+                "--base_model"
+            )
+        if place is None and "base_sha256" not in self.facts and Path(name).is_dir() and not Path(name).is_absolute():
+            print(f"note: {self.config.model} does not record which base model it had; {Path(name).resolve()} is taken")
+        return name
+
+    def _check_base(self) -> None:
+        """Where the base model is on this machine: does it fit the adapters, is it the one they were trained on?"""
+        folder, known = files.local_folder(self.base, self.revision), self.facts.get("base_sha256")
+        if folder is None or self.base_checked:
+            return
+        self.base_checked = True
+        shapes = [files.part_shapes(folder, part, self.variant) for part in ("unet", "text_encoder")]
+        files.check_adapter(self.adapter, self.base, *shapes)
+        self.base_sha256 = files.base_sha256(folder, self.variant) if known else ""
+        if self.base_sha256 != (known or ""):
+            told = f"{self.base} has other weights than the base model that {self.config.model} was trained on"
+            if self.config.base_model is None:
+                raise InputError(f"{told}: say by --base_model where that one is")
+            print(f"warning: {told}, since --base_model asks for it")
 
     def plan(self) -> list[dict]:
         """One row per image: label (its prompt), seed, and what is known of it (dx, localization, age, sex)."""
@@ -187,9 +227,11 @@ class StableDiffusionModel:
     def sha256(self) -> str:
         """Of the weights that draw; "" for a model on the Hub. Adapters differ by strength and base."""
         found, config = runs.weights_sha256(self.config.model), self.config
-        if self.base is None or (config.adapter_weight == 1 and config.base_model is None):
+        known = self.facts.get("base_sha256")
+        own_base = config.base_model is None or (known and self.base_sha256 == known)
+        if self.base is None or (config.adapter_weight == 1 and own_base):
             return found
-        return key_of(found, self.base, config.adapter_weight)
+        return key_of(found, self.base_sha256 or self.base, config.adapter_weight)
 
     def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
         """The generator, on its device."""
@@ -197,24 +239,20 @@ class StableDiffusionModel:
         default = "fp16" if device.type in ("cuda", "xpu") else "fp32"
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.dtype or default]
         # A LoRA run knows which files of its base model it was trained with.
-        names = ("revision", "variant", "tokenizer_name") if self.base else ()
-        pipeline = load_pipeline(
-            self.base or config.model, **{name: self._setting(name) for name in names}, dtype=dtype
-        )
+        tokenizer = self._setting("tokenizer_name") if self.base else None
+        pipeline = load_pipeline(self.base or config.model, self.revision, self.variant, tokenizer, dtype)
         prediction_type = self._setting("prediction_type")
         if self.base is not None and prediction_type:
             kind = type(pipeline.scheduler)
             pipeline.scheduler = kind.from_config(pipeline.scheduler.config, prediction_type=prediction_type)
         check_prompts({row["label"] for row in rows}, pipeline.tokenizer)
         if self.base is not None:
-            path = Path(config.model)
-            folder, name = (path, LORA_FILE) if path.is_dir() else (path.parent, path.name)
-            pipeline.load_lora_weights(folder, weight_name=name, adapter_name="dermgen")
-            pipeline.set_adapters("dermgen", config.adapter_weight)
+            self._check_base()  # one of the Hub is here by now
+            load_adapter(pipeline, self.adapter, config.adapter_weight)
         pipeline.to(device)
         if not self.sources:
             pipeline.vae.to(torch.float32)  # decoding overflows in fp16
-        resolution = config.resolution or pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        resolution = config.resolution or native_resolution(pipeline)
         return StableDiffusionGenerator(
             pipeline,
             self.num_inference_steps,

@@ -306,3 +306,47 @@ def test_a_set_carries_the_watermark_when_asked(base_dir, tmp_path, capsys):
     told = "".join(capsys.readouterr())
     assert hidden == {"image_00000.png"}
     assert hidden == {name for name in ("image_00000.png", "image_00001.png") if f"{name} is too busy" in told}
+
+
+def test_the_base_of_a_lora_run_is_found_where_it_was_and_known_by_its_weights(
+    base_dir, lora_dir, tmp_path, monkeypatch
+):
+    """A run that was given a relative path is drawn from in another folder, which has another model of that name."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    run_dir = shutil.copytree(lora_dir, tmp_path / "lora")
+    shutil.copytree(base_dir, here / "sd")
+    shutil.copytree(base_dir, there / "sd")
+    path = there / "sd" / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v * 1.3 for k, v in load_file(path).items()}, path)
+    config, provenance = run_dir / "config.yaml", run_dir / "provenance.json"
+    config.write_text(config.read_text().replace(str(base_dir), "sd"))
+    facts = json.loads(provenance.read_text())
+    assert facts["base_path"] == str(base_dir.resolve())
+    provenance.write_text(json.dumps(facts | {"base_path": str(here / "sd")}))
+    monkeypatch.chdir(there)
+    first = run(run_dir, tmp_path / "a", num_images=1)
+    assert_same_images(first, run(lora_dir, tmp_path / "b", num_images=1))
+    # It has moved: the wrong one of that name is refused, the right one can be named, and is no other model then.
+    (here / "sd").rename(tmp_path / "moved")
+    with pytest.raises(
+        InputError, match="sd has other weights than the base model that .* was trained on: say by --base"
+    ):
+        run(run_dir, tmp_path / "c", num_images=1)
+    moved = run(run_dir, tmp_path / "d", num_images=1, base_model=str(tmp_path / "moved"))
+    assert_same_images(first, moved)
+    assert list(manifest.read(first)["model_sha256"]) == list(manifest.read(moved)["model_sha256"])
+    shutil.rmtree(there / "sd")
+    with pytest.raises(InputError, match="and is not there any more: say where it is by --base_model"):
+        run(run_dir, tmp_path / "c", num_images=1)
+
+
+def test_a_run_that_names_no_weights_of_its_base_is_still_read(base_dir, lora_dir, tmp_path, monkeypatch, capsys):
+    old = shutil.copytree(lora_dir, tmp_path / "old")
+    shutil.copytree(base_dir, tmp_path / "sd")
+    config, provenance = old / "config.yaml", old / "provenance.json"
+    config.write_text(config.read_text().replace(str(base_dir), "sd"))
+    facts = json.loads(provenance.read_text())
+    provenance.write_text(json.dumps({k: v for k, v in facts.items() if k not in ("base_path", "base_sha256")}))
+    monkeypatch.chdir(tmp_path)
+    assert_same_images(run(old, tmp_path / "a", num_images=1), run(lora_dir, tmp_path / "b", num_images=1))
+    assert f"does not record which base model it had; {tmp_path / 'sd'} is taken" in capsys.readouterr().out

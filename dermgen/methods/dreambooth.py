@@ -32,9 +32,10 @@ from dermgen.data.loading import (
 )
 from dermgen.stable_diffusion.class_images import class_images, own_images
 from dermgen.stable_diffusion.denoising import DenoisingLoss
+from dermgen.stable_diffusion.files import base_sha256, check_model, local_folder
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.inputs import LatentSource, PromptSource, cache_latents, check_prompts
-from dermgen.stable_diffusion.pipeline import check_model, load_pipeline
+from dermgen.stable_diffusion.pipeline import load_pipeline
 from dermgen.stable_diffusion.weights import UNET_TARGETS, FullWeights, LoraWeights
 from dermgen.training import records
 from dermgen.training.diffusion import prior_preservation
@@ -189,7 +190,7 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     _require_extras(config)
     examples = _instance_examples(config)
     held_out = _held_out_examples(config)
-    check_model(config.pretrained_model_name_or_path)
+    check_model(config.pretrained_model_name_or_path, config.variant, config.revision)
     check_readable(examples + held_out)
     if config.with_prior_preservation:
         check_readable([Example(str(p), "", p.stem) for p in own_images(Path(config.class_data_dir))])
@@ -212,6 +213,7 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
         {e.prompt for e in examples} | ({config.class_prompt} if config.with_prior_preservation else set()),
         pipeline.tokenizer,
     )
+    base = _base_facts(config, run)
     _tell_cut_captions(examples, pipeline.tokenizer, run)
     prior = _class_examples(config, pipeline, run)
 
@@ -241,8 +243,7 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     records.keep_to_images(run.output_dir, _learnt(config, examples, prior), run.accelerator)
     _keep_base_training_set(config.pretrained_model_name_or_path, run)
     run.record(
-        base_model=config.pretrained_model_name_or_path,
-        base_on_hub=not Path(config.pretrained_model_name_or_path).exists(),
+        **base,
         leaky=config.data_dir is not None and manifest.is_leaky(config.data_dir),
         data=[_data_facts(config, examples)],
         base_data=_base_data(config.pretrained_model_name_or_path),
@@ -351,6 +352,27 @@ def _base_data(model: str) -> list[dict]:
     path = Path(model, "provenance.json")
     known = json.loads(path.read_text()) if path.exists() else {}
     return [*known.get("data", []), *known.get("base_data", [])]
+
+
+def _base_facts(config: DreamboothConfig, run: Run) -> dict:
+    """By what the base model is known again: its name, its weights, and where it was.
+
+    Raises:
+        InputError: if a run that is resumed was begun with other weights.
+    """
+    name = config.pretrained_model_name_or_path
+    on_hub, folder = not Path(name).exists(), local_folder(name, config.revision)
+    facts = {"base_model": name, "base_on_hub": on_hub}
+    if folder is None or not run.is_main:
+        return facts
+    sha256 = base_sha256(folder, config.variant)
+    known = json.loads((run.output_dir / "provenance.json").read_text()).get("base_sha256", sha256)
+    if known != sha256:
+        raise InputError(
+            f"{run.output_dir} was trained from another model than {folder.resolve()} holds now: give that one by "
+            "--pretrained_model_name_or_path, or choose a new output_dir"
+        )
+    return facts | {"base_sha256": sha256, "base_path": None if on_hub else str(folder.resolve())}
 
 
 def _held_out_examples(config: DreamboothConfig) -> list[Example]:

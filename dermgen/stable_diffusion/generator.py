@@ -9,6 +9,7 @@ from PIL import Image
 from dermgen.config import InputError
 from dermgen.data.loading import to_uint8
 from dermgen.sampling import noise_scheduler
+from dermgen.stable_diffusion.files import native_size
 
 
 class StableDiffusionGenerator:
@@ -42,7 +43,7 @@ class StableDiffusionGenerator:
         self.pipeline.set_progress_bar_config(disable=True)
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         self.negative_prompt = negative_prompt
-        self.resolution = resolution or pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+        self.resolution = resolution or native_resolution(pipeline)
         self.init_images, self.strength = list(init_images), strength
 
     @torch.no_grad()
@@ -74,3 +75,8 @@ class StableDiffusionGenerator:
             at = int(bad.nonzero()[0])
             raise InputError(f"the image of seed {seeds[at]} is NaN in {pipeline.unet.dtype}: try a higher precision")
         return to_uint8(images)
+
+
+def native_resolution(pipeline: StableDiffusionPipeline) -> int:
+    """Height and width in pixels of the images that the UNet was made for."""
+    return native_size(pipeline.unet.config.sample_size, pipeline.name_or_path) * pipeline.vae_scale_factor

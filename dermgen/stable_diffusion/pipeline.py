@@ -8,45 +8,14 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft.tuners.lora import LoraLayer
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dermgen.config import InputError
 from dermgen.data.captions import load_tokenizer
-
-NEEDED_PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
-
-
-def check_model(name_or_path: str) -> None:
-    """Tell early, without loading weights, what can be told of a local model folder.
-
-    Raises:
-        InputError: if it is not a folder of a Stable Diffusion pipeline, or has its weights in pickle form.
-    """
-    path = Path(name_or_path)
-    if path.is_file():
-        raise InputError(
-            f"{path} is a single file: convert it to a diffusers folder first "
-            "(StableDiffusionPipeline.from_single_file(…).save_pretrained(…)); pickled .ckpt files are not read"
-        )
-    if not path.is_dir():
-        if path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1:
-            raise InputError(f"no such model folder: {path}")
-        return  # a Hub id
-    index = path / "model_index.json"
-    if not index.exists():
-        raise InputError(f"{path} has no model_index.json: it is not the folder of a diffusers pipeline")
-    kind = json.loads(index.read_text()).get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise InputError(f"{path} is a {kind}, not a Stable Diffusion (StableDiffusionPipeline)")
-    for part in ("unet", "vae", "text_encoder"):
-        files = [p.name for p in (path / part).glob("*")]
-        if not any(name.endswith(".safetensors") for name in files):
-            why = (
-                "in pickle form, which can run code" if any(n.endswith((".bin", ".ckpt")) for n in files) else "missing"
-            )
-            raise InputError(f"the weights of {path / part} are {why}: they must be .safetensors")
+from dermgen.stable_diffusion.files import TAKEN, adapted_layers, check_model, is_zero
 
 
 def load_pipeline(
@@ -63,7 +32,7 @@ def load_pipeline(
     Raises:
         InputError: if it cannot be had, is another kind of model, or has no safetensors weights.
     """
-    check_model(name_or_path)
+    check_model(name_or_path, variant, revision)
     quiet_libraries()
     parts = {} if tokenizer_name is None else {"tokenizer": load_tokenizer(tokenizer_name, None)}
     try:
@@ -85,6 +54,27 @@ def load_pipeline(
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def load_adapter(pipeline: StableDiffusionPipeline, path: Path, weight: float) -> None:
+    """Put a file of LoRA adapters into the pipeline, at a strength.
+
+    Raises:
+        InputError: if diffusers cannot read it, or takes some of its layers only.
+    """
+    wanted = len(adapted_layers(path))
+    try:
+        pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name="dermgen")
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise InputError(f"diffusers cannot read the LoRA adapters in {path}: {first_line}") from error
+    parts = (pipeline.unet, pipeline.text_encoder)
+    taken = sum(isinstance(m, LoraLayer) and "dermgen" in m.lora_A for part in parts for m in part.modules())
+    if taken != wanted:
+        raise InputError(f"diffusers takes {taken} of the {wanted} layers of the LoRA adapters in {path}: {TAKEN}")
+    if is_zero(path):
+        print(f"warning: the LoRA adapters in {path} are all zero: the images are those of the base model")
+    pipeline.set_adapters("dermgen", weight)
 
 
 def quiet_libraries() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dermgen.config import InputError
 from dermgen.data import manifest
@@ -282,6 +282,15 @@ def test_bf16_trains_all_parts_draws_class_images_and_grids_and_verifies_what_it
     assert (half / "samples" / "step-3.png").exists()
     assert losses(exact)[0] == pytest.approx(losses(half)[0], rel=0.02)
     assert losses(exact) != losses(half)
+
+
+def test_another_base_model_behind_the_same_path_is_refused_on_resume(train, base_dir, tmp_path):
+    base = shutil.copytree(base_dir, tmp_path / "sd")
+    train(pretrained_model_name_or_path=str(base), max_train_steps=1)
+    path = base / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value * 1.01 for name, value in load_file(path).items()}, path)
+    with pytest.raises(InputError, match="run was trained from another model than .*sd holds now"):
+        train(pretrained_model_name_or_path=str(base))
 
 
 def test_changed_settings_on_resume_are_refused(train):

@@ -41,7 +41,7 @@ def test_what_is_not_a_stable_diffusion_is_refused_without_loading_it(base_dir, 
     with pytest.raises(InputError, match="is a StableDiffusionXLPipeline, not a Stable Diffusion"):
         check_model(str(tmp_path))
     (tmp_path / "model.ckpt").write_bytes(b"x")
-    with pytest.raises(InputError, match="single file"):
+    with pytest.raises(InputError, match="a single file in pickle form, which can run code"):
         check_model(str(tmp_path / "model.ckpt"))
 
 
