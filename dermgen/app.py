@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from dermgen import runs
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
 from dermgen.data.phantom import SITES
 from dermgen.evaluate import features, images
@@ -26,6 +25,7 @@ from dermgen.generate import generate
 from dermgen.labels import HAM10000, from_labels
 from dermgen.models import GenerateConfig, find_model
 from dermgen.sampling import ImageGenerator
+from dermgen.settings.app import AppConfig
 
 if TYPE_CHECKING:
     import gradio
@@ -36,22 +36,6 @@ BANNER = (
 )
 STYLE = ".banner {background: #7a1f1f; padding: 0.6em 1em; border-radius: 6px} .banner * {color: white}"
 MOST = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class AppConfig:
-    """Open a page that draws from a model, on this machine only."""
-
-    model: str = option(None, "run folder, pipeline folder or Hub id")
-    base_model: str | None = option(None, "base of a LoRA file that does not name one")
-    real: str | None = option(None, "manifest of the training images, for the nearest one; default the run's own")
-    audit: str | None = option(None, "folder of `dermgen audit`, whose threshold marks copies")
-    port: int = option(7860, "of the page, http://127.0.0.1:PORT; 0 takes a free one")
-
-    def __post_init__(self):
-        if not self.model:
-            raise InputError("--model is needed: a run folder, a pipeline folder or a Hub id")
-        require_at_least(0, port=self.port)
 
 
 def app(config: AppConfig) -> None:

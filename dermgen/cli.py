@@ -1,4 +1,7 @@
-"""`dermgen <command>`: each command parses its settings and calls one function."""
+"""`dermgen <command>`: each command parses its settings, then imports what does the work and calls it.
+
+A mistake in the flags is reported before torch is imported, which takes seconds.
+"""
 
 import argparse
 import sys
@@ -9,114 +12,150 @@ from dermgen.config import parse, user_errors
 
 def phantom(argv):
     """draw phantom lesions of 7 classes, in the HAM10000 layout"""
-    from dermgen.data.phantom import PhantomConfig, write_phantoms
+    from dermgen.settings.phantom import PhantomConfig
 
-    write_phantoms(parse(PhantomConfig, argv))
+    config = parse(PhantomConfig, argv)
+    from dermgen.data.phantom import write_phantoms
+
+    write_phantoms(config)
 
 
 def prepare(argv):
     """read HAM10000, ISIC, a folder or a Hub data set; clean, split, write a manifest"""
-    from dermgen.data.prepare import PrepareConfig, prepare
+    from dermgen.settings.prepare import PrepareConfig
 
-    if argv and not argv[0].startswith("-"):
-        argv = ["--source", *argv]
-    prepare(parse(PrepareConfig, argv))
+    config = parse(PrepareConfig, argv, words="source")
+    from dermgen.data.prepare import prepare
+
+    prepare(config)
 
 
 def tiny(argv):
     """train a small Stable Diffusion from scratch on a manifest"""
-    from dermgen.tiny import TinyConfig, train_tiny
+    from dermgen.settings.tiny import TinyConfig
 
-    train_tiny(parse(TinyConfig, argv))
+    config = parse(TinyConfig, argv)
+    from dermgen.tiny import train_tiny
+
+    train_tiny(config)
 
 
 def generate(argv):
-    """draw images from a run or a Hub model, with full provenance"""
-    from dermgen.generate import GenerateConfig, generate
+    """generate images from a run or a Hub model, with full provenance"""
+    from dermgen.settings.generate import GenerateConfig
 
-    generate(parse(GenerateConfig, argv))
+    config = parse(GenerateConfig, argv)
+    from dermgen.generate import generate
+
+    generate(config)
 
 
 def evaluate(argv):
     """score a synthetic set: FID, KID, precision, recall, … with intervals and floors"""
-    from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
+    from dermgen.settings.evaluate import EvaluateConfig
 
-    evaluate(parse(EvaluateConfig, argv))
+    config = parse(EvaluateConfig, argv)
+    from dermgen.evaluate.evaluate import evaluate
+
+    evaluate(config)
 
 
 def audit(argv):
     """find synthetic images that copy a training image; exit status 2 if there are too many"""
-    from dermgen.evaluate.memorization import AuditConfig, audit
+    from dermgen.settings.evaluate import AuditConfig
 
-    if not audit(parse(AuditConfig, argv))["passed"]:
+    config = parse(AuditConfig, argv)
+    from dermgen.evaluate.memorization import audit
+
+    if not audit(config)["passed"]:
         sys.exit(2)
 
 
 def filter(argv):
-    """score synthetic images, keep the best share, and say what that costs"""
-    from dermgen.filtering import FilterConfig, filter_images
+    """score synthetic images, keep the best share, and report what that costs"""
+    from dermgen.settings.evaluate import FilterConfig
 
-    filter_images(parse(FilterConfig, argv))
+    config = parse(FilterConfig, argv)
+    from dermgen.filtering import filter_images
+
+    filter_images(config)
 
 
 def study(argv):
-    """train classifiers with and without synthetic images and say which gains are real"""
-    from dermgen.classify.study import StudyConfig, study
+    """train classifiers with and without synthetic images and report which gains are real"""
+    from dermgen.settings.study import StudyConfig
 
-    study(parse(StudyConfig, argv))
+    config = parse(StudyConfig, argv)
+    from dermgen.classify.study import study
+
+    study(config)
 
 
 def report(argv):
     """one self-contained HTML page from the folders of the stages"""
-    from dermgen.report import ReportConfig, report
+    from dermgen.settings.report import ReportConfig
 
-    first_flag = next((i for i, a in enumerate(argv) if a.startswith("-")), len(argv))
-    folders = ["--folders", *argv[:first_flag]] if first_flag else []
-    report(parse(ReportConfig, [*folders, *argv[first_flag:]]))
+    config = parse(ReportConfig, argv, words="folders")
+    from dermgen.report import report
+
+    report(config)
 
 
 def publish(argv):
-    """send a model or a data set to the Hub, with its card, if the gates are open"""
+    """send a model or a data set to the Hub, with its card, if the checks pass"""
     kinds = {"model": "a finished run: RUN --repo_id org/name", "dataset": "a set of images: DIR --repo_id org/name"}
     if not argv or argv[0] not in kinds:
         lines = "\n".join(f"  dermgen publish {kind:<8} {what}" for kind, what in kinds.items())
         print(f"usage:\n{lines}\n`dermgen publish model --help` and `dermgen publish dataset --help` list the options.")
         sys.exit(0 if argv[:1] in (["--help"], ["-h"]) else 2)
+    from dermgen.settings.publish import PublishDatasetConfig, PublishModelConfig
+
     kind, *argv = argv
-    named = bool(argv) and not argv[0].startswith("-")
     if kind == "model":
-        from dermgen.publish.model import PublishModelConfig, publish_model
+        config = parse(PublishModelConfig, argv, words="run")
+        from dermgen.publish.model import publish_model
 
-        publish_model(parse(PublishModelConfig, ["--run", *argv] if named else argv))
+        publish_model(config)
     else:
-        from dermgen.publish.dataset import PublishDatasetConfig, publish_dataset
+        config = parse(PublishDatasetConfig, argv, words="data_dir")
+        from dermgen.publish.dataset import publish_dataset
 
-        publish_dataset(parse(PublishDatasetConfig, ["--data_dir", *argv] if named else argv))
+        publish_dataset(config)
 
 
 def inspect(argv):
-    """tell whether an image says that it is synthetic: by its text, by its watermark"""
-    from dermgen.inspection import InspectConfig, inspect
+    """report whether an image says that it is synthetic: by its text, by its watermark"""
+    from dermgen.settings.inspect import InspectConfig
 
-    inspect(parse(InspectConfig, ["--files", *argv] if argv and not argv[0].startswith("-") else argv))
+    config = parse(InspectConfig, argv, words="files")
+    from dermgen.inspection import inspect
+
+    inspect(config)
 
 
 def doctor(argv):
     """check the installation, and with --config all that a recipe needs; exit status 1 if something is amiss"""
+    from dermgen.settings.doctor import DoctorConfig
+
+    config = parse(DoctorConfig, argv, recipes=False)
+    config.training()  # a mistake in the recipe is reported at once
     try:
-        from dermgen.doctor import DoctorConfig, doctor
+        from dermgen.doctor import doctor
     except ModuleNotFoundError as error:
         print(f"FIX   packages   {error.name} is not installed: pip install -e . in dermgen's folder")
         sys.exit(1)
-    if not doctor(parse(DoctorConfig, ["--recipe" if a == "--config" else a for a in argv])):
+    if not doctor(config):
         sys.exit(1)
 
 
 def app(argv):
-    """open a page that draws from a model, with the nearest training image beside each sample"""
-    from dermgen.app import AppConfig, app
+    """open a page that generates from a model, with the nearest training image beside each sample"""
+    from dermgen.settings.app import AppConfig
 
-    app(parse(AppConfig, argv))
+    config = parse(AppConfig, argv)
+    from dermgen.app import app
+
+    app(config)
 
 
 COMMANDS = {

@@ -1,15 +1,17 @@
 """Settings: one frozen dataclass per command, filled from a YAML recipe and command-line flags."""
 
+import argparse
 import dataclasses
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -32,42 +34,147 @@ def user_errors() -> Iterator[None]:
 
 
 def option(default: Any, help: str, **flag: Any) -> Any:
-    """A dataclass field whose help text is also the command-line help; `flag` goes to argparse's `add_argument`."""
+    """A dataclass field whose help text is also the command-line help.
+
+    `flag` goes to argparse's `add_argument`; `also` in it names a second spelling of the flag.
+    """
     return dataclasses.field(default=default, metadata={"help": help, **flag})
 
 
-def parse(config_cls: type[Config], argv: Sequence[str] | None = None) -> Config:
+def parse(
+    config_cls: type[Config], argv: Sequence[str] | None = None, words: str | None = None, recipes: bool = True
+) -> Config:
     """Read `--config recipe.yaml` first, then let the other flags override it.
 
     A recipe is turned into flags, so one parser checks both: an unknown key, a wrong type or a value outside a
     `Literal` is an error, and a recipe cannot hold what the command line could not say.
 
+    Args:
+        config_cls: the dataclass of settings, its fields made by `option`.
+        argv: default the command line's.
+        words: the option that takes the words before the first flag, as in `dermgen report DIR DIR --title …`.
+        recipes: whether there is a `--config`.
+
     Raises:
         InputError: for an unreadable recipe, an unknown key or flag, or a value that the config refuses.
     """
-    from transformers import HfArgumentParser
-
-    class Parser(HfArgumentParser):
-        def error(self, message):
-            raise InputError(f"{message}; --help lists all options")
-
     argv = list(sys.argv[1:] if argv is None else argv)
     names = [field.name for field in dataclasses.fields(config_cls)]
-    parser = Parser(config_cls, allow_abbrev=False, description=config_cls.__doc__)
-    parser.add_argument("--config", metavar="RECIPE", help="a YAML file of these options; flags override it")
-    if "--config" in argv:
-        at = argv.index("--config")
-        if at + 1 == len(argv):
-            raise InputError("--config needs the path of a YAML recipe")
-        argv = _recipe_flags(Path(argv[at + 1]), names) + argv[:at] + argv[at + 2 :]
-    config, _, unknown = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
+    parser = _parser(config_cls)
+    if words and argv and not argv[0].startswith("-"):
+        argv = [f"--{words}", *argv]
+    if recipes:
+        parser.add_argument("--config", metavar="RECIPE", help="a YAML file of these options; flags override it")
+        argv = _with_recipe(argv, config_cls)
+    values, unknown = parser.parse_known_args(argv)
+    if unknown and not unknown[0].startswith("-"):
+        raise InputError(
+            f"unexpected word {unknown[0]!r}: put a value of several words in quotes; --help lists all options"
+        )
     if unknown:
         # Never what follows: it may be a secret.
         name = unknown[0].split("=")[0]
         raise InputError(f"unknown option {name!r}{_closest(name.lstrip('-'), names)}")
-    return config
+    return config_cls(**{name: getattr(values, name) for name in names})
+
+
+def _parser(config_cls: type) -> argparse.ArgumentParser:
+    """One flag a field: `--flag VALUE`, `--flag A B` of a list, `--flag` or `--flag false` of a switch."""
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise InputError(f"{message}; --help lists all options")
+
+    parser = Parser(
+        allow_abbrev=False, description=config_cls.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    kinds = get_type_hints(config_cls)
+    for field in dataclasses.fields(config_cls):
+        flag = dict(field.metadata)
+        spellings = [f"--{field.name}", *([f"--{field.name.replace('_', '-')}"] if "_" in field.name else [])]
+        spellings += [flag.pop("also")] if "also" in flag else []
+        kind = _without_none(kinds[field.name])
+        if get_origin(kind) is list:
+            flag |= {"nargs": "+"}
+            kind = get_args(kind)[0]
+        if get_origin(kind) is Literal:
+            flag |= {"choices": get_args(kind)}
+            kind = type(get_args(kind)[0])
+        if kind is bool:
+            flag |= {"nargs": "?", "const": True}
+        flag["help"] = flag["help"].replace("%", "%%")
+        parser.add_argument(
+            *spellings, dest=field.name, type=_switch if kind is bool else kind, default=field.default, **flag
+        )
+        if field.default is True:
+            parser.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", help=argparse.SUPPRESS)
+    return parser
+
+
+def _without_none(kind: Any) -> Any:
+    """`int` of `int | None`."""
+    if get_origin(kind) in (Union, UnionType):
+        (kind,) = (k for k in get_args(kind) if k is not type(None))
+    return kind
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in ("true", "yes", "on", "1"):
+        return True
+    if text.lower() in ("false", "no", "off", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"true or false expected, got {text!r}")
+
+
+def _with_recipe(argv: list[str], config_cls: type) -> list[str]:
+    """The flags of the recipe that `--config` names, before those of the command line."""
+    paths, rest, i = [], [], 0
+    while i < len(argv):
+        if argv[i] == "--config":
+            if i + 1 == len(argv):
+                raise InputError("--config needs the path of a YAML recipe")
+            paths.append(argv[i + 1])
+            i += 1
+        elif argv[i].startswith("--config="):
+            paths.append(argv[i].removeprefix("--config="))
+        else:
+            rest.append(argv[i])
+        i += 1
+    if len(paths) > 1:
+        raise InputError(f"one --config is read, got {len(paths)}: {', '.join(paths)}")
+    return [*_recipe_flags(Path(paths[0]), config_cls), *rest] if paths else rest
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML as its version 1.2 reads it: `no` and `on` are words, and a key occurs once."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} occurs twice")
+        return super().construct_mapping(node, deep)
+
+
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")
+)
+
+
+def read_yaml(path: Path, what: str = "the recipe") -> Any:
+    """The value in a YAML file that a user wrote.
+
+    Raises:
+        InputError: if it cannot be read, or a key occurs twice.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8-sig"), _YamlLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read {what} {path}: {' '.join(str(error).split())}") from error
 
 
 def save(config: Any, path: Path) -> None:
@@ -118,17 +225,19 @@ def claim_folder(folder: Path, config: Any, may_change: Collection[str] = (), le
         raise InputError(f"cannot write to {folder} ({error.strerror}): choose another output_dir") from error
 
 
-def _recipe_flags(path: Path, names: Sequence[str]) -> list[str]:
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the recipe {path}: {' '.join(str(error).split())}") from error
+def _recipe_flags(path: Path, config_cls: type) -> list[str]:
+    recipe, kinds = read_yaml(path), get_type_hints(config_cls)
+    names = [field.name for field in dataclasses.fields(config_cls)]
     if not isinstance(recipe, dict):
         raise InputError(f"{path} must hold `option: value` lines, got {type(recipe).__name__}")
     flags = []
     for key, value in recipe.items():
         if key not in names:
             raise InputError(f"{path}: unknown key {key!r}{_closest(str(key), names)}")
+        if value == "None" and type(None) in get_args(kinds[key]):
+            value = None  # as Python spells null
+        if isinstance(value, float) and value.is_integer() and _without_none(kinds[key]) is int:
+            value = int(value)
         if isinstance(value, list):
             flags += [f"--{key}", *map(str, value)]
         elif value is not None:
@@ -139,77 +248,6 @@ def _recipe_flags(path: Path, names: Sequence[str]) -> list[str]:
 def _closest(name: str, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else "; --help lists all options"
-
-
-LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What every training method needs. Batch sizes are per process; steps are optimizer steps."""
-
-    # What a resumed run may change: it decides how long, how often and where, never what the k-th image does.
-    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        "output_dir max_train_steps num_train_epochs train_batch_size gradient_accumulation_steps checkpointing_steps "
-        "checkpoints_total_limit resume_from_checkpoint logging_steps logging_dir report_to dataloader_num_workers "
-        "mixed_precision torch_compile allow_tf32 enable_xformers_memory_efficient_attention local_rank push_to_hub "
-        "hub_model_id hub_force".split()
-    )
-
-    output_dir: str = option("run", "the run folder: config, checkpoints, logs, samples and the final weights")
-    seed: int = option(0, "seeds the weights, the data order, the noise and the samples")
-    train_batch_size: int = option(4, "images per process and forward pass")
-    gradient_accumulation_steps: int = option(1, "forward passes per optimizer step")
-    max_train_steps: int | None = option(None, "optimizer steps; overrides num_train_epochs")
-    num_train_epochs: int = option(1, "passes over the data, where max_train_steps is not given")
-    learning_rate: float = option(1e-4, "peak learning rate")
-    scale_lr: bool = option(False, "multiply the learning rate by batch size x accumulation x processes")
-    lr_scheduler: LrScheduler = option("constant", "learning-rate schedule, by diffusers' names")
-    lr_warmup_steps: int = option(500, "optimizer steps of linear warm-up; 'constant' has none")
-    lr_num_cycles: int = option(1, "hard restarts of 'cosine_with_restarts'")
-    lr_power: float = option(1.0, "power of 'polynomial'")
-    adam_beta1: float = option(0.9, "AdamW's decay of the first moment")
-    adam_beta2: float = option(0.999, "AdamW's decay of the second moment")
-    adam_weight_decay: float = option(1e-2, "AdamW's decoupled weight decay")
-    adam_epsilon: float = option(1e-8, "AdamW's epsilon")
-    use_8bit_adam: bool = option(False, "AdamW with 8-bit moments from bitsandbytes")
-    max_grad_norm: float = option(1.0, "clip the gradient norm to this")
-    ema_decay: float = option(0.0, "decay of the exponential moving average of the weights; 0 disables it")
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "overrides the accelerate config")
-    allow_tf32: bool = option(False, "TF32 matrix products on Ampere and later GPUs")
-    torch_compile: bool = option(False, "compile the trained networks with torch.compile")
-    checkpointing_steps: int = option(500, "optimizer steps between checkpoints; the last step always has one")
-    checkpoints_total_limit: int | None = option(None, "keep this many newest checkpoints of the run; default all")
-    resume_from_checkpoint: str | None = option(
-        None, "'latest' or a checkpoint folder; a run folder with checkpoints goes on from the last one in any case"
-    )
-    logging_steps: int = option(10, "optimizer steps between two lines of metrics.jsonl, each their mean")
-    logging_dir: str = option("logs", "tracker files, inside output_dir")
-    report_to: str = option("tensorboard", "tensorboard, wandb, comet_ml, all or none")
-    dataloader_num_workers: int = option(0, "data loading processes per training process")
-    push_to_hub: bool = option(False, "publish the run when training is done, privately")
-    hub_model_id: str | None = option(None, "repository to publish to; default the name of output_dir")
-    hub_force: str | None = option(None, "why it is published before anybody looked for copies; goes into the card")
-    local_rank: int = option(-1, "accepted for old launchers; the environment decides")
-
-    def __post_init__(self):
-        for (
-            name
-        ) in "train_batch_size gradient_accumulation_steps num_train_epochs checkpointing_steps logging_steps".split():
-            require_at_least(1, **{name: getattr(self, name)})
-        for name in "max_train_steps checkpoints_total_limit".split():
-            if getattr(self, name) is not None:
-                require_at_least(1, **{name: getattr(self, name)})
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        require_at_least(0, learning_rate=self.learning_rate, lr_warmup_steps=self.lr_warmup_steps)
-        if self.hub_force is not None and len(self.hub_force.split()) < 2:
-            raise InputError(f"--hub_force needs a reason in words, which goes into the card; got {self.hub_force!r}")
-        if self.max_grad_norm <= 0:
-            raise InputError(f"max_grad_norm must be above 0, got {self.max_grad_norm}")
 
 
 def require_at_least(lowest: float, **values: float) -> None:

@@ -20,30 +20,19 @@ from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from safetensors import safe_open
 
-from dermgen import trial
-from dermgen.config import InputError, TrainConfig, option, parse
+from dermgen import installation, trial
+from dermgen.config import InputError
 from dermgen.data import captions, duplicates, manifest, preprocess
 from dermgen.data.loading import folder_examples
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.publish import hub
+from dermgen.settings.doctor import DoctorConfig
+from dermgen.settings.training import TrainConfig
 
 PACKAGES = "dermgen torch torchvision diffusers transformers accelerate peft datasets huggingface-hub".split()
 EXTRAS = {"xformers": "xformers", "bitsandbytes": "bitsandbytes", "faiss": "faiss", "gradio": "app"}
 SAMPLED = 64
 TOO_LARGE_FOR_A_CPU = 300e6  # weights: one step would take longer than the whole check may
-
-
-@dataclass(frozen=True, kw_only=True)
-class DoctorConfig:
-    """Check the installation, and with a recipe everything that it needs, in under a minute."""
-
-    recipe: str | None = option(None, "a training recipe (--config does the same)")
-    method: str | None = option(None, "training script of the recipe; default what its file name begins with")
-    hub: str | None = option(None, "also ask the Hub whether this repository may be written, org/name")
-
-    def __post_init__(self):
-        if self.method is not None and self.method not in trial.METHODS:
-            raise InputError(f"--method must be one of {', '.join(trial.METHODS)}, got {self.method!r}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,8 @@ def doctor(config: DoctorConfig) -> bool:
         InputError: for a recipe that cannot be read.
     """
     start = time.perf_counter()
-    settings, method = _recipe(config)
+    name, settings = config.training() or (None, None)
+    method = trial.TRAIN.get(name)
     good = True
     for line in _lines(config, settings, method):
         print(line, flush=True)
@@ -75,19 +65,7 @@ def doctor(config: DoctorConfig) -> bool:
     return good
 
 
-def _recipe(config: DoctorConfig) -> tuple[TrainConfig | None, trial.Method | None]:
-    if config.recipe is None:
-        return None, None
-    name = config.method or trial.method_of(config.recipe)
-    if name is None:
-        raise InputError(
-            f"{config.recipe} does not begin with a method's name: say --method, one of {', '.join(trial.METHODS)}"
-        )
-    method = trial.METHODS[name]
-    return parse(method.config, ["--config", config.recipe]), method
-
-
-def _lines(config: DoctorConfig, settings: TrainConfig | None, method: trial.Method | None) -> Iterator[Line]:
+def _lines(config: DoctorConfig, settings: TrainConfig | None, method: trial.Train | None) -> Iterator[Line]:
     yield from _installation()
     yield _device()
     if config.hub:
@@ -113,6 +91,8 @@ def _lines(config: DoctorConfig, settings: TrainConfig | None, method: trial.Met
 def _installation() -> Iterator[Line]:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     yield Line("ok", "packages", f"Python {platform.python_version()}, {versions}")
+    for sentence in installation.conflicts():
+        yield Line("FIX", "packages", sentence)
     missing = [extra for module, extra in EXTRAS.items() if importlib.util.find_spec(module) is None]
     if missing:
         yield Line("note", "extras", f"not installed, if you need them: pip install 'dermgen[{','.join(missing)}]'")
@@ -257,7 +237,7 @@ def _memory(settings: DreamboothConfig, numbers: dict[str, int]) -> Line:
     return Line("ok", "memory", text)
 
 
-def _trial(settings: TrainConfig, method: trial.Method, folder: Path) -> Iterator[Line]:
+def _trial(settings: TrainConfig, method: trial.Train, folder: Path) -> Iterator[Line]:
     try:
         tried = trial.try_out(settings, method, folder)
     except InputError as error:

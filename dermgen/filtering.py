@@ -1,8 +1,6 @@
 """`dermgen filter`: keep the best share of a synthetic set, and say what that costs."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,45 +11,15 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dermgen import plots, runs
-from dermgen.config import InputError, option, require_at_least, require_given, write_json
+from dermgen.config import InputError, write_json
 from dermgen.data import manifest
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products, scores
+from dermgen.settings.evaluate import FilterConfig
 from dermgen.training.run import claim_together
 
 NEIGHBOURS = 5
 FLATTERED = "precision, coverage and KID of the kept images are by the network that chose them, which flatters them"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilterConfig:
-    """Score every synthetic image and keep the best; writes a manifest of its own, no image is moved or deleted."""
-
-    synthetic: str = option(None, "manifest folder of synthetic images")
-    real: str = option(None, "manifest folder of real images: train for --scorer features, held-out for what it costs")
-    output_dir: str = option(
-        None, "folder of the manifest with `quality_score` and `kept`, filter.json, sheets and plots"
-    )
-    scorer: Literal["classifier", "features", "discriminator"] = option(
-        "features", "probability of the asked class, nearness to real images of the class, or a GAN run's discriminator"
-    )
-    run: str | None = option(None, "the classifier run of --scorer classifier, the GAN run of --scorer discriminator")
-    kind: Literal["a", "b"] | None = option(None, "whose discriminator, of a CycleGAN between two manifests")
-    keep: float = option(0.3, "share of each class that is kept")
-    threshold: float | None = option(None, "keep what scores at least this, in place of a share")
-    extractor: str = option("inception", f"of --scorer features and of what it costs: {features.HELP}")
-    batch_size: int = option(64, "images at a time")
-    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
-
-    def __post_init__(self):
-        require_given(self, "real", "synthetic", "output_dir")
-        if not 0 < self.keep <= 1:
-            raise InputError(f"keep must be above 0 and at most 1, got {self.keep}")
-        if self.scorer == "discriminator" and not self.run:
-            raise InputError("--scorer discriminator needs --run: a run of dcgan.py, stylegan2.py or cyclegan.py")
-        if self.scorer == "classifier" and not self.run:
-            raise InputError("--scorer classifier needs --run: a classifier run of train_scripts/classifier.py")
-        require_at_least(1, batch_size=self.batch_size)
 
 
 def filter_images(config: FilterConfig) -> dict:

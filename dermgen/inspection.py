@@ -1,27 +1,16 @@
 """`dermgen inspect`: what an image file says of where it comes from."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from dermgen import watermark
-from dermgen.config import InputError, option
+from dermgen.config import InputError
 from dermgen.data import preprocess
+from dermgen.settings.inspect import InspectConfig
 
 TOLD = ("prompt", "seed", "guidance_scale", "num_inference_steps", "scheduler", "truncation")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectConfig:
-    """Tell whether images say that they are synthetic: by their text and by their watermark."""
-
-    files: list[str] = option(None, "images, or folders of images")
-
-    def __post_init__(self):
-        if not self.files:
-            raise InputError("inspect needs images: dermgen inspect FILE…")
 
 
 def inspect(config: InspectConfig) -> list[dict]:

@@ -5,90 +5,25 @@ import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import yaml
 from PIL import Image
 
 from dermgen import runs, watermark
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, read_yaml
 from dermgen.data import captions, manifest, preprocess
 from dermgen.data.cache import key_of
 from dermgen.data.loading import Example, PixelSet, folder_examples
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.sampling import ImageGenerator
+from dermgen.settings.generate import GRID_FIELDS, GenerateConfig
 from dermgen.stable_diffusion import files
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator, native_resolution
 from dermgen.stable_diffusion.inputs import check_prompts
 from dermgen.stable_diffusion.pipeline import load_adapter, load_pipeline
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.from_scratch import class_indices
-
-GRID_FIELDS = (*captions.FIELDS, "skin_tone")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
-    """Draw images from a trained run or a Hub model.
-
-    A Stable Diffusion takes --prompt, --classes or --grid; a model trained from scratch --classes, or --num_images
-    where it was trained without classes; a CycleGAN the --init_images that it translates.
-    """
-
-    model: str = option(None, "run folder, pipeline folder or Hub id; a run of LoRA finds its base model itself")
-    base_model: str | None = option(None, "base of a LoRA file that does not name one, or where it is now if it moved")
-    variant: str | None = option(None, "variant of the weight files, e.g. fp16; a LoRA run knows that of its base")
-    output_dir: str = option(None, "manifest folder to write")
-    prompt: str | None = option(None, "what all images show")
-    num_images: int | None = option(
-        None,
-        "images of --prompt, of each combination of --grid, or of a run without classes; default 16, and for a "
-        "CycleGAN all of --init_images",
-    )
-    classes: str | None = option(None, "images per class, e.g. mel:500,df:300")
-    grid: str | None = option(None, "YAML file of attribute lists (dx, localization, age, sex, skin_tone) to combine")
-    caption_template: str = option(captions.DEFAULT_TEMPLATE, "prompt of --classes and --grid")
-    taxonomy: Literal["ham10000", "isic2019", "binary"] = option("ham10000", "that class codes are looked up in")
-    adapter_weight: float = option(1.0, "strength of LoRA adapters; 0 is the base model")
-    negative_prompt: str = option("", "what to steer away from")
-    guidance_scale: float | None = option(
-        None, "weight of the prompt or class; 1 is none; default 7.5 for a Stable Diffusion, 1 for a DDPM"
-    )
-    num_inference_steps: int | None = option(None, "denoising steps; default 25 for a Stable Diffusion, 50 for a DDPM")
-    scheduler: Literal["dpmsolver++", "ddim", "ddpm", "euler", "pndm", "unipc"] | None = option(
-        None, "sampler; default dpmsolver++ for a Stable Diffusion, ddim for a DDPM"
-    )
-    truncation: float | None = option(None, "psi of a StyleGAN2; below 1 trades variety for typical looks; default 1")
-    weights: Literal["last", "best"] = option("last", "of a model trained from scratch: best is by its validations")
-    init_images: str | None = option(
-        None, "folder or manifest of images to start from in place of noise, or that a CycleGAN translates"
-    )
-    init_split: Literal["train", "val", "test"] = option("train", "split of a manifest of --init_images")
-    direction: Literal["a_to_b", "b_to_a"] = option("a_to_b", "which way a CycleGAN translates")
-    strength: float = option(0.6, "how much of an initial image is redrawn, in (0, 1]")
-    resolution: int | None = option(None, "height and width in pixels; default the model's own")
-    seed: int = option(0, "image i is drawn from seed + i; of no use for a CycleGAN, which draws nothing")
-    batch_size: int = option(8, "images at a time and process")
-    dtype: Literal["fp32", "fp16", "bf16"] | None = option(None, "default fp16 on a GPU, else fp32")
-    watermark: bool = option(False, "put an invisible mark into each image, which `dermgen inspect` finds")
-
-    def __post_init__(self):
-        if not self.model or not self.output_dir:
-            raise InputError("--model (a run folder or Hub id) and --output_dir are needed")
-        if sum(x is not None for x in (self.prompt, self.classes, self.grid)) > 1:
-            raise InputError("give only one of --prompt, --classes and --grid")
-        if self.resolution is not None and (self.resolution % 8 or self.resolution < 8):
-            raise InputError(f"resolution must be a positive multiple of 8, got {self.resolution}")
-        if self.watermark and self.resolution is not None:
-            watermark.require_room(self.resolution, self.resolution)
-        if not 0 < self.strength <= 1:
-            raise InputError(f"strength must be above 0 and at most 1, got {self.strength}")
-        require_at_least(1, batch_size=self.batch_size)
-        for name in ("num_images", "num_inference_steps", "truncation"):
-            if getattr(self, name) is not None:
-                require_at_least(0 if name == "truncation" else 1, **{name: getattr(self, name)})
-        captions.check_template(self.caption_template, GRID_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -407,10 +342,7 @@ def class_counts(text: str) -> list[tuple[str, int]]:
 def grid_rows(config: GenerateConfig, taxonomy: Taxonomy) -> list[dict]:
     """Every combination of the lists in the grid's file, each with its prompt."""
     path = Path(config.grid)
-    try:
-        lists = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the grid {path}: {error}") from error
+    lists = read_yaml(path, "the grid")
     if not isinstance(lists, dict) or not all(isinstance(v, list) and v for v in lists.values()):
         raise InputError(f"{path} must hold lists, as `dx: [mel, df]`")
     unknown = set(lists) - set(GRID_FIELDS)

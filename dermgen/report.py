@@ -14,26 +14,14 @@ import pandas as pd
 from PIL import Image
 
 from dermgen import __version__, plots, stages
-from dermgen.config import InputError, option
+from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.sheets import contact_sheet
 from dermgen.filtering import FLATTERED
+from dermgen.settings.report import ReportConfig
 from dermgen.training.records import best_step, kept_scores, logged
 
 GRID = 32  # images of a set that are shown
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """Write report.html from stage folders. `dermgen report DIR… --output_dir OUT`"""
-
-    folders: list[str] = option(None, "folders of stages, or folders that hold such folders")
-    output_dir: str = option(None, "folder of report.html and its plots")
-    title: str = option("Synthetic skin lesions: report", "heading of the page")
-
-    def __post_init__(self):
-        if not self.folders or not self.output_dir:
-            raise InputError("report needs folders of stages and --output_dir: dermgen report DIR… --output_dir OUT")
 
 
 @dataclass

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from dermgen.classify import classifier, networks
-from dermgen.config import TrainConfig
 from dermgen.data import manifest, preprocess
 from dermgen.data.loading import image_files
 from dermgen.data.phantom import PhantomConfig, write_phantoms
@@ -24,26 +23,19 @@ from dermgen.data.prepare import PrepareConfig, prepare
 from dermgen.generate import generate
 from dermgen.methods import cyclegan, dcgan, ddpm, dreambooth, stylegan2, vae
 from dermgen.models import GenerateConfig
+from dermgen.settings.training import TrainConfig
 
-
-@dataclass(frozen=True)
-class Method:
-    """A training script: its settings and what it calls."""
-
-    config: type[TrainConfig]
-    train: Callable[[Any], Any]
-
-
-METHODS = {
-    "dreambooth_lora": Method(dreambooth.DreamboothLoraConfig, dreambooth.train),
-    "dreambooth": Method(dreambooth.DreamboothConfig, dreambooth.train),
-    "classifier": Method(classifier.ClassifierConfig, classifier.train),
-    "ddpm": Method(ddpm.DdpmConfig, ddpm.train),
-    "vae": Method(vae.VaeConfig, vae.train),
-    "dcgan": Method(dcgan.DcganConfig, dcgan.train),
-    "cgan": Method(dcgan.DcganConfig, dcgan.train),
-    "stylegan2": Method(stylegan2.Stylegan2Config, stylegan2.train),
-    "cyclegan": Method(cyclegan.CycleganConfig, cyclegan.train),
+Train = Callable[[Any], Any]
+TRAIN: dict[str, Train] = {
+    "dreambooth_lora": dreambooth.train,
+    "dreambooth": dreambooth.train,
+    "classifier": classifier.train,
+    "ddpm": ddpm.train,
+    "vae": vae.train,
+    "dcgan": dcgan.train,
+    "cgan": dcgan.train,
+    "stylegan2": stylegan2.train,
+    "cyclegan": cyclegan.train,
 }
 
 
@@ -58,13 +50,7 @@ class Tried:
     parameters: int | None
 
 
-def method_of(recipe: str) -> str | None:
-    """The method that a recipe's name begins with; None if it is none's."""
-    found = [name for name in METHODS if Path(recipe).stem.startswith(name)]
-    return max(found, key=len) if found else None
-
-
-def try_out(config: TrainConfig, method: Method, folder: Path) -> Tried:
+def try_out(config: TrainConfig, train: Train, folder: Path) -> Tried:
     """One training step of the recipe in `folder`; the run is `folder/run`.
 
     Raises:
@@ -76,7 +62,7 @@ def try_out(config: TrainConfig, method: Method, folder: Path) -> Tried:
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     with _quiet():
-        method.train(shortened)
+        train(shortened)
     seconds = time.perf_counter() - start
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -129,7 +115,7 @@ def few(source: Path, folder: Path, number: int) -> Path:
     return folder
 
 
-def phantom_recipe(folder: Path) -> tuple[TrainConfig, Method]:
+def phantom_recipe(folder: Path) -> tuple[TrainConfig, Train]:
     """Something to try where no recipe is given: a small DDPM of a few phantoms."""
     with _quiet():
         write_phantoms(PhantomConfig(output_dir=str(folder / "raw"), num_lesions=28, height=96))
@@ -150,7 +136,7 @@ def phantom_recipe(folder: Path) -> tuple[TrainConfig, Method]:
         class_conditional=True,
         max_train_steps=500,
     )
-    return config, METHODS["ddpm"]
+    return config, ddpm.train
 
 
 def sample(config: TrainConfig, folder: Path) -> None:

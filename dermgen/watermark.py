@@ -9,7 +9,6 @@ import hashlib
 from functools import cache
 
 import numpy as np
-import scipy.fft
 
 from dermgen.config import InputError
 
@@ -32,6 +31,8 @@ def embed(image: np.ndarray) -> np.ndarray:
     Raises:
         InputError: if it is smaller.
     """
+    import scipy.fft  # here, since settings ask this module for its smallest size, and must be quick to read
+
     height, width = image.shape[:2]
     require_room(height, width)
     spectrum = np.zeros((height, width))
@@ -69,6 +70,8 @@ def detect(image: np.ndarray) -> float:
 
 def _score(image: np.ndarray) -> float:
     """Correlation of the key with the whitened spectrum, in standard deviations of what chance gives."""
+    import scipy.fft
+
     luminance = image.astype(np.float64) @ (0.299, 0.587, 0.114)
     spectrum = scipy.fft.dctn(luminance - luminance.mean(), norm="ortho")[:HIGHEST, :HIGHEST]
     key = _key()[: spectrum.shape[0], : spectrum.shape[1]]

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from dermgen.config import InputError, TrainConfig, claim_folder, option, parse, save
+from dermgen.config import InputError, claim_folder, option, parse, save
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
+from dermgen.settings.training import TrainConfig
+
+MODEL = ["--pretrained_model_name_or_path", "x", "--data_dir", "y"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ def test_flags_override_the_recipe_wherever_they_stand(tmp_path):
         ("train_batch_size: 0", "train_batch_size must be at least 1, got 0"),
         ("- a\n- b", "must hold `option: value` lines"),
         ("a: [", "cannot read the recipe"),
+        ("seed: 1\nword: x\nseed: 2", "the key 'seed' occurs twice"),
     ],
 )
 def test_a_wrong_recipe_is_refused_with_what_to_write_instead(tmp_path, text, message):
@@ -58,6 +62,35 @@ def test_a_wrong_flag_or_a_missing_recipe_is_refused(tmp_path):
         parse(Settings, ["--config", str(tmp_path / "none.yaml")])
     with pytest.raises(InputError, match="needs the path"):
         parse(Settings, ["--config"])
+    with pytest.raises(InputError, match="unexpected word 'photo': put a value of several words in quotes"):
+        parse(Settings, ["--word", "a", "photo"])
+
+
+def test_a_recipe_is_read_in_one_token_too_and_never_two_of_them(tmp_path):
+    (tmp_path / "r.yaml").write_text("seed: 7\n")
+    assert parse(Settings, [f"--config={tmp_path / 'r.yaml'}"]).seed == 7
+    for second in (["--config", "b.yaml"], ["--config=b.yaml"]):
+        with pytest.raises(InputError, match="one --config is read, got 2"):
+            parse(Settings, ["--config", "a.yaml", *second])
+
+
+def test_a_recipe_may_write_no_none_and_whole_numbers_as_people_do(tmp_path):
+    text = "mixed_precision: no\nword: None\nmax_train_steps: 2.0\nscale_lr: yes\nflag: no\nreport_to: none\n"
+    config = parse(Settings, recipe(tmp_path, text))
+    assert (config.mixed_precision, config.word, config.max_train_steps) == ("no", None, 2)
+    assert (config.scale_lr, config.flag, config.report_to) == (True, False, "none")
+
+
+def test_a_switch_takes_a_flag_a_value_or_its_negation():
+    assert parse(DreamboothLoraConfig, [*MODEL, "--random-flip"]).random_flip
+    assert not parse(DreamboothLoraConfig, [*MODEL, "--no_cache_latents"]).cache_latents
+    assert not parse(DreamboothLoraConfig, [*MODEL, "--cache_latents", "False"]).cache_latents
+    with pytest.raises(InputError, match="argument --random_flip/--random-flip: true or false expected, got 'maybe'"):
+        parse(DreamboothLoraConfig, [*MODEL, "--random_flip", "maybe"])
+
+
+def test_words_before_the_first_flag_go_to_the_option_that_takes_them():
+    assert parse(Settings, ["3", "4", "--seed", "1"], words="channels").channels == [3, 4]
 
 
 @pytest.mark.parametrize("kind", [DreamboothConfig, DreamboothLoraConfig])

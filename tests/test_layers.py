@@ -1,14 +1,16 @@
 """The package is a stack: a module imports only from its own layer or below, and methods never each other."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"config", "labels", "statistics", "plots", "stages", "watermark"},
-    {"data"},
+    {"config", "installation", "labels", "statistics", "plots", "stages", "watermark"},
+    {"data", "settings"},
     {"training", "sampling"},
     {"stable_diffusion"},
     {"classify"},
@@ -66,3 +68,12 @@ def test_the_folder_picture_names_every_module():
     for path in MODULES:
         if path.name != "__init__.py":
             assert path.name in picture, path
+
+
+def test_settings_and_the_command_line_import_no_heavy_library():
+    """So that `--help`, and a mistake in a flag, take no longer than Python's start."""
+    modules = ["dermgen.cli", *(f"dermgen.settings.{p.stem}" for p in (ROOT / "dermgen/settings").glob("[a-z]*.py"))]
+    heavy = "torch torchvision diffusers transformers accelerate pandas scipy cv2 PIL matplotlib datasets".split()
+    code = f"import sys, {', '.join(modules)}; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -4,14 +4,16 @@
         train_scripts/classifier.py --config train_scripts/configs/classifier_vit.yaml
 """
 
-from dermgen.classify import classifier
 from dermgen.config import parse, user_errors
-from dermgen.publish.after_training import check_upload, finish
+from dermgen.settings.classifier import ClassifierConfig
 
 
 def main():
     with user_errors():
-        config = parse(classifier.ClassifierConfig)
+        config = parse(ClassifierConfig)
+        from dermgen.classify import classifier
+        from dermgen.publish.after_training import check_upload, finish
+
         check_upload(config, draws=False)
         test = classifier.train(config)["test"]
         figures = f"BMA {test['bma']:.3f}, accuracy {test['accuracy']:.3f}, n {test['n']}"

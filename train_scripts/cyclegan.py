@@ -5,13 +5,15 @@
 """
 
 from dermgen.config import parse, user_errors
-from dermgen.methods import cyclegan
-from dermgen.publish.after_training import check_upload, finish
+from dermgen.settings.cyclegan import CycleganConfig
 
 
 def main():
     with user_errors():
-        config = parse(cyclegan.CycleganConfig)
+        config = parse(CycleganConfig)
+        from dermgen.methods import cyclegan
+        from dermgen.publish.after_training import check_upload, finish
+
         check_upload(config)
         cyclegan.train(config)
         finish(config)

@@ -5,13 +5,15 @@
 """
 
 from dermgen.config import parse, user_errors
-from dermgen.methods import dcgan
-from dermgen.publish.after_training import check_upload, finish
+from dermgen.settings.dcgan import DcganConfig
 
 
 def main():
     with user_errors():
-        config = parse(dcgan.DcganConfig)
+        config = parse(DcganConfig)
+        from dermgen.methods import dcgan
+        from dermgen.publish.after_training import check_upload, finish
+
         check_upload(config)
         dcgan.train(config)
         finish(config)

@@ -5,13 +5,15 @@
 """
 
 from dermgen.config import parse, user_errors
-from dermgen.methods import ddpm
-from dermgen.publish.after_training import check_upload, finish
+from dermgen.settings.ddpm import DdpmConfig
 
 
 def main():
     with user_errors():
-        config = parse(ddpm.DdpmConfig)
+        config = parse(DdpmConfig)
+        from dermgen.methods import ddpm
+        from dermgen.publish.after_training import check_upload, finish
+
         check_upload(config)
         ddpm.train(config)
         finish(config)

@@ -5,13 +5,15 @@
 """
 
 from dermgen.config import parse, user_errors
-from dermgen.methods import dreambooth
-from dermgen.publish.after_training import check_upload, finish
+from dermgen.settings.dreambooth import DreamboothLoraConfig
 
 
 def main():
     with user_errors():
-        config = parse(dreambooth.DreamboothLoraConfig)
+        config = parse(DreamboothLoraConfig)
+        from dermgen.methods import dreambooth
+        from dermgen.publish.after_training import check_upload, finish
+
         check_upload(config)
         dreambooth.train(config)
         finish(config)

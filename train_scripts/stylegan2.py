@@ -5,13 +5,15 @@
 """
 
 from dermgen.config import parse, user_errors
-from dermgen.methods import stylegan2
-from dermgen.publish.after_training import check_upload, finish
+from dermgen.settings.stylegan2 import Stylegan2Config
 
 
 def main():
     with user_errors():
-        config = parse(stylegan2.Stylegan2Config)
+        config = parse(Stylegan2Config)
+        from dermgen.methods import stylegan2
+        from dermgen.publish.after_training import check_upload, finish
+
         check_upload(config)
         stylegan2.train(config)
         finish(config)

@@ -5,13 +5,15 @@
 """
 
 from dermgen.config import parse, user_errors
-from dermgen.methods import vae
-from dermgen.publish.after_training import check_upload, finish
+from dermgen.settings.vae import VaeConfig
 
 
 def main():
     with user_errors():
-        config = parse(vae.VaeConfig)
+        config = parse(VaeConfig)
+        from dermgen.methods import vae
+        from dermgen.publish.after_training import check_upload, finish
+
         check_upload(config)
         vae.train(config)
         finish(config)

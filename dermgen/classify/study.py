@@ -1,11 +1,8 @@
 """`dermgen study`: classifiers trained with and without synthetic images, on the same test set, compared with care."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,59 +12,10 @@ from dermgen import plots
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.classify.comparison import compare
-from dermgen.config import InputError, option, parse, require_at_least, require_given, write_json
+from dermgen.config import InputError, parse, write_json
 from dermgen.data import manifest, splits
+from dermgen.settings.study import DEFAULT_ARMS, StudyConfig, arm_settings
 from dermgen.training.run import claim_together
-
-DEFAULT_ARMS = (
-    "real real+augment real+augment+oversample real+augment+synthetic:0.5 real+augment+synthetic:1 "
-    "real+augment+synthetic synthetic+augment"
-).split()
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyConfig:
-    """Train the same classifier on several mixtures (arms) and seeds, and say which gains are real.
-
-    An arm is a sum of `real`, `synthetic` (all there are), `synthetic:R` (R per real image of a class; 1 is 50/50),
-    `filtered` and `filtered:R` (likewise, of those that `dermgen filter` kept), `augment` (flips, turns, crops,
-    colours) and `oversample` (rare classes repeated).
-    """
-
-    real: str = option(None, "manifest folder of real images")
-    synthetic: str = option(None, "manifest folder of synthetic images")
-    output_dir: str = option(None, "study folder; arms that are finished there are not repeated")
-    classifier: str = option(None, "recipe of the classifier, as train_scripts/configs/classifier_vit.yaml")
-    arms: list[str] | None = option(None, f"what to compare; default {' '.join(DEFAULT_ARMS)}")
-    baseline: str = option("real+augment", "the arm that the others are compared with")
-    seeds: list[int] | None = option(None, "of the trainings, at least 3; default 0 1 2")
-    synthetic_classes: list[str] | None = option(
-        None, "classes that get synthetic images beside real ones; default all they show"
-    )
-    same: Literal["steps", "epochs"] = option("steps", "what all arms have in common; epochs favours larger sets")
-    max_train_steps: int = option(1000, "optimizer steps of each training, for --same steps")
-    num_train_epochs: int = option(10, "passes over its training set, for --same epochs")
-    num_validations: int = option(
-        10, "during a training, for --same steps; the best of them is measured on the test split"
-    )
-    focus_class: str = option("mel", "the class whose recall is told first")
-    bootstrap_draws: int = option(2000, "resampled test sets behind each interval")
-
-    def __post_init__(self):
-        require_given(self, "real", "synthetic", "output_dir", "classifier")
-        if self.seeds is not None and len(set(self.seeds)) < 3:
-            raise InputError(f"seeds must be at least 3 different ones, got {self.seeds}: one says nothing of chance")
-        if self.baseline not in (self.arms or DEFAULT_ARMS):
-            raise InputError(
-                f"the baseline {self.baseline!r} is not among the arms {' '.join(self.arms or DEFAULT_ARMS)}"
-            )
-        for arm in self.arms or DEFAULT_ARMS:
-            arm_settings(arm)
-        if self.arms and len(set(self.arms)) < len(self.arms):
-            raise InputError(f"arms must differ, got {' '.join(self.arms)}")
-        require_at_least(1, max_train_steps=self.max_train_steps, num_train_epochs=self.num_train_epochs)
-        require_at_least(1, num_validations=self.num_validations)
-        require_at_least(100, bootstrap_draws=self.bootstrap_draws)
 
 
 def study(config: StudyConfig) -> dict:
@@ -103,43 +51,6 @@ def study(config: StudyConfig) -> dict:
         _draw(found, {key: Path(run.output_dir) for key, run in runs.items()}, folder / "plots")
         print(as_text(found))
     return found
-
-
-def arm_settings(arm: str) -> dict[str, Any]:
-    """The classifier's settings that make an arm, from its name.
-
-    >>> arm_settings("real+augment+synthetic:0.5")["synthetic_ratio"]
-    0.5
-
-    Raises:
-        InputError: if a part of the name is unknown, or there is nothing to train on.
-    """
-    parts = arm.split("+")
-    settings: dict[str, Any] = {
-        "no_real": "real" not in parts,
-        "no_augmentation": "augment" not in parts,
-        "oversample": "oversample" in parts,
-        "synthetic": False,
-        "synthetic_ratio": None,
-        "only_kept": False,
-    }
-    sources = [part for part in parts if part.startswith(("synthetic", "filtered"))]
-    if len(sources) > 1 or len(set(parts)) < len(parts):
-        raise InputError(f"the arm {arm!r} names a part twice: at most one synthetic or filtered, and each other once")
-    for part in parts:
-        match = re.fullmatch(r"(synthetic|filtered)(?::(\d+\.?\d*))?", part)
-        if match:
-            settings["synthetic"] = True
-            settings["only_kept"] = match[1] == "filtered"
-            settings["synthetic_ratio"] = float(match[2]) if match[2] else None
-        elif part not in ("real", "augment", "oversample"):
-            raise InputError(
-                f"unknown part {part!r} of the arm {arm!r}: an arm is a sum of real, synthetic, synthetic:R, filtered, "
-                "filtered:R, augment, oversample"
-            )
-    if settings["no_real"] and not settings["synthetic"]:
-        raise InputError(f"the arm {arm!r} has nothing to train on: add real or synthetic")
-    return settings
 
 
 def _summarize(config: StudyConfig, arms: Sequence[str], seeds: Sequence[int], runs: dict, results: dict) -> dict:

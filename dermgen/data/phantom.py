@@ -4,7 +4,6 @@ Not a model of any disease: seven kinds of pictures, each with the landmarks by 
 that every stage can be tried, and tested, without a patient's photograph.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -13,9 +12,10 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dermgen.config import InputError, claim_folder, option, require_at_least
+from dermgen.config import claim_folder
 from dermgen.data import manifest
 from dermgen.labels import HAM10000
+from dermgen.settings.phantom import PhantomConfig
 
 CANVAS = 384  # a lesion is drawn once on a square of skin this wide; its views are cut from it
 RADIUS = 84  # of an average lesion on the canvas, in pixels
@@ -24,25 +24,6 @@ SITES = ("back", "face", "chest", "abdomen", "scalp", "hand", "foot", "lower ext
 SKIN = np.array(
     [(246, 214, 198), (238, 196, 172), (222, 174, 142), (194, 142, 106), (148, 100, 70), (104, 68, 48)], np.float32
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PhantomConfig:
-    """Draw dermoscopy-like phantom lesions of the 7 HAM10000 classes, in the HAM10000 layout."""
-
-    output_dir: str = option(None, "a new folder for the images, masks and tables")
-    num_lesions: int = option(210, "lesions, spread evenly over the classes; each has 1 to 4 views")
-    seed: int = option(0, "the same seed draws the same files")
-    height: int = option(192, "image height in pixels; the width is 4/3 of it, as in HAM10000")
-    classes: list[str] | None = option(None, "draw only these classes; default all 7")
-
-    def __post_init__(self):
-        if not self.output_dir:
-            raise InputError("--output_dir is needed: where the phantoms go")
-        require_at_least(1, num_lesions=self.num_lesions)
-        require_at_least(48, height=self.height)
-        for code in self.classes or ():
-            HAM10000[code]
 
 
 def write_phantoms(config: PhantomConfig) -> Path:

@@ -2,9 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,9 +10,10 @@ import torch
 from accelerate import Accelerator
 
 from dermgen import plots
-from dermgen.config import InputError, option, require_at_least, require_given, write_json
+from dermgen.config import InputError, write_json
 from dermgen.data import manifest
 from dermgen.evaluate import features, images, pairs, products, scores
+from dermgen.settings.evaluate import EvaluateConfig
 from dermgen.training.run import claim_together
 
 BEST = {
@@ -22,29 +21,6 @@ BEST = {
     "coverage": "higher", "inception_score": "higher", "vendi": "as real", "mean_cosine": "as real",
 }  # fmt: skip
 OF_ONE_SET = ("vendi", "mean_cosine", "inception_score")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Score a synthetic set against held-out real images, overall, by class and by subgroup."""
-
-    real: str = option(None, "manifest folder of real images, or a plain folder")
-    synthetic: str = option(None, "manifest folder of synthetic images, or a plain folder")
-    output_dir: str = option(None, "folder of evaluation.json, scores.csv and plots")
-    extractor: str = option("inception", features.HELP)
-    lpips: Literal["alex", "vgg", "none"] = option(
-        "alex", "backbone of LPIPS; none leaves it out and needs no download"
-    )
-    min_images: int = option(10, "of a class or subgroup, on each side, for scores of its own")
-    max_pairs: int = option(1000, "image pairs compared pixel by pixel")
-    batch_size: int = option(64, "images at a time")
-    seed: int = option(0, "of the floor's choice and of random pairs")
-    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
-
-    def __post_init__(self):
-        require_given(self, "real", "synthetic", "output_dir")
-        require_at_least(scores.MIN_IMAGES, min_images=self.min_images)
-        require_at_least(1, max_pairs=self.max_pairs, batch_size=self.batch_size)
 
 
 def evaluate(config: EvaluateConfig) -> dict:

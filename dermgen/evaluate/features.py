@@ -18,10 +18,6 @@ from dermgen.evaluate.images import pixel_set
 from dermgen.training.augmentation import turned
 
 SHORT_NAMES = {"dinov2": "facebook/dinov2-base", "clip": "openai/clip-vit-base-patch32"}
-HELP = (
-    "inception (the FID network), inception:WEIGHTS.pth, dinov2, clip, a transformers vision model (Hub id or folder), "
-    "a classifier run of ours, or pixels (no network, always there)"
-)
 RESIZE = "bicubic with antialiasing (Pillow), middle square"
 OFFLINE = "offline, take --extractor with a classifier run of train_scripts/classifier.py, or --extractor pixels"
 
@@ -60,7 +56,7 @@ class FeatureSet:
 
 
 def load(name: str, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor that `name` says; see `HELP`.
+    """The extractor that `name` says; see `EXTRACTORS`.
 
     Raises:
         InputError: if it cannot be had; says what works offline.

@@ -1,9 +1,7 @@
 """`dermgen audit`: does a synthetic set copy training images? Nearest neighbours, calibrated on held-out lesions."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -12,11 +10,12 @@ from accelerate import Accelerator
 from PIL import Image
 
 from dermgen import plots, statistics
-from dermgen.config import InputError, option, require_at_least, require_given, write_json
+from dermgen.config import InputError, write_json
 from dermgen.data import manifest, preprocess
 from dermgen.data.duplicates import aligned_correlation, orient
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products
+from dermgen.settings.evaluate import AuditConfig
 from dermgen.training.run import claim_together
 
 THUMBNAIL = 128
@@ -27,34 +26,6 @@ MIN_THRESHOLD = 0.02  # blurred or recompressed copies come within this distance
 CLEARLY_DIFFERENT = 0.4  # no finer alignment makes such a pair a copy
 EXACT_UP_TO = 100_000
 MIN_HELD_OUT = 50  # fewer say nothing of how near an honest image may come
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditConfig:
-    """Find synthetic images that copy a training image; exit status 2 if there are too many.
-
-    A copy is an image that is nearer to a training image than all but a few held-out real lesions are.
-    """
-
-    real: str = option(None, "manifest folder of the real images that the model was trained on (its train split)")
-    synthetic: str = option(None, "manifest folder of synthetic images, or a plain folder")
-    output_dir: str = option(
-        None, "folder of audit.csv, audit.json, the closest pairs, and the manifest with its new columns"
-    )
-    extractor: str = option("pixels", f"proposes the nearest images: {features.HELP}")
-    candidates: int = option(8, "nearest training images in feature space that are compared pixel by pixel")
-    false_alarms: float = option(0.002, "share of held-out real images that may be called copies; sets the threshold")
-    max_copy_rate: float = option(0.01, "exit with status 2 above this share of copies")
-    index: Literal["auto", "exact", "faiss"] = option("auto", "auto is exact up to 100,000 training images, then faiss")
-    batch_size: int = option(256, "images at a time")
-    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
-
-    def __post_init__(self):
-        require_given(self, "real", "synthetic", "output_dir")
-        for name in ("false_alarms", "max_copy_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        require_at_least(1, candidates=self.candidates, batch_size=self.batch_size)
 
 
 def audit(config: AuditConfig) -> dict:

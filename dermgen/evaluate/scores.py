@@ -11,10 +11,10 @@ import torch
 from dermgen import statistics
 from dermgen.config import InputError
 from dermgen.evaluate import products
+from dermgen.settings.evaluate import MIN_IMAGES
 
 PRECISION_K = 3  # Kynkäänniemi et al. 2019, arXiv:1904.06991
 DENSITY_K = 5  # Naeem et al. 2020, arXiv:2002.09797
-MIN_IMAGES = DENSITY_K + 2
 FID_RELIABLE = 2048
 
 

@@ -3,10 +3,8 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import torch
 from diffusers import ModelMixin
@@ -14,16 +12,15 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from dermgen.config import InputError, option, require_at_least
 from dermgen.data.loading import collate, to_uint8
 from dermgen.evaluate.monitoring import monitor, sample_classes, validate
 from dermgen.sampling import normal
+from dermgen.settings.dcgan import DcganConfig
 from dermgen.training.adversarial import discriminator_loss, frozen, generator_loss, r1_penalty
 from dermgen.training.augmentation import diff_augment
 from dermgen.training.draws import Draws, derive_seed
 from dermgen.training.from_scratch import (
     STATISTICS,
-    AdversarialConfig,
     Critic,
     adam,
     class_indices,
@@ -38,29 +35,6 @@ from dermgen.training.from_scratch import (
     training_set,
 )
 from dermgen.training.run import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class DcganConfig(AdversarialConfig):
-    """Train a DCGAN, or with --class_conditional a conditional GAN, from scratch."""
-
-    latent_dim: int = option(100, "numbers that an image is made of")
-    generator_channels: int = option(128, "of the generator's last hidden layer; each one before has twice as many")
-    discriminator_channels: int = option(64, "of the discriminator's first layer; each one after has twice as many")
-    conditioning: Literal["projection", "embedding"] = option(
-        "projection", "how the discriminator sees the class: Miyato and Koyama 2018, or as a channel of the image"
-    )
-    discriminator_norm: Literal["batch", "spectral", "none"] = option("batch", "of the discriminator's layers")
-    r1_gamma: float = option(0.0, "weight of the R1 penalty, times a half; 0 is off")
-    diff_augment: bool = option(False, "show the discriminator all images with differentiable augmentation")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.resolution & (self.resolution - 1):
-            raise InputError(f"a DCGAN's resolution must be a power of 2, got {self.resolution}")
-        require_at_least(1, latent_dim=self.latent_dim, generator_channels=self.generator_channels)
-        require_at_least(1, discriminator_channels=self.discriminator_channels)
-        require_at_least(0, r1_gamma=self.r1_gamma)
 
 
 class DcganGenerator(ModelMixin, ConfigMixin):

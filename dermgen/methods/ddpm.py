@@ -3,21 +3,19 @@
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from diffusers import ConsistencyModelPipeline, DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import nn
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError
 from dermgen.data.loading import collate, to_uint8
 from dermgen.sampling import noise_scheduler
+from dermgen.settings.ddpm import DdpmConfig
 from dermgen.training.diffusion import denoising_target, min_snr_weights, per_image_mse, snr
 from dermgen.training.draws import Draws
 from dermgen.training.from_scratch import (
-    FromScratchConfig,
     Lesions,
     adam,
     class_indices,
@@ -33,56 +31,6 @@ from dermgen.training.from_scratch import (
     validation_batches,
 )
 from dermgen.training.run import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class DdpmConfig(FromScratchConfig):
-    """Train a denoising diffusion model in pixels from scratch."""
-
-    channels: list[int] | None = option(None, "of the UNet's levels, multiples of 32; default 64 128 256 256")
-    layers_per_block: int = option(2, "residual blocks a level")
-    attention_resolutions: list[int] | None = option(None, "attend at these heights in pixels; default 16 and 8")
-    dropout: float = option(0.0, "in residual blocks")
-    num_train_timesteps: int = option(1000, "steps of the forward process")
-    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = option(
-        "linear", "noise schedule: the paper's, or the cosine one of Nichol and Dhariwal 2021, by diffusers' names"
-    )
-    prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "what the network predicts")
-    snr_gamma: float | None = option(None, "min-SNR gamma; 5 is the paper's value")
-    class_dropout: float = option(0.1, "share of images that are shown without their class, for guidance")
-    max_grad_norm: float = option(1.0, "clip the gradient norm to this, as the paper's code does")
-    validation_guidance_scale: float = option(1.0, "weight of the class in a sample grid; 1 is none")
-    validation_inference_steps: int = option(50, "denoising steps of a sample grid, by DDIM")
-
-    def __post_init__(self):
-        super().__post_init__()
-        channels = [64, 128, 256, 256] if self.channels is None else self.channels
-        factor = 2 ** (len(channels) - 1)
-        if self.resolution % factor:
-            raise InputError(
-                f"resolution must be a multiple of {factor} for {len(channels)} levels of channels, got "
-                f"{self.resolution}"
-            )
-        if not channels or any(c % 32 or c <= 0 for c in channels):
-            raise InputError(f"channels must be multiples of 32, got {channels}")
-        if not 0 <= self.class_dropout < 1 or not 0 <= self.dropout < 1:
-            raise InputError("class_dropout and dropout must be in [0, 1)")
-        require_at_least(1, layers_per_block=self.layers_per_block, num_train_timesteps=self.num_train_timesteps)
-        require_at_least(1, validation_inference_steps=self.validation_inference_steps)
-        if self.validation_inference_steps > self.num_train_timesteps:
-            raise InputError(
-                f"validation_inference_steps is {self.validation_inference_steps}, more than num_train_timesteps, "
-                f"{self.num_train_timesteps}"
-            )
-        if self.validation_guidance_scale != 1 and not self.class_conditional:
-            raise InputError("validation_guidance_scale steers towards a class: it needs --class_conditional")
-        heights = [self.resolution // 2**i for i in range(len(channels))]
-        if set(self.attention_resolutions or ()) - set(heights):
-            raise InputError(
-                f"attention_resolutions must be among the levels' heights {heights}, got {self.attention_resolutions}"
-            )
-        if self.snr_gamma is not None and self.snr_gamma <= 0:
-            raise InputError(f"snr_gamma must be above 0, got {self.snr_gamma}")
 
 
 def build(config: DdpmConfig, num_classes: int) -> tuple[UNet2DModel, DDPMScheduler]:

@@ -1,9 +1,7 @@
 """The variational autoencoder (Kingma and Welling 2014, arXiv:1312.6114), convolutional or dense."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,14 +9,14 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 
-from dermgen.config import InputError, option, require_at_least, write_json
+from dermgen.config import write_json
 from dermgen.data.loading import collate, to_uint8
 from dermgen.data.sheets import save_grid
 from dermgen.evaluate.pairs import load_lpips, similarities
 from dermgen.sampling import normal
+from dermgen.settings.vae import VaeConfig
 from dermgen.training.draws import Draws
 from dermgen.training.from_scratch import (
-    FromScratchConfig,
     Lesions,
     adam,
     class_indices,
@@ -34,35 +32,6 @@ from dermgen.training.from_scratch import (
     validation_batches,
 )
 from dermgen.training.run import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class VaeConfig(FromScratchConfig):
-    """Train a variational autoencoder from scratch."""
-
-    architecture: Literal["convolutional", "dense"] = option(
-        "convolutional", "strided convolutions, or one hidden layer of hidden_width"
-    )
-    channels: list[int] | None = option(
-        None, "of the convolutions, each halves the size; default 32 64 128 256; the dense variant has none"
-    )
-    hidden_width: int = option(256, "of the dense variant's hidden layer")
-    latent_dim: int = option(128, "numbers that an image is encoded to")
-    kl_weight: float = option(1.0, "of the KL term beside the squared error, both summed over an image")
-    kl_warmup_steps: int = option(0, "optimizer steps over which kl_weight rises from 0")
-    learning_rate: float = option(1e-3, "peak learning rate")
-    max_grad_norm: float = option(1.0, "clip the gradient norm to this; one odd batch can end a dense VAE without")
-    lpips: Literal["none", "alex", "vgg"] = option("none", "network of the reconstructions' LPIPS, from torchvision")
-
-    def __post_init__(self):
-        super().__post_init__()
-        factor = 2 ** len(self.channels or [32, 64, 128, 256])
-        if self.architecture == "convolutional" and self.resolution % factor:
-            raise InputError(f"resolution must be a multiple of {factor} for these channels, got {self.resolution}")
-        if self.channels is not None and (not self.channels or any(c % 8 or c <= 0 for c in self.channels)):
-            raise InputError(f"channels must be multiples of 8, got {self.channels}")
-        require_at_least(1, hidden_width=self.hidden_width, latent_dim=self.latent_dim)
-        require_at_least(0, kl_weight=self.kl_weight, kl_warmup_steps=self.kl_warmup_steps)
 
 
 class Vae(ModelMixin, ConfigMixin):

@@ -4,7 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
-from dermgen.config import InputError, TrainConfig
+from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.origins import BASE_LICENSES
 from dermgen.publish import gates, hub
@@ -12,6 +12,7 @@ from dermgen.publish.cards import data_licenses
 from dermgen.publish.described import describe
 from dermgen.publish.evidence import Evidence
 from dermgen.publish.model import PublishModelConfig, publish_model, render_card
+from dermgen.settings.training import TrainConfig
 
 
 def check_upload(config: TrainConfig, draws: bool = True) -> None:

@@ -5,9 +5,8 @@ import json
 import shlex
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from huggingface_hub import DatasetCardData
 
 from dermgen import __version__
 from dermgen.classify.mixture import choose
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.loading import Example, check_readable
@@ -27,7 +26,8 @@ from dermgen.publish import cards, gates, hub
 from dermgen.publish.described import patient_ids
 from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.privacy import without_paths, without_paths_in
-from dermgen.publish.publication import PublishConfig, begin, own_license, write_picture
+from dermgen.publish.publication import begin, own_license, write_picture
+from dermgen.settings.publish import PublishDatasetConfig
 
 if TYPE_CHECKING:
     import datasets
@@ -44,29 +44,6 @@ TRUTHS = "synthetic kept copy".split()
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 WEBDATASET_FROM = 10 * 2**30
 SHOWN = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishDatasetConfig(PublishConfig):
-    """Publish a synthetic set, with real images beside it where their licence allows."""
-
-    data_dir: str = option(None, "manifest folder of synthetic images: of generate, filter or audit")
-    dropped_too: bool = option(False, "also images that `dermgen filter` dropped")
-    without_copies: bool = option(False, "leave out images that the audit calls copies of training images")
-    include_real: str | None = option(None, "manifest folder of real images to publish as well, split as they are")
-    synthetic_ratio: float = option(
-        1.0, "with --include_real: synthetic images per real training image of a class; 1 is 50/50"
-    )
-    format: Literal["auto", "parquet", "webdataset"] = option("auto", "auto is parquet below 10 GiB of images")
-    max_shard_size: int = option(400, "largest size of a shard, in MiB")
-    seed: int = option(0, "of the choice of synthetic images beside real ones")
-
-    def __post_init__(self):
-        if not self.data_dir:
-            raise InputError("publish dataset needs a folder: dermgen publish dataset DIR --repo_id org/name")
-        super().__post_init__()
-        require_at_least(1, max_shard_size=self.max_shard_size)
-        require_at_least(0, synthetic_ratio=self.synthetic_ratio)
 
 
 def publish_dataset(config: PublishDatasetConfig) -> str | None:

@@ -19,7 +19,8 @@ from dermgen.data import captions, manifest, splits
 from dermgen.data.cache import hash_file
 from dermgen.labels import from_labels
 from dermgen.publish.privacy import without_paths
-from dermgen.stable_diffusion.weights import LORA_FILE, UNET_TARGETS
+from dermgen.settings.dreambooth import UNET_TARGETS
+from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training import records
 
 # Settings that a reader of a card looks for; those that a method lacks, or that are off, are left out.

@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from dermgen import __version__
-from dermgen.config import InputError, option, write_json
+from dermgen.config import write_json
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file
 from dermgen.data.origins import BASE_LICENSES, License, combine
@@ -19,26 +18,13 @@ from dermgen.publish.described import Described, describe, patient_ids
 from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.privacy import without_paths
 from dermgen.publish.publication import Publication, PublishConfig, begin, own_license, write_picture
+from dermgen.settings.publish import PublishModelConfig
 
 NOTICES = {
     True: "Whatever this model draws is synthetic: no photograph of a patient, and no evidence of how a disease looks.",
     False: "This classifier was made to study training sets, not to find cancer.",
 }
 SHOWN = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishModelConfig(PublishConfig):
-    """Publish a finished run: adapters, a pipeline, a model trained from scratch, a classifier."""
-
-    run: str = option(None, "the run's folder")
-    base_license: str | None = option(None, "licence of the base model, where it is on the Hub and not well known")
-    weights: Literal["last", "best"] = option("last", "of a model trained from scratch: best is by its validations")
-
-    def __post_init__(self):
-        if not self.run:
-            raise InputError("publish model needs a run: dermgen publish model RUN --repo_id org/name")
-        super().__post_init__()
 
 
 def publish_model(config: PublishModelConfig) -> str | None:

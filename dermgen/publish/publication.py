@@ -11,36 +11,11 @@ import pandas as pd
 from PIL import Image
 
 from dermgen import __version__
-from dermgen.config import InputError, claim_folder, option
+from dermgen.config import claim_folder
 from dermgen.data.origins import License, parse_license
 from dermgen.data.sheets import contact_sheet
 from dermgen.publish import gates, hub, privacy
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishConfig:
-    """Settings of both kinds of publication."""
-
-    repo_id: str = option(None, "repository on the Hub, org/name; a name alone is one of your own")
-    output_dir: str | None = option(None, "where what is sent is put together; default published/NAME")
-    evidence: list[str] | None = option(None, "folders of audit, scores and studies, or folders that hold such")
-    data_license: str | None = option(None, "licence of the images, where their manifest does not tell")
-    license: str | None = option(
-        None, "licence of what is published; default the one that the images' licences ask for"
-    )
-    card_template: str | None = option(None, "a Jinja template in place of the one in model_cards/")
-    dry_run: bool = option(False, "put together what would be sent and show the card; send nothing")
-    public: bool = option(False, "for everybody to see; default private")
-    force: str | None = option(None, "publish although gates are shut; the reason goes into the card")
-
-    def __post_init__(self):
-        if not self.repo_id:
-            raise InputError("--repo_id is needed: the repository on the Hub, like org/name")
-        if self.force is not None and len(self.force.split()) < 2:
-            raise InputError(f"--force needs a reason in words, which goes into the card; got {self.force!r}")
-        for name in ("license", "data_license"):
-            if getattr(self, name) is not None and parse_license(getattr(self, name)) is None:
-                raise InputError(f"--{name} is empty")
+from dermgen.settings.publish import PublishConfig
 
 
 @dataclass

@@ -18,11 +18,11 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from dermgen.config import InputError
+from dermgen.settings.dreambooth import UNET_TARGETS
 from dermgen.stable_diffusion.pipeline import load_pipeline
 from dermgen.training.run import load_trained_state
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-UNET_TARGETS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 

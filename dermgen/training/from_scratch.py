@@ -4,19 +4,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 from dermgen import plots
-from dermgen.config import InputError, TrainConfig, option, require_at_least
+from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import default_cache_dir
 from dermgen.data.loading import Example, LesionSet, check_readable, first_views_first, to_unit_range
 from dermgen.labels import from_labels
 from dermgen.sampling import ImageGenerator
+from dermgen.settings.training import AdversarialConfig, FromScratchConfig
 from dermgen.training import records
 from dermgen.training.augmentation import augment
 from dermgen.training.draws import Draws, derive_seed
@@ -28,72 +29,6 @@ if TYPE_CHECKING:
 
 # First parts of the seeds of what is not a training image; those of training images are small.
 SAMPLES, VALIDATION, MONITOR, STATISTICS, PICTURES = range(2**30, 2**30 + 5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FromScratchConfig(TrainConfig):
-    """Settings of every method that is trained from scratch on a manifest."""
-
-    MAY_CHANGE: ClassVar[frozenset[str]] = TrainConfig.MAY_CHANGE | frozenset(
-        "cache_dir validation_steps num_sample_images".split()
-    )
-
-    data_dir: str = option(None, "manifest folder of real images; its train split is learnt")
-    only_classes: list[str] | None = option(None, "learn these classes only, e.g. mel; default all")
-    exclude_classes: list[str] | None = option(None, "leave these classes out")
-    max_images_per_class: int | None = option(None, "learn at most this many images of each class; default all")
-    class_conditional: bool = option(False, "draw images of an asked class; otherwise of any")
-    resolution: int = option(64, "height and width in pixels")
-    random_flip: bool = option(False, "mirror half of the training images")
-    random_rotation: bool = option(False, "turn training images by 0, 90, 180 or 270 degrees")
-    random_crop: float = option(1.0, "smallest side of a random crop, as a fraction; 1 cuts nothing")
-    intensity_scaling: float = option(0.0, "multiply intensities by a random factor in 1 ± this")
-    learning_rate: float = option(2e-4, "peak learning rate")
-    adam_weight_decay: float = option(0.0, "decoupled weight decay; 0 is plain Adam")
-    max_grad_norm: float = option(float("inf"), "clip the gradient norm to this; inf does not clip")
-    validation_steps: int | None = option(500, "optimizer steps between sample grids, loss curves and validations")
-    validation_images: int = option(256, "at most this many images of the val split")
-    num_sample_images: int = option(32, "images of a sample grid")
-    cache_dir: str | None = option(None, "of decoded images; default $DERMGEN_CACHE or ~/.cache/dermgen")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.data_dir is None:
-            raise InputError("--data_dir is needed: a manifest folder of real images")
-        if not 0 < self.random_crop <= 1:
-            raise InputError(f"random_crop must be above 0 and at most 1, got {self.random_crop}")
-        if not 0 <= self.intensity_scaling < 1:
-            raise InputError(f"intensity_scaling must be in [0, 1), got {self.intensity_scaling}")
-        if self.use_8bit_adam:
-            raise InputError("use_8bit_adam is for fine-tuning large models: models trained from scratch take Adam")
-        require_at_least(8, resolution=self.resolution)
-        require_at_least(1, num_sample_images=self.num_sample_images, validation_images=self.validation_images)
-        for name in ("max_images_per_class", "validation_steps"):
-            if getattr(self, name) is not None:
-                require_at_least(1, **{name: getattr(self, name)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdversarialConfig(FromScratchConfig):
-    """Settings of every method that trains a discriminator against a generator."""
-
-    adam_beta1: float = option(0.5, "Adam's decay of the first moment")
-    discriminator_learning_rate: float | None = option(None, "default that of the generator")
-    monitor: str = option("pixels", "features of the held-out KID: a classifier run, pixels, or what evaluate takes")
-    monitor_samples: int = option(256, "images drawn for it")
-    lpips: Literal["none", "alex", "vgg"] = option("none", "network of the samples' LPIPS variety, from torchvision")
-
-    def __post_init__(self):
-        super().__post_init__()
-        require_at_least(8, monitor_samples=self.monitor_samples)
-        require_at_least(0, discriminator_learning_rate=self.discriminator_learning_rate or 0)
-        if self.torch_compile:
-            raise InputError("torch_compile does not work here: PyTorch cannot differentiate a compiled network twice")
-        if self.gradient_accumulation_steps > 1:
-            raise InputError(
-                "gradient_accumulation_steps must be 1 in adversarial training, whose generator would otherwise meet "
-                "two discriminators in one step: raise train_batch_size, or the number of processes"
-            )
 
 
 @dataclass(frozen=True)

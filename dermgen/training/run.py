@@ -34,8 +34,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
 from dermgen import config as configs
-from dermgen.config import InputError, TrainConfig
+from dermgen.config import InputError
 from dermgen.data.sheets import save_grid
+from dermgen.settings.training import TrainConfig
 from dermgen.training import records
 from dermgen.training.draws import DrawnItems, Draws, Positions, derive_seed
 from dermgen.training.records import STATE_FILE, checkpoints

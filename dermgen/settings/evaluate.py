@@ -1,0 +1,95 @@
+"""Settings of `dermgen evaluate`, `audit` and `filter`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dermgen.config import InputError, option, require_at_least, require_given
+
+# On each side: a density looks at 5 neighbours, and a covariance of fewer means nothing.
+MIN_IMAGES = 7
+EXTRACTORS = (
+    "inception (the FID network), inception:WEIGHTS.pth, dinov2, clip, a transformers vision model (Hub id or folder), "
+    "a classifier run of ours, or pixels (no network, always there)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Score a synthetic set against held-out real images, overall, by class and by subgroup."""
+
+    real: str = option(None, "manifest folder of real images, or a plain folder")
+    synthetic: str = option(None, "manifest folder of synthetic images, or a plain folder")
+    output_dir: str = option(None, "folder of evaluation.json, scores.csv and plots")
+    extractor: str = option("inception", EXTRACTORS)
+    lpips: Literal["alex", "vgg", "none"] = option(
+        "alex", "backbone of LPIPS; none leaves it out and needs no download"
+    )
+    min_images: int = option(10, "of a class or subgroup, on each side, for scores of its own")
+    max_pairs: int = option(1000, "image pairs compared pixel by pixel")
+    batch_size: int = option(64, "images at a time")
+    seed: int = option(0, "of the floor's choice and of random pairs")
+    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
+
+    def __post_init__(self):
+        require_given(self, "real", "synthetic", "output_dir")
+        require_at_least(MIN_IMAGES, min_images=self.min_images)
+        require_at_least(1, max_pairs=self.max_pairs, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """Find synthetic images that copy a training image; exit status 2 if there are too many.
+
+    A copy is an image that is nearer to a training image than all but a few held-out real lesions are.
+    """
+
+    real: str = option(None, "manifest folder of the real images that the model was trained on (its train split)")
+    synthetic: str = option(None, "manifest folder of synthetic images, or a plain folder")
+    output_dir: str = option(
+        None, "folder of audit.csv, audit.json, the closest pairs, and the manifest with its new columns"
+    )
+    extractor: str = option("pixels", f"proposes the nearest images: {EXTRACTORS}")
+    candidates: int = option(8, "nearest training images in feature space that are compared pixel by pixel")
+    false_alarms: float = option(0.002, "share of held-out real images that may be called copies; sets the threshold")
+    max_copy_rate: float = option(0.01, "exit with status 2 above this share of copies")
+    index: Literal["auto", "exact", "faiss"] = option("auto", "auto is exact up to 100,000 training images, then faiss")
+    batch_size: int = option(256, "images at a time")
+    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
+
+    def __post_init__(self):
+        require_given(self, "real", "synthetic", "output_dir")
+        for name in ("false_alarms", "max_copy_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        require_at_least(1, candidates=self.candidates, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig:
+    """Score every synthetic image and keep the best; writes a manifest of its own, no image is moved or deleted."""
+
+    synthetic: str = option(None, "manifest folder of synthetic images")
+    real: str = option(None, "manifest folder of real images: train for --scorer features, held-out for what it costs")
+    output_dir: str = option(
+        None, "folder of the manifest with `quality_score` and `kept`, filter.json, sheets and plots"
+    )
+    scorer: Literal["classifier", "features", "discriminator"] = option(
+        "features", "probability of the asked class, nearness to real images of the class, or a GAN run's discriminator"
+    )
+    run: str | None = option(None, "the classifier run of --scorer classifier, the GAN run of --scorer discriminator")
+    kind: Literal["a", "b"] | None = option(None, "whose discriminator, of a CycleGAN between two manifests")
+    keep: float = option(0.3, "share of each class that is kept")
+    threshold: float | None = option(None, "keep what scores at least this, in place of a share")
+    extractor: str = option("inception", f"of --scorer features and of what it costs: {EXTRACTORS}")
+    batch_size: int = option(64, "images at a time")
+    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
+
+    def __post_init__(self):
+        require_given(self, "real", "synthetic", "output_dir")
+        if not 0 < self.keep <= 1:
+            raise InputError(f"keep must be above 0 and at most 1, got {self.keep}")
+        if self.scorer == "discriminator" and not self.run:
+            raise InputError("--scorer discriminator needs --run: a run of dcgan.py, stylegan2.py or cyclegan.py")
+        if self.scorer == "classifier" and not self.run:
+            raise InputError("--scorer classifier needs --run: a classifier run of train_scripts/classifier.py")
+        require_at_least(1, batch_size=self.batch_size)

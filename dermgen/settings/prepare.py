@@ -1,0 +1,56 @@
+"""Settings of `dermgen prepare`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dermgen.config import InputError, option, require_at_least
+from dermgen.data import captions
+
+# Layouts of downloads that data/sources.py reads.
+DOWNLOADS = ("ham10000", "isic2018", "isic2019", "isic2020", "imagefolder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Read a data set, clean and split it, and write a manifest folder. `dermgen prepare SOURCE --data_dir DIR …`"""
+
+    source: str = option(None, f"{', '.join(DOWNLOADS)}, or the Hub id of a data set")
+    data_dir: str | None = option(None, "the folder of the download; not needed for a Hub data set")
+    output_dir: str = option(None, "the manifest folder to write")
+    resolution: int = option(512, "height and width of the written images, in pixels")
+    crop: Literal["lesion", "center"] = option("center", "square crop around the lesion, or the largest centred one")
+    crop_margin: float = option(0.25, "room around the lesion for --crop lesion, as a fraction of its size")
+    remove_hair: bool = option(False, "paint over dark hair")
+    color_constancy: bool = option(False, "shades of grey")
+    split: list[float] | None = option(None, "fractions of train, val and test; default 0.7 0.15 0.15")
+    allow_leaky_split: bool = option(False, "split by image, not by lesion and patient; results are marked LEAKY")
+    find_duplicates: bool = option(True, "look for near-duplicates under different ids and join their groups")
+    caption_template: str = option(captions.DEFAULT_TEMPLATE, "fields: " + ", ".join(captions.FIELDS))
+    caption_synonyms: bool = option(False, "call a class by its name, a synonym or its malignancy, drawn per image")
+    tokenizer: str | None = option(None, "model whose tokenizer the captions are checked against, an id or folder")
+    image_column: str = option("image", "of a Hub data set")
+    label_column: str = option("label", "of a Hub data set")
+    group_column: str | None = option(None, "of a Hub data set: images with the same value stay in one split")
+    hub_split: str = option("train", "split of a Hub data set to read")
+    license: str | None = option(None, "licence of the data, where the source does not tell it")
+    seed: int = option(0, "of the split and the synonyms")
+    num_workers: int = option(os.cpu_count() or 1, "processes")
+
+    def __post_init__(self):
+        if not self.source:
+            raise InputError(f"prepare needs a source: {', '.join(DOWNLOADS)}, or the Hub id of a data set")
+        if not self.output_dir:
+            raise InputError("--output_dir is needed: the manifest folder to write")
+        if self.source in DOWNLOADS and not self.data_dir:
+            raise InputError(f"--data_dir is needed: the folder of the {self.source} download")
+        if self.data_dir and not Path(self.data_dir).is_dir():
+            raise InputError(f"no such folder: --data_dir {self.data_dir}")
+        if self.resolution % 8 or self.resolution < 8:
+            raise InputError(f"resolution must be a positive multiple of 8, got {self.resolution}")
+        require_at_least(0, crop_margin=self.crop_margin)
+        require_at_least(1, num_workers=self.num_workers)
+        if self.split and (len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6):
+            raise InputError(f"split must be three fractions that sum to 1, got {self.split}")
+        captions.check_template(self.caption_template)
