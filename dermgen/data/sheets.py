@@ -3,12 +3,15 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
+if TYPE_CHECKING:  # workers of `dermgen prepare` import this module, and need no torch
+    import torch
 
-def save_grid(images: torch.Tensor, path: Path, columns: int) -> None:
+
+def save_grid(images: "torch.Tensor", path: Path, columns: int) -> None:
     """Write uint8 (N, 3, H, W) images as one PNG, `columns` to a row."""
     rows = [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images]
     contact_sheet(rows, path, columns)
