@@ -12,6 +12,8 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="dermgen-tests-")
 os.environ["HF_HUB_DISABLE_XET"] = "1"  # the storage that the loopback Hub does not have
 os.environ["HF_TOKEN"] = ""
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# One thread each: the suite runs on all cores at once, and threads that wait for each other slow small networks down.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
 
@@ -48,7 +50,6 @@ def _fresh_accelerator(tmp_path, monkeypatch):
 
 def pytest_configure():
     quiet_libraries()
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")
