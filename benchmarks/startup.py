@@ -1,6 +1,6 @@
 """Seconds until a command answers `--help`, and until it refuses a wrong flag: the best of three, warm files.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 import subprocess
@@ -31,7 +31,8 @@ def main() -> None:
     print("| command | --help | a wrong flag |\n| --- | --- | --- |")
     for command in commands:
         name = " ".join(command).replace("-m dermgen.cli", "dermgen")
-        print(f"| {name} | {best([*command, '--help'], 0):.2f} s | {best([*command, '--wrong'], 2):.2f} s |", flush=True)
+        help_, wrong = best([*command, "--help"], 0), best([*command, "--wrong"], 2)
+        print(f"| {name} | {help_:.2f} s | {wrong:.2f} s |", flush=True)
 
 
 if __name__ == "__main__":

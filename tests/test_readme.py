@@ -73,7 +73,7 @@ def test_the_two_first_commands_are_targets_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text()
     assert COMMANDS[:2] == ["make demo", "make test"]
     assert all(re.search(rf"^{name}:", makefile, re.MULTILINE) for name in ("demo", "test", "check"))
-    assert "pip install -e ." in COMMANDS
+    assert "pip install --constraint requirements/tested.txt -e ." in COMMANDS
 
 
 def opens(command: str, place: Path, env: dict) -> None:
