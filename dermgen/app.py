@@ -264,6 +264,9 @@ def build(studio: Studio) -> "gradio.Blocks":
             except InputError as error:
                 raise gradio.Error(str(error)) from error
             table = manifest.read(folder)
+            cut = set(table.get("prompt_read", [])) - {""}
+            if cut:
+                gradio.Warning(f"The prompt is too long: the model reads only {min(cut)!r}")
             drawn = [
                 (str(folder / row["file_name"]), f"synthetic, seed {row['seed']}") for row in table.to_dict("records")
             ]

@@ -262,3 +262,9 @@ def require_given(config: Any, *names: str) -> None:
     for field in dataclasses.fields(config):
         if field.name in names and not getattr(config, field.name):
             raise InputError(f"--{field.name} is needed: {field.metadata['help']}")
+
+
+def require_seed(seed: int, number: int = 1) -> None:
+    """Raise `InputError` for a seed, or one of the `number` from it on, of which PyTorch's CPU generator drops bits."""
+    if not 0 <= seed <= 2**32 - number:
+        raise InputError(f"seed must be from 0 to {2**32 - number}, got {seed}")

@@ -1,7 +1,7 @@
 """`dermgen generate`: a run or a Hub model, prompts or classes, to a manifest folder of synthetic images."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,11 @@ from dermgen.data.origins import combine
 from dermgen.data.sheets import contact_sheet
 from dermgen.models import GenerateConfig, find_model
 from dermgen.sampling import ImageGenerator, Request, draw, save_png
+from dermgen.stable_diffusion.inputs import tell_cut
 from dermgen.training.run import claim_together, versions
+
+# Of a prompt that is longer than the model reads: what it reads.
+CUT_COLUMNS = ("prompt_read", "negative_prompt_read")
 
 
 def generate(config: GenerateConfig, generator: ImageGenerator | None = None) -> Path:
@@ -43,15 +47,17 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
     generator = generator or model.load(rows, accelerator.device)
     sha256 = broadcast_object_list([model.sha256() if accelerator.is_main_process else None])[0]
     table = _table(rows, config, model.settings(), sha256, [source.license for source in model.sources])
-    facts_of = {row["file_name"]: row for row in table.to_dict("records")}
     _claim_plan(folder, table, [source.path for source in model.sources], accelerator)
+    table = _with_cut_texts(table, model.cut_texts(rows, generator), accelerator)
+    facts_of = {row["file_name"]: row for row in table.to_dict("records")}
     requests = [Request(row["label"], row["seed"], folder / name) for row, name in zip(rows, facts_of, strict=True)]
 
     def save(request: Request, image: torch.Tensor) -> None:
         facts = facts_of[request.path.relative_to(folder).as_posix()]
         # Images are passed on: a folder of this machine is told by its name alone, and a photograph, whose file name
         # may be a patient's, by the manifest only.
-        told = {k: facts[k] for k in manifest.SYNTHETIC_COLUMNS if facts[k] != "" and k != "source_image_id"}
+        names = [name for name in (*manifest.SYNTHETIC_COLUMNS, *CUT_COLUMNS) if name in facts]
+        told = {name: facts[name] for name in names if facts[name] != "" and name != "source_image_id"}
         told["model"] = Path(config.model).name if Path(config.model).exists() else config.model
         if config.watermark:
             marked = watermark.embed(image.permute(1, 2, 0).numpy())
@@ -121,6 +127,16 @@ def _table(
             }
         )
     return pd.DataFrame(full)
+
+
+def _with_cut_texts(table: pd.DataFrame, cut: Mapping[str, str], accelerator: Accelerator) -> pd.DataFrame:
+    """The manifest with columns of what the model reads of prompts that are too long for it; unchanged without such."""
+    if not cut:
+        return table
+    if accelerator.is_main_process:
+        asked = {*table["prompt"], *table["negative_prompt"]} - {""}
+        print(f"{tell_cut(cut, len(asked))} (columns {' and '.join(CUT_COLUMNS)} of the manifest)")
+    return table.assign(**{name: table[name.removesuffix("_read")].map(cut).fillna("") for name in CUT_COLUMNS})
 
 
 def _contact_sheets(table: pd.DataFrame, folder: Path) -> None:

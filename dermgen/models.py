@@ -11,16 +11,16 @@ import yaml
 from PIL import Image
 
 from dermgen import runs, watermark
-from dermgen.config import InputError, read_yaml
+from dermgen.config import InputError, read_yaml, require_seed
 from dermgen.data import captions, manifest, preprocess
 from dermgen.data.cache import key_of
 from dermgen.data.loading import Example, PixelSet, folder_examples
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
-from dermgen.sampling import ImageGenerator
+from dermgen.sampling import ImageGenerator, check_steps
 from dermgen.settings.generate import GRID_FIELDS, GenerateConfig
 from dermgen.stable_diffusion import files
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator, native_resolution
-from dermgen.stable_diffusion.inputs import check_prompts
+from dermgen.stable_diffusion.inputs import check_prompts, cut_texts
 from dermgen.stable_diffusion.pipeline import load_adapter, load_pipeline
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.from_scratch import class_indices
@@ -104,6 +104,8 @@ class StableDiffusionModel:
             )
         self.revision = self._setting("revision") if self.base else None
         files.check_model(self.base or config.model, self.variant, self.revision)
+        schedule = files.scheduler_config(self.base or config.model, self.revision)
+        check_steps(self.scheduler, schedule, self.num_inference_steps, config.strength if self.sources else 1.0)
         self.base_sha256, self.base_checked = "", False
         if self.base:
             self._check_base()
@@ -141,8 +143,9 @@ class StableDiffusionModel:
 
     def plan(self) -> list[dict]:
         """One row per image: label (its prompt), seed, and what is known of it (dx, localization, age, sex)."""
-        rows = []
-        for i, row in enumerate(self._asked()):
+        rows, asked = [], self._asked()
+        require_seed(self.config.seed, len(asked))
+        for i, row in enumerate(asked):
             seed = self.config.seed + i
             source = self.sources[seed % len(self.sources)].image_id if self.sources else ""
             prompt = row["prompt"]
@@ -167,6 +170,11 @@ class StableDiffusionModel:
         if self.base is None or (config.adapter_weight == 1 and own_base):
             return found
         return key_of(found, self.base_sha256 or self.base, config.adapter_weight)
+
+    def cut_texts(self, rows: Sequence[dict], generator: ImageGenerator) -> dict[str, str]:
+        """What the generator reads of the prompts that are too long for it."""
+        texts = [*(row["label"] for row in rows), self.config.negative_prompt]
+        return cut_texts(texts, generator.pipeline.tokenizer)
 
     def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
         """The generator, on its device."""
@@ -244,6 +252,9 @@ class FromScratchModel:
         self.guidance_scale = (1.0 if config.guidance_scale is None else config.guidance_scale) if diffusion else None
         self.num_inference_steps = (config.num_inference_steps or 50) if diffusion else None
         self.scheduler = (config.scheduler or "ddim") if diffusion else None
+        if diffusion:
+            schedule = files.scheduler_config(str(run.folder))
+            check_steps(self.scheduler, schedule, self.num_inference_steps)
         self.truncation = None
         if run.method == "stylegan2":
             self.truncation = 1.0 if config.truncation is None else config.truncation
@@ -262,6 +273,7 @@ class FromScratchModel:
         else:
             asked = [run.only_class] * (config.num_images or 16)
         class_indices(asked, run.classes, run.class_conditional)
+        require_seed(config.seed, len(asked))
         return [self._row(dx, config.seed + i) for i, dx in enumerate(asked)]
 
     def settings(self) -> dict:
@@ -272,6 +284,10 @@ class FromScratchModel:
     def sha256(self) -> str:
         """Of the weights that draw."""
         return self.run.sha256()
+
+    def cut_texts(self, rows: Sequence[dict], generator: ImageGenerator) -> dict[str, str]:
+        """Nothing: its labels are classes."""
+        return {}
 
     def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
         """The generator, on its device."""

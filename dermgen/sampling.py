@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from dermgen.config import InputError
 
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 SCHEDULERS = {
     "dpmsolver++": DPMSolverMultistepScheduler,
     "ddim": DDIMScheduler,
@@ -69,6 +70,33 @@ def noise_scheduler(name: str, config: Mapping) -> SchedulerMixin:
     return SCHEDULERS[name].from_config(config)
 
 
+def check_steps(name: str, config: Mapping, steps: int, strength: float = 1.0) -> None:
+    """Whether a scheduler can draw in so many steps; no model is needed.
+
+    Args:
+        name: of the scheduler, in `SCHEDULERS`.
+        config: of the scheduler that the network was trained with.
+        steps: denoising steps.
+        strength: share of them that is taken, where an image is started from.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    most = config.get("num_train_timesteps", 1000)
+    if steps > most:
+        raise InputError(
+            f"num_inference_steps is {steps}, but the model was trained with {most} timesteps: take no more"
+        )
+    if int(steps * strength) < 1:
+        raise InputError(
+            f"{steps} steps at strength {strength} are none at all: num_inference_steps x strength must be at least 1"
+        )
+    try:
+        noise_scheduler(name, config).set_timesteps(steps)
+    except ValueError as error:
+        raise InputError(f"the scheduler {name} cannot draw in {steps} steps: take more, or another one") from error
+
+
 def normal(seeds: Sequence[int], *shape: int) -> torch.Tensor:
     """Standard normal numbers (N, *shape), each row from its own seed, on the CPU."""
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
@@ -97,7 +125,7 @@ def draw(
     Raises:
         InputError: if not even one image fits into memory.
     """
-    mine = [r for r in requests[process_index::num_processes] if not r.path.exists()]
+    mine = [r for r in requests[process_index::num_processes] if not is_whole(r.path)]
     start = time.monotonic()
     with tqdm(total=len(mine), desc=desc, unit="image", disable=process_index > 0, dynamic_ncols=True) as progress:
         done = 0
@@ -130,8 +158,21 @@ def save_png(image: torch.Tensor, path: Path, text: Mapping[str, str]) -> None:
     for name, value in text.items():
         chunks.add_text(name, value)
     partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(partial, format="PNG", pnginfo=chunks)
+    with open(partial, "wb") as file:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, format="PNG", pnginfo=chunks)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut can leave the name without the content
     os.replace(partial, path)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a PNG is there to its last byte; after a power cut it can be there and empty."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return file.read() == PNG_END
+    except OSError:  # missing, or shorter than that
+        return False
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

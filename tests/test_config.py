@@ -9,6 +9,13 @@ import pytest
 
 from dermgen.config import InputError, claim_folder, option, parse, save
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
+from dermgen.settings.ddpm import DdpmConfig
+from dermgen.settings.evaluate import EvaluateConfig
+from dermgen.settings.generate import GenerateConfig
+from dermgen.settings.phantom import PhantomConfig
+from dermgen.settings.prepare import PrepareConfig
+from dermgen.settings.publish import PublishDatasetConfig
+from dermgen.settings.tiny import TinyConfig
 from dermgen.settings.training import TrainConfig
 
 MODEL = ["--pretrained_model_name_or_path", "x", "--data_dir", "y"]
@@ -150,3 +157,21 @@ def test_a_secret_in_an_unknown_option_is_not_repeated():
     with pytest.raises(InputError, match="unknown option '--token'") as error:
         parse(TrainConfig, ["--token=hf_secret"])
     assert "hf_secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64 - 1])
+def test_a_seed_that_pytorch_would_shorten_or_refuse_is_an_error_in_every_command(seed, tmp_path):
+    """Its generator on the CPU takes 32 bits: 5 and 5 + 2**32 would be the same seed under two names."""
+    kinds = [
+        (GenerateConfig, {"model": "m", "output_dir": "o"}),
+        (DdpmConfig, {"data_dir": "d"}),
+        (TinyConfig, {"data_dir": "d", "output_dir": "o"}),
+        (EvaluateConfig, {"real": "r", "synthetic": "s", "output_dir": "o"}),
+        (PhantomConfig, {"output_dir": "o"}),
+        (PrepareConfig, {"source": "ham10000", "data_dir": str(tmp_path), "output_dir": "o"}),
+        (PublishDatasetConfig, {"data_dir": "d", "repo_id": "a/b"}),
+    ]
+    for kind, given in kinds:
+        with pytest.raises(InputError, match=f"seed must be from 0 to 4294967295, got {seed}"):
+            kind(**given, seed=seed)
+        assert kind(**given, seed=2**32 - 1)

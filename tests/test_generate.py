@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,7 @@ from dermgen.data.loading import to_uint8, to_unit_range
 from dermgen.generate import GenerateConfig, generate
 from dermgen.methods import dreambooth
 from dermgen.methods.dreambooth import DreamboothLoraConfig
-from dermgen.sampling import Request, draw
+from dermgen.sampling import Request, check_steps, draw
 from dermgen.stable_diffusion.pipeline import load_pipeline
 
 
@@ -253,11 +254,62 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
         ({"strength": 0.0}, "strength must be above 0"),
         ({"grid": "/nowhere.yaml"}, "cannot read the grid"),
         ({"init_images": "/nowhere"}, "init_images: no such folder"),
+        ({"seed": -1}, "seed must be from 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "seed must be from 0 to 4294967295, got 4294967296"),
+        ({"seed": 2**32 - 4}, "seed must be from 0 to 4294967291, got 4294967292"),
+        ({"num_inference_steps": 1001}, "num_inference_steps is 1001, but the model was trained with 1000 timesteps"),
+        ({"negative_prompt": "hair", "guidance_scale": 1.0}, "--negative_prompt does nothing at --guidance_scale 1.0"),
     ],
 )
 def test_bad_input_is_one_sentence(base_dir, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         run(changes.pop("model", base_dir), tmp_path / "m", **changes)
+
+
+def test_what_cannot_be_drawn_is_refused_before_a_model_is_loaded(base_dir, manifest_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("dermgen.models.load_pipeline", lambda *_: pytest.fail("a model was loaded"))
+    images = {"init_images": str(manifest_dir / "images"), "num_inference_steps": 3, "strength": 0.3}
+    with pytest.raises(InputError, match=r"3 steps at strength 0.3 are none at all: num_inference_steps x strength"):
+        run(base_dir, tmp_path / "m", **images)
+    with pytest.raises(InputError, match="the scheduler pndm cannot draw in 1 steps: take more, or another one"):
+        check_steps("pndm", {"num_train_timesteps": 100}, 1)  # of a DDPM, whose schedule has a warm-up in PNDM
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_prompt_that_is_too_long_is_told_and_the_manifest_has_what_the_model_reads(base_dir, tmp_path, capsys):
+    long = "dermoscopic image of melanoma, " * 9
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump({"dx": ["mel"], "localization": ["back", "face"]}))
+    template = long + "{localization}"
+    folder = run(
+        base_dir, tmp_path / "m", grid=str(grid), num_images=1, caption_template=template, negative_prompt=long
+    )
+    told = capsys.readouterr().out
+    assert "3 of 3 prompts are too long for the model and are cut" in told
+    assert "3 of them become the same text" in told
+    table = manifest.read(folder)
+    tokenizer = load_pipeline(str(base_dir)).tokenizer
+    read = tokenizer(table["prompt_read"][0], add_special_tokens=False).input_ids
+    assert read == tokenizer(table["prompt"][0], add_special_tokens=False).input_ids[: tokenizer.model_max_length - 2]
+    assert set(table["prompt_read"]) == set(table["negative_prompt_read"]) == {table["prompt_read"][0]}
+    facts = json.loads(Image.open(folder / table["file_name"][0]).text["dermgen"])
+    assert facts["prompt_read"] == table["prompt_read"][0]
+    # What the model reads draws the same image, and is no longer cut.
+    short_text = table["prompt_read"][0]
+    short = run(base_dir, tmp_path / "s", prompt=short_text, num_images=1, negative_prompt=short_text)
+    first, again = (next(iter(images(f).values())) for f in (folder, short))
+    assert np.abs(first - again).max() <= 1
+    assert "prompt_read" not in manifest.read(short)
+
+
+def test_an_image_that_a_power_cut_left_empty_or_short_is_drawn_again(base_dir, tmp_path):
+    folder = run(base_dir, tmp_path / "m", num_images=3)
+    before = images(folder)
+    (folder / "images" / "image_00000.png").write_bytes(b"")
+    path = folder / "images" / "image_00001.png"
+    path.write_bytes(path.read_bytes()[:-20])
+    run(base_dir, tmp_path / "m", num_images=3)
+    assert all(np.abs(a - b).max() <= 1 for a, b in zip(before.values(), images(folder).values(), strict=True))
 
 
 def test_other_settings_in_the_same_folder_are_refused(base_dir, tmp_path):

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from dermgen import installation
 from dermgen.config import InputError
-from dermgen.data import captions, manifest
+from dermgen.data import manifest
 from dermgen.data.cache import default_cache_dir, key_of
 from dermgen.data.loading import (
     Example,
@@ -34,7 +34,14 @@ from dermgen.stable_diffusion.class_images import class_images, own_images
 from dermgen.stable_diffusion.denoising import DenoisingLoss
 from dermgen.stable_diffusion.files import base_sha256, check_model, local_folder
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
-from dermgen.stable_diffusion.inputs import LatentSource, PromptSource, cache_latents, check_prompts
+from dermgen.stable_diffusion.inputs import (
+    LatentSource,
+    PromptSource,
+    cache_latents,
+    check_prompts,
+    cut_texts,
+    tell_cut,
+)
 from dermgen.stable_diffusion.pipeline import load_pipeline
 from dermgen.stable_diffusion.weights import FullWeights, LoraWeights
 from dermgen.training import records
@@ -79,7 +86,7 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
         pipeline.tokenizer,
     )
     base = _base_facts(config, run)
-    _tell_cut_captions(examples, pipeline.tokenizer, run)
+    _tell_cut_prompts(config, examples, pipeline.tokenizer, run)
     prior = _class_examples(config, pipeline, run)
 
     # Class images came first, from a model that is still untouched; the adapters' weights are drawn from here on.
@@ -249,14 +256,12 @@ def _held_out_examples(config: DreamboothConfig) -> list[Example]:
     return found[:: max(1, len(found) // config.held_out_images)][: config.held_out_images]
 
 
-def _tell_cut_captions(examples: Sequence[Example], tokenizer, run: Run) -> None:
-    texts = sorted({e.prompt for e in examples})
-    counts = captions.lint(texts, {}, tokenizer)
-    if counts and run.is_main:
-        print(
-            f"warning: {counts['caption']} of {len(texts)} prompts are longer than {tokenizer.model_max_length} tokens "
-            "and are cut; `dermgen prepare --tokenizer MODEL` tells which attributes are lost"
-        )
+def _tell_cut_prompts(config: DreamboothConfig, examples: Sequence[Example], tokenizer, run: Run) -> None:
+    of_class = [config.class_prompt] if config.with_prior_preservation else []
+    texts = {*(e.prompt for e in examples), *of_class, *(config.validation_prompt or ())}
+    cut = cut_texts(sorted(texts), tokenizer, config.tokenizer_max_length)
+    if cut and run.is_main:
+        print(f"{tell_cut(cut, len(texts))}; `dermgen prepare --tokenizer MODEL` tells which attributes are lost")
 
 
 # --- model and data ---

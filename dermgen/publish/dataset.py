@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 # What is told of each image, in this order; all text but for the lists below.
 COLUMNS = (
-    "image_id dx caption synthetic age sex localization lesion_id source license prompt negative_prompt seed index "
-    "model model_sha256 guidance_scale num_inference_steps scheduler strength truncation source_image_id quality_score "
-    "kept nearest_train_id nearest_train_distance copy"
+    "image_id dx caption synthetic age sex localization lesion_id source license prompt prompt_read negative_prompt "
+    "negative_prompt_read seed index model model_sha256 guidance_scale num_inference_steps scheduler strength "
+    "truncation source_image_id quality_score kept nearest_train_id nearest_train_distance copy"
 ).split()
 WHOLE_NUMBERS = "seed index num_inference_steps".split()
 NUMBERS = "age guidance_scale strength truncation quality_score nearest_train_distance".split()

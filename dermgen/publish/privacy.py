@@ -21,7 +21,7 @@ PATH = re.compile(r"""(?:^|[\s"'=:,(\[`>])((?:/|~/|[A-Za-z]:[\\/]{1,2}|\\{2,4})[
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 # Where a bare number can be a patient's: names and ids are full of other numbers.
-DESCRIBING = ("caption", "prompt", "negative_prompt")
+DESCRIBING = ("caption", "prompt", "prompt_read", "negative_prompt", "negative_prompt_read")
 LONGEST_TEXT = 64 * 2**20
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least, require_given
+from dermgen.config import InputError, option, require_at_least, require_given, require_seed
 
 # On each side: a density looks at 5 neighbours, and a covariance of fewer means nothing.
 MIN_IMAGES = 7
@@ -31,6 +31,7 @@ class EvaluateConfig:
     cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
 
     def __post_init__(self):
+        require_seed(self.seed)
         require_given(self, "real", "synthetic", "output_dir")
         require_at_least(MIN_IMAGES, min_images=self.min_images)
         require_at_least(1, max_pairs=self.max_pairs, batch_size=self.batch_size)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dermgen import watermark
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option, require_at_least, require_seed
 from dermgen.data import captions
 
 GRID_FIELDS = (*captions.FIELDS, "skin_tone")
@@ -64,6 +64,11 @@ class GenerateConfig:
             raise InputError(f"resolution must be a positive multiple of 8, got {self.resolution}")
         if self.watermark and self.resolution is not None:
             watermark.require_room(self.resolution, self.resolution)
+        require_seed(self.seed)
+        if self.negative_prompt and self.guidance_scale is not None and self.guidance_scale <= 1:
+            raise InputError(
+                f"--negative_prompt does nothing at --guidance_scale {self.guidance_scale}: take more than 1"
+            )
         if not 0 < self.strength <= 1:
             raise InputError(f"strength must be above 0 and at most 1, got {self.strength}")
         require_at_least(1, batch_size=self.batch_size)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option, require_at_least, require_seed
 from dermgen.labels import HAM10000
 
 
@@ -17,6 +17,7 @@ class PhantomConfig:
     classes: list[str] | None = option(None, "draw only these classes; default all 7")
 
     def __post_init__(self):
+        require_seed(self.seed)
         if not self.output_dir:
             raise InputError("--output_dir is needed: where the phantoms go")
         require_at_least(1, num_lesions=self.num_lesions)

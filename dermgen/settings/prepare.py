@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option, require_at_least, require_seed
 from dermgen.data import captions
 
 # Layouts of downloads that data/sources.py reads.
@@ -39,6 +39,7 @@ class PrepareConfig:
     num_workers: int = option(os.cpu_count() or 1, "processes")
 
     def __post_init__(self):
+        require_seed(self.seed)
         if not self.source:
             raise InputError(f"prepare needs a source: {', '.join(DOWNLOADS)}, or the Hub id of a data set")
         if not self.output_dir:

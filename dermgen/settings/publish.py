@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option, require_at_least, require_seed
 from dermgen.data.origins import parse_license
 
 
@@ -63,6 +63,7 @@ class PublishDatasetConfig(PublishConfig):
     seed: int = option(0, "of the choice of synthetic images beside real ones")
 
     def __post_init__(self):
+        require_seed(self.seed)
         if not self.data_dir:
             raise InputError("publish dataset needs a folder: dermgen publish dataset DIR --repo_id org/name")
         super().__post_init__()

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dermgen.config import InputError, option, require_at_least, require_given
+from dermgen.config import InputError, option, require_at_least, require_given, require_seed
 
 DEFAULT_ARMS = (
     "real real+augment real+augment+oversample real+augment+synthetic:0.5 real+augment+synthetic:1 "
@@ -42,6 +42,8 @@ class StudyConfig:
 
     def __post_init__(self):
         require_given(self, "real", "synthetic", "output_dir", "classifier")
+        for seed in self.seeds or ():
+            require_seed(seed)
         if self.seeds is not None and len(set(self.seeds)) < 3:
             raise InputError(f"seeds must be at least 3 different ones, got {self.seeds}: one says nothing of chance")
         if self.baseline not in (self.arms or DEFAULT_ARMS):

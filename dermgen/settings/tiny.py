@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option, require_at_least, require_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class TinyConfig:
     report_to: str = option("tensorboard", "tensorboard, wandb or none")
 
     def __post_init__(self):
+        require_seed(self.seed)
         if not self.data_dir or not self.output_dir:
             raise InputError("--data_dir (a manifest folder) and --output_dir are needed")
         require_at_least(1, autoencoder_steps=self.autoencoder_steps, unet_steps=self.unet_steps)

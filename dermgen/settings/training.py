@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option, require_at_least, require_seed
 
 LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 
@@ -57,6 +57,7 @@ class TrainConfig:
     local_rank: int = option(-1, "accepted for old launchers; the environment decides")
 
     def __post_init__(self):
+        require_seed(self.seed)
         for (
             name
         ) in "train_batch_size gradient_accumulation_steps num_train_epochs checkpointing_steps logging_steps".split():

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from dermgen.config import InputError
 from dermgen.data.cache import hash_weights, key_of
 from dermgen.data.loading import Example, image_files
-from dermgen.sampling import Request, draw, save_png
+from dermgen.sampling import Request, draw, is_whole, save_png
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.training.draws import derive_seed
 
@@ -64,7 +64,7 @@ def class_images(
         Request(prompt, derive_seed(seed, 2**31, i) % 2**63, folder / f"{i}-{key}.png")
         for i in range(number - len(own))
     ]
-    missing = not all(r.path.exists() for r in requests)
+    missing = not all(is_whole(r.path) for r in requests)
     accelerator.wait_for_everyone()  # all have looked before one draws
     if missing:
         pipeline.to(accelerator.device, dtype)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -148,6 +149,13 @@ def part_files(folder: Path, part: str, variant: str | None = None) -> list[Path
     return chosen
 
 
+def scheduler_config(name_or_path: str, revision: str | None = None) -> dict:
+    """Of the noise scheduler that a pipeline was trained with."""
+    name = "scheduler/scheduler_config.json"
+    folder = Path(name_or_path)
+    return _read_json(folder / name if folder.is_dir() else _from_hub(name_or_path, name, revision))
+
+
 def local_folder(name_or_path: str, revision: str | None = None) -> Path | None:
     """Where a model is on this machine: its folder, or that in the Hub's cache; None where it must be downloaded."""
     if Path(name_or_path).is_dir():
@@ -166,7 +174,15 @@ def base_sha256(folder: Path, variant: str | None = None) -> str:
 
 def _hash(path: Path) -> str:
     blob = path.resolve()  # the Hub's cache names large files by their SHA-256
-    return blob.name if blob.parent.name == "blobs" and SHA256.fullmatch(blob.name) else hash_file(path)
+    if blob.parent.name == "blobs" and SHA256.fullmatch(blob.name):
+        return blob.name
+    return _hash_once(blob, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@cache
+def _hash_once(path: Path, changed: int, size: int) -> str:
+    """A file's hash; the app asks for it before each drawing, and gigabytes take seconds."""
+    return hash_file(path)
 
 
 def check_adapter(path: Path, base: str, unet: Mapping[str, tuple], text_encoder: Mapping[str, tuple]) -> int:

@@ -4,7 +4,7 @@ Cached arrays are named by a hash of everything that they depend on: image bytes
 made them. A latent is kept as its distribution, so that it is sampled anew each time, and a mirrored image beside it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -233,3 +233,27 @@ def check_prompts(prompts: Iterable[str], tokenizer) -> None:
     for prompt in prompts:
         if not prompt.strip() or not tokenizer(prompt, add_special_tokens=False).input_ids:
             raise InputError(f"the prompt {prompt!r} has no tokens: write what the image shows")
+
+
+def cut_texts(texts: Iterable[str], tokenizer, max_length: int | None = None) -> dict[str, str]:
+    """What a model reads of the texts that are longer than its tokenizer's limit, by text.
+
+    Args:
+        texts: prompts.
+        tokenizer: of the pipeline.
+        max_length: tokens of a prompt, start and end among them; default the tokenizer's.
+    """
+    room = (max_length or tokenizer.model_max_length) - tokenizer.num_special_tokens_to_add()
+    tokens = {text: tokenizer(text, add_special_tokens=False).input_ids for text in dict.fromkeys(texts)}
+    return {text: tokenizer.decode(ids[:room]).strip() for text, ids in tokens.items() if len(ids) > room}
+
+
+def tell_cut(cut: Mapping[str, str], number: int) -> str:
+    """`cut_texts`'s answer as one sentence for a person, of `number` texts in all."""
+    text, read = next(iter(cut.items()))
+    same = len(cut) - len(set(cut.values()))
+    more = f"; {same + 1} of them become the same text" if same else ""
+    return (
+        f"warning: {len(cut)} of {number} prompts are too long for the model and are cut: of "
+        f"{text!r} the model reads only {read!r}{more}"
+    )

@@ -10,8 +10,16 @@ from PIL import Image
 
 from dermgen.config import InputError
 from dermgen.data.loading import PixelSet, collate, manifest_examples
-from dermgen.stable_diffusion.inputs import LatentSource, PromptSource, cache_latents, check_prompts, latent_moments
-from dermgen.stable_diffusion.pipeline import load_pipeline
+from dermgen.stable_diffusion.inputs import (
+    LatentSource,
+    PromptSource,
+    cache_latents,
+    check_prompts,
+    cut_texts,
+    latent_moments,
+    tell_cut,
+)
+from dermgen.stable_diffusion.pipeline import build_tokenizer, load_pipeline
 from dermgen.training.draws import Draws
 
 
@@ -123,3 +131,13 @@ def test_a_prompt_without_tokens_is_an_error(pipeline):
     check_prompts(["melanoma"], pipeline.tokenizer)
     with pytest.raises(InputError, match="the prompt '  ' has no tokens"):
         check_prompts(["melanoma", "  "], pipeline.tokenizer)
+
+
+def test_of_a_text_that_is_too_long_the_part_is_told_that_is_read():
+    tokenizer = build_tokenizer(["a dark lesion on the back"] * 3, 8)
+    texts = ["a dark lesion", "a dark lesion on the back", "a dark lesion on the back, dark", "a dark lesion"]
+    cut = cut_texts(texts, tokenizer)
+    assert cut == {"a dark lesion on the back, dark": "a dark lesion on the back"}
+    assert tell_cut(cut, 3).startswith("warning: 1 of 3 prompts are too long for the model and are cut: of 'a dark")
+    assert "become the same text" not in tell_cut(cut, 3)
+    assert set(cut_texts(texts, tokenizer, max_length=5).values()) == {"a dark lesion"}
