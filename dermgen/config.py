@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import errno
 import json
 import os
 import re
@@ -22,15 +23,40 @@ class InputError(ValueError):
     """A mistake in what the user gave: one sentence that says what was expected, what came and what to do."""
 
 
+# Of errors that a disk gives, whichever library meets them.
+_DISK_ERRORS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only"}
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Within the block an `InputError` ends the program with one line on stderr and exit status 2."""
+    """Within the block an `InputError`, or a disk that takes no more, ends the program with one line and status 2."""
     try:
         yield
-    except InputError as error:
+    except Exception as error:
+        sentence = str(error) if isinstance(error, InputError) else _disk_error(error)
+        if sentence is None:
+            raise
         rank = os.environ.get("RANK", "0")
-        print(f"error{f' (process {rank})' if rank != '0' else ''}: {error}", file=sys.stderr, flush=True)
+        print(f"error{f' (process {rank})' if rank != '0' else ''}: {sentence}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def _disk_error(error: BaseException | None) -> str | None:
+    """What to do where `error`, or what caused it, came from a full or read-only disk; None for another error."""
+    while error is not None:
+        # Libraries in Rust put the number into their message.
+        number = (
+            error.errno if isinstance(error, OSError) else int((re.findall(r"os error (\d+)", str(error)) or [0])[0])
+        )
+        if number in _DISK_ERRORS:
+            name = getattr(error, "filename", None)
+            where = f"cannot write {name}" if name else "cannot write to the disk"
+            return (
+                f"{where}: {_DISK_ERRORS[number]}. What was whole is kept: make room, or choose another disk, and run "
+                "the same command again"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def option(default: Any, help: str, **flag: Any) -> Any:
