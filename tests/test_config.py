@@ -1,13 +1,14 @@
 """Recipes and flags: one parser, clear errors."""
 
 import dataclasses
+import errno
 import subprocess
 import sys
 from dataclasses import dataclass
 
 import pytest
 
-from dermgen.config import InputError, claim_folder, option, parse, save
+from dermgen.config import InputError, claim_folder, option, parse, save, user_errors
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.settings.ddpm import DdpmConfig
 from dermgen.settings.evaluate import EvaluateConfig
@@ -175,3 +176,29 @@ def test_a_seed_that_pytorch_would_shorten_or_refuse_is_an_error_in_every_comman
         with pytest.raises(InputError, match=f"seed must be from 0 to 4294967295, got {seed}"):
             kind(**given, seed=seed)
         assert kind(**given, seed=2**32 - 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "run/model.safetensors"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # as safetensors'
+    ],
+)
+def test_a_full_disk_is_one_sentence_whichever_library_meets_it(error, capsys):
+    with pytest.raises(SystemExit) as end, user_errors():
+        try:
+            raise error
+        except Exception as cause:
+            raise ValueError("could not save") from cause
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: cannot write")
+    assert message.count("\n") == 1
+    assert "no space is left" in message
+    assert "run the same command again" in message
+
+
+def test_another_error_of_the_operating_system_keeps_its_traceback():
+    with pytest.raises(FileNotFoundError), user_errors():
+        raise FileNotFoundError(errno.ENOENT, "No such file", "x")
