@@ -206,6 +206,9 @@ def snapshot(folder: Path) -> dict[str, str]:
             data = repr(
                 {k: v for k, v in torch.load(io.BytesIO(data), weights_only=False).items() if k != "step"}
             ).encode()
+        elif path.suffix == ".safetensors":  # whose library writes its metadata in any order
+            length = 8 + int.from_bytes(data[:8], "little")
+            data = json.dumps(json.loads(data[8:length]), sort_keys=True).encode() + data[length:]
         elif path.suffix == ".md":
             data = re.sub(rb"[\d.,]+ (seconds|minutes|hours)|\b[0-9a-f]{32}\b", b"", data)
         found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()

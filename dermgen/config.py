@@ -205,16 +205,26 @@ def read_yaml(path: Path, what: str = "the recipe") -> Any:
 
 def save(config: Any, path: Path) -> None:
     """Write `config` as YAML that `parse(type(config), ["--config", path])` reads back."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as strict JSON (a NaN is an error), whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Within the block write to the path that is given; it takes the place of `path` once the block has succeeded."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def claim_folder(folder: Path, config: Any, may_change: Collection[str] = (), leftovers: Collection[str] = ()) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dermgen import __version__, runs, watermark
-from dermgen.config import InputError, write_json
+from dermgen.config import InputError, whole_file, write_json
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.names import file_stem, file_stems
@@ -86,7 +86,8 @@ def _claim_plan(folder: Path, table: pd.DataFrame, sources: Sequence[str], accel
                 f"{folder} has images of other prompts, weights or initial images (a retrained model, an edited grid): "
                 "choose a new output_dir"
             )
-        path.write_text(plan)
+        with whole_file(path) as partial:
+            partial.write_text(plan)
     accelerator.wait_for_everyone()
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dermgen.config import whole_file
+
 BLUE, ORANGE, GREY = "#1f6f8b", "#d1603d", "#8a8f98"
 
 
@@ -128,4 +130,5 @@ def _axes(width: float, height: float, title: str) -> tuple[Figure, Axes]:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=110)

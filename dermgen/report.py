@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from dermgen import __version__, plots, stages
-from dermgen.config import InputError
+from dermgen.config import InputError, whole_file
 from dermgen.data import manifest
 from dermgen.data.sheets import contact_sheet
 from dermgen.filtering import FLATTERED
@@ -76,7 +76,8 @@ def report(config: ReportConfig) -> Path:
         title=config.title, version=__version__, date=datetime.date.today().isoformat(), sections=sections
     )
     path = out / "report.html"
-    path.write_text(page, encoding="utf-8")
+    with whole_file(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     print(f"{len(sections)} sections in {path} ({path.stat().st_size / 2**20:.1f} MiB)")
     return path
 

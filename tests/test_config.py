@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from dermgen.config import InputError, claim_folder, option, parse, save, user_errors
+from dermgen.config import InputError, claim_folder, option, parse, save, user_errors, whole_file
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.settings.ddpm import DdpmConfig
 from dermgen.settings.evaluate import EvaluateConfig
@@ -202,3 +202,14 @@ def test_a_full_disk_is_one_sentence_whichever_library_meets_it(error, capsys):
 def test_another_error_of_the_operating_system_keeps_its_traceback():
     with pytest.raises(FileNotFoundError), user_errors():
         raise FileNotFoundError(errno.ENOENT, "No such file", "x")
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="disk is full"), whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("ne")
+        raise OSError("disk is full")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
+    with whole_file(tmp_path / "a.txt") as partial:
+        partial.write_text("new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "new")]

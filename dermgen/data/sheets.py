@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from dermgen.config import whole_file
+
 if TYPE_CHECKING:  # workers of `dermgen prepare` import this module, and need no torch
     import torch
 
@@ -40,4 +42,5 @@ def contact_sheet(
                 text = text[:-1]
             pen.text((x, y + height + 1), text, fill="black", font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    with whole_file(path) as partial:
+        sheet.save(partial)

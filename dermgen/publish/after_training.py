@@ -4,7 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
-from dermgen.config import InputError
+from dermgen.config import InputError, whole_file
 from dermgen.data import manifest
 from dermgen.data.origins import BASE_LICENSES
 from dermgen.publish import gates, hub
@@ -53,7 +53,8 @@ def finish(config: TrainConfig) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     run = Path(config.output_dir)
-    (run / "README.md").write_text(render_card(describe(run), run.name), encoding="utf-8")
+    with whole_file(run / "README.md") as partial:
+        partial.write_text(render_card(describe(run), run.name), encoding="utf-8")
     if not config.push_to_hub:
         return
     repo_id = _repo_id(config)
