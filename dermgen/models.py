@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -345,13 +346,16 @@ def find_model(config: GenerateConfig) -> StableDiffusionModel | FromScratchMode
 
 
 def class_counts(text: str) -> list[tuple[str, int]]:
-    """The pairs of `mel:500,df:300`; raises `InputError` for anything else."""
-    counts = []
-    for part in text.split(","):
-        code, colon, number = part.strip().partition(":")
-        if not colon or not number.strip().isdigit() or int(number) < 1:
-            raise InputError(f"--classes must be like mel:500,df:300, got {part.strip()!r}")
-        counts.append((code.strip(), int(number)))
+    """The pairs of `mel:500,df:300`; a class may have commas and colons. Raises `InputError` for anything else."""
+    counts, rest = [], text
+    while rest.strip():
+        found = re.match(r"\s*(.+?)\s*:\s*([0-9]+)\s*(?:,|$)", rest)
+        if not found or int(found[2]) < 1:
+            raise InputError(f"--classes must be like mel:500,df:300, got {rest.strip()!r}")
+        counts.append((found[1], int(found[2])))
+        rest = rest[found.end() :]
+    if not counts:
+        raise InputError(f"--classes must be like mel:500,df:300, got {text!r}")
     return counts
 
 

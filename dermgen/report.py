@@ -15,7 +15,7 @@ from PIL import Image
 
 from dermgen import __version__, plots, stages
 from dermgen.config import InputError, whole_file
-from dermgen.data import manifest
+from dermgen.data import manifest, preprocess
 from dermgen.data.sheets import contact_sheet
 from dermgen.filtering import FLATTERED
 from dermgen.settings.report import ReportConfig
@@ -365,8 +365,14 @@ def _grid(table: pd.DataFrame, folder: Path, path: Path, like: pd.DataFrame | No
     chosen = [i for dx, n in counts.sort_index().items() for i in table.index[table["dx"] == dx][:n]]
     pictures = []
     for i in chosen:
-        with Image.open(folder / table["file_name"][i]) as image:
-            picture = image.convert("RGB")
+        path = folder / table["file_name"][i]
+        try:
+            picture = Image.fromarray(preprocess.read_image(path))
+        except (preprocess.BadImage, OSError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise InputError(
+                f"{path}, an image of {folder}, cannot be shown: {why}; restore it or drop its row"
+            ) from error
         picture.thumbnail((96, 96))
         pictures.append(picture)
     contact_sheet(pictures, path, 8, [table["dx"][i] for i in chosen])

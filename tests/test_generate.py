@@ -23,7 +23,9 @@ from dermgen.data.loading import to_uint8, to_unit_range
 from dermgen.generate import GenerateConfig, generate
 from dermgen.methods import dreambooth
 from dermgen.methods.dreambooth import DreamboothLoraConfig
+from dermgen.models import class_counts
 from dermgen.sampling import Request, check_steps, draw
+from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.pipeline import load_pipeline
 
 
@@ -354,10 +356,27 @@ def test_a_set_carries_the_watermark_when_asked(base_dir, tmp_path, capsys):
         assert not np.array_equal(after, before)
         if watermark.detect(after) <= watermark.THRESHOLD:
             hidden.add(path.name)
-    # An untrained model draws noise, which can hide the mark; that is told.
     told = "".join(capsys.readouterr())
-    assert hidden == {"image_00000.png"}
     assert hidden == {name for name in ("image_00000.png", "image_00001.png") if f"{name} is too busy" in told}
+
+
+def test_an_image_that_hides_the_watermark_is_named_and_no_other(base_dir, tmp_path, monkeypatch, capsys):
+    """Black and white noise hides it, a grey image does not."""
+    noise = torch.randint(0, 2, (3, 64, 64), generator=torch.Generator().manual_seed(0)).to(torch.uint8) * 255
+    drawn = torch.stack([noise, torch.full((3, 64, 64), 128, dtype=torch.uint8)])
+    monkeypatch.setattr(StableDiffusionGenerator, "sample", lambda self, labels, seeds: drawn[list(seeds)])
+    run(base_dir, tmp_path / "m", num_images=2, resolution=64, watermark=True)
+    told = "".join(capsys.readouterr())
+    assert "image_00000.png is too busy for the watermark" in told
+    assert "image_00001.png" not in told
+
+
+def test_classes_may_have_commas_and_colons():
+    assert class_counts("mel:500, df:3") == [("mel", 500), ("df", 3)]
+    assert class_counts("nevus, NOS:2,type 1:b:4,") == [("nevus, NOS", 2), ("type 1:b", 4)]
+    for wrong in ("mel", "mel:0", "mel:-1", "", ":3"):
+        with pytest.raises(InputError, match="must be like mel:500,df:300"):
+            class_counts(wrong)
 
 
 def test_the_base_of_a_lora_run_is_found_where_it_was_and_known_by_its_weights(

@@ -1,5 +1,6 @@
 """The report is one page that opens in a browser without a request or an error, and says what the stages found."""
 
+import base64
 import re
 import shutil
 import subprocess
@@ -78,8 +79,20 @@ def test_figures_on_the_page_are_those_of_the_files(page, stages):
     assert "against real+augment" in text
 
 
-def test_plots_are_files_too(page):
-    assert len(list((page.parent / "plots").glob("*.png"))) >= 2
+def test_the_plots_on_the_page_are_files_beside_it(page, stages):
+    text = page.read_text()
+    plots = [p for p in (page.parent / "plots").glob("*.png") if p.stem.endswith(("classes", "confusion"))]
+    assert {p.stem.rpartition("_")[2] for p in plots} == {"classes", "confusion"}
+    for path in [*plots, stages / "scores" / "plots" / "kid.png"]:
+        assert base64.b64encode(path.read_bytes()).decode() in text
+
+
+def test_a_report_over_a_missing_image_names_it(tested_dir, tmp_path):
+    folder = shutil.copytree(tested_dir, tmp_path / "m")
+    for path in (folder / "images").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=r"images/.*, an image of .*m, cannot be shown: No such file or directory"):
+        report(ReportConfig(folders=[str(folder)], output_dir=str(tmp_path / "r")))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

@@ -1,9 +1,11 @@
 """The mark is found after what happens to images, is not seen, and is not found where there is none."""
 
+import hashlib
 import io
 
 import numpy as np
 import pytest
+import scipy.fft
 from PIL import Image
 
 from dermgen import watermark
@@ -72,11 +74,23 @@ def test_without_a_mark_the_score_is_that_of_chance():
         assert 0.85 < np.std(scores) < 1.15
 
 
-def test_the_pattern_never_changes():
-    """Images that were marked long ago must be found by later versions."""
-    key = watermark._key()
-    assert key[10, :12].tolist() == [-1, 1, 1, -1, -1, -1, -1, -1, 1, -1, -1, 1]
-    assert (key != 0).sum() == 1278
+def test_an_image_that_an_earlier_version_marked_is_found():
+    """The pattern written down once more: signs from SHA-256 at 4 to 40 half-waves, as images out there have it."""
+    digests = b"".join(hashlib.sha256(f"dermgen watermark {i}".encode()).digest() for i in range(7))
+    signs = np.unpackbits(np.frombuffer(digests, np.uint8))[:1600].reshape(40, 40) * 2.0 - 1
+    assert signs[10, :12].tolist() == [-1, 1, 1, -1, -1, -1, -1, -1, 1, -1, -1, 1]
+    radius = np.hypot(*np.meshgrid(np.arange(40), np.arange(40), indexing="ij"))
+    spectrum = np.zeros((96, 96))
+    spectrum[:40, :40] = np.where((radius >= 4) & (radius < 40), signs, 0)
+    pattern = scipy.fft.idctn(spectrum, norm="ortho")
+    grey = np.full((96, 96, 3), 128.0)
+    marked = grey + 2 * pattern[..., None] / np.sqrt((pattern**2).mean())
+    assert watermark.detect(marked.round().astype(np.uint8)) > watermark.THRESHOLD
+    other = np.roll(signs, 1, axis=1)  # another pattern of the same strength is none of ours
+    spectrum[:40, :40] = np.where((radius >= 4) & (radius < 40), other, 0)
+    pattern = scipy.fft.idctn(spectrum, norm="ortho")
+    marked = grey + 2 * pattern[..., None] / np.sqrt((pattern**2).mean())
+    assert watermark.detect(marked.round().astype(np.uint8)) < watermark.THRESHOLD
 
 
 def test_a_tiny_image_cannot_be_marked():

@@ -43,6 +43,8 @@ def train(config: ClassifierConfig) -> dict:
     """
     real = manifest.read_real(config.data_dir)
     classes = [c for c in from_labels(real["dx"]).codes if c in set(real["dx"])]
+    if len(classes) < 2:
+        raise InputError(f"{config.data_dir} has only the class {classes[0]}: a classifier needs two or more")
     rows = arm_rows(config, real)
     parts = {split: manifest.select(real, split=split, where=config.data_dir) for split in ("val", "test")}
     check_readable(

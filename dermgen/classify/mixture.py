@@ -69,6 +69,8 @@ def choose(
     if only_kept:
         if "kept" not in synthetic.columns:
             raise InputError("the synthetic set has no column `kept`: make one with `dermgen filter`")
+        if not (synthetic["kept"] == "true").any():
+            raise InputError(f"the filter kept none of the {len(synthetic)} synthetic images: filter them anew")
         synthetic = synthetic[synthetic["kept"] == "true"]
     unknown = sorted(set(synthetic["dx"]) - set(real["dx"]))
     if unknown:

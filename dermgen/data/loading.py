@@ -51,10 +51,20 @@ def folder_examples(folder: str | Path, prompt: str, what: str) -> list[Example]
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Files of a folder with an image's ending, by name, hidden ones left out."""
-    return [
-        p for p in sorted(folder.iterdir()) if p.suffix.lower() in preprocess.FORMATS and not p.name.startswith(".")
-    ]
+    """Files of a folder with an image's ending, by name, hidden ones left out.
+
+    Raises:
+        InputError: if folders inside it have images too, which nobody would read.
+    """
+    inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    for deeper in (p for p in inside if p.is_dir()):
+        lost = next((p for p in deeper.rglob("*") if p.suffix.lower() in preprocess.FORMATS), None)
+        if lost:
+            raise InputError(
+                f"{folder} has images in folders inside it (as {lost.relative_to(folder)}), which are not read: put "
+                "them all into one folder, or make a manifest with `dermgen prepare`"
+            )
+    return [p for p in inside if p.suffix.lower() in preprocess.FORMATS and not p.is_dir()]
 
 
 def manifest_examples(

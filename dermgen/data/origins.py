@@ -47,6 +47,11 @@ class License:
         return f"https://creativecommons.org/licenses/{kind}/{version}/"
 
 
+def is_generated(source: str) -> bool:
+    """Whether a manifest's `source` is that of images which dermgen has drawn, whatever its version."""
+    return re.match(r"dermgen \d", source) is not None
+
+
 def parse_license(text: str) -> License | None:
     """The licence that a text names, however spelt: `CC BY-NC 4.0`, `cc-by-nc`, `CC0`; None for an empty one."""
     words = re.sub(r"[\s_/]+", "-", text.strip().lower())

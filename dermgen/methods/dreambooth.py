@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from dermgen import installation
 from dermgen.config import InputError
-from dermgen.data import manifest
+from dermgen.data import manifest, preprocess
 from dermgen.data.cache import default_cache_dir, key_of
 from dermgen.data.loading import (
     Example,
@@ -60,6 +60,7 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
         InputError: for anything wrong with the settings or the data, before the model is loaded where that is possible.
     """
     _require_extras(config)
+    _check_folders(config)
     examples = _instance_examples(config)
     held_out = _held_out_examples(config)
     check_model(config.pretrained_model_name_or_path, config.variant, config.revision)
@@ -176,6 +177,25 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
             run.record(reloaded_output_difference=difference)
     run.accelerator.wait_for_everyone()
     return pipeline
+
+
+def _check_folders(config: DreamboothConfig) -> None:
+    """Refuse class images that are the instance images, and say what is given and not read."""
+    if not config.with_prior_preservation and (config.class_prompt or config.class_data_dir):
+        print("warning: --class_prompt and --class_data_dir are not used without --with_prior_preservation")
+    if not config.instance_data_dir:
+        return
+    folder = Path(config.instance_data_dir)
+    if config.class_data_dir and folder.resolve() == Path(config.class_data_dir).resolve():
+        raise InputError(
+            f"{folder} is given as instance_data_dir and class_data_dir: keep the class images in a folder of their own"
+        )
+    texts = [p for p in folder.glob("*.txt") if any(p.with_suffix(s).exists() for s in preprocess.FORMATS)]
+    if texts:
+        print(
+            f"warning: {len(texts)} captions beside the images (as {min(texts).name}) are not read: all images get "
+            "--instance_prompt; to train on captions give --data_dir, a manifest with a column caption"
+        )
 
 
 def _instance_examples(config: DreamboothConfig) -> list[Example]:

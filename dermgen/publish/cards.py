@@ -3,6 +3,7 @@
 A template is Jinja with every undefined name an error; what was not measured is None, and the template says so.
 """
 
+import json
 import sysconfig
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard
 
 from dermgen import __version__
 from dermgen.config import InputError
-from dermgen.data.origins import COLLECTIONS, PHANTOMS, License, combine, parse_license
+from dermgen.data.origins import COLLECTIONS, PHANTOMS, License, combine, is_generated, parse_license
 from dermgen.labels import TAXONOMIES
 from dermgen.publish.evidence import Evidence, copies_among
 from dermgen.publish.gates import Stop
@@ -29,18 +30,23 @@ LABELS = {
 }  # fmt: skip
 
 
-def render(template: str, facts: Mapping[str, Any], kind: Literal["model", "dataset"]) -> str:
+def render(
+    template: str, facts: Mapping[str, Any], kind: Literal["model", "dataset"], own: str | Path | None = None
+) -> str:
     """The card's text.
 
     Args:
-        template: a name in `model_cards/`, or a path of the user's own.
+        template: a name in `model_cards/`.
         facts: what the template may tell.
         kind: of repository, whose metadata the card opens with.
+        own: path of a user's template in place of that one.
 
     Raises:
         InputError: for a template that is missing or wrong, or asks for a fact that there is not.
     """
-    path = Path(template) if Path(template).exists() else TEMPLATES / template
+    path = TEMPLATES / template if own is None else Path(own)
+    if not path.is_file():
+        raise InputError(f"no such card template: {path}")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([path.parent, TEMPLATES]),
         undefined=jinja2.StrictUndefined,
@@ -52,6 +58,7 @@ def render(template: str, facts: Mapping[str, Any], kind: Literal["model", "data
         "num": _number,
         "share": _share,
         "label": lambda name: LABELS.get(name, name.replace("_", " ")),
+        "python": _python,
     }
     try:
         text = environment.get_template(path.name).render(facts)
@@ -155,7 +162,7 @@ def consent(data: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     if PHANTOMS in sources:
         told.append("The phantoms were drawn by a program: no patient is in them.")
-    if any(not s or (s not in COLLECTIONS and not s.startswith("dermgen ")) for s in sources) or not sources:
+    if any(not s or (s not in COLLECTIONS and not is_generated(s)) for s in sources) or not sources:
         told.append(
             "Whether the patients in the other images agreed to this use is not recorded with them: whoever published "
             "this answers for it."
@@ -233,7 +240,7 @@ def _scores(found: Mapping[str, Any], learnt: Collection[str] | None) -> dict[st
 
 def _study(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "images": len(found["images"]["sha256"]) if found["images"] else 0,
+        "images": len(found["images"]["sha256"]),
         "leaky": found["leaky"],
         "test_images": found["test_images"],
         "test_lesions": found["test_lesions"],
@@ -241,6 +248,11 @@ def _study(found: Mapping[str, Any]) -> dict[str, Any]:
         "verdicts": [entry["verdict"] for entry in found["arms"] if "verdict" in entry],
         "arms": [{"name": entry["arm"], **entry["scores"]["bma"]} for entry in found["arms"]],
     }
+
+
+def _python(text: str) -> str:
+    """A text as it stands in Python code, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _number(value: float | None) -> str:

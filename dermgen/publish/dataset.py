@@ -20,7 +20,7 @@ from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.loading import Example, check_readable
 from dermgen.data.names import file_stem, file_stems
-from dermgen.data.origins import COLLECTIONS, License, parse_license
+from dermgen.data.origins import COLLECTIONS, License, is_generated, parse_license
 from dermgen.labels import from_labels
 from dermgen.publish import cards, gates, hub
 from dermgen.publish.described import patient_ids
@@ -103,7 +103,7 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
             "limits": ["A label says what was asked of the model, not what a dermatologist would see."],
         }
         facts["card_data"] = _metadata(rows, title, license, kind).to_yaml()
-        return cards.render(config.card_template or "synthetic_dataset.md", facts, "dataset")
+        return cards.render("synthetic_dataset.md", facts, "dataset", config.card_template)
 
     real_folders = [*origin["manifests"], *evidence.real_folders, *filter(None, [config.include_real])]
     return publication.finish(stops, card, patient_ids([config.data_dir, *real_folders]))
@@ -300,9 +300,7 @@ def _told(rows: pd.DataFrame, data: Sequence[dict], evidence: Evidence) -> pd.Da
 
 def _public(data: Sequence[dict]) -> bool:
     """Whether all photographs are of collections whose ids are public."""
-    return all(
-        {s for s in d["sources"] if not s.startswith("dermgen 0")} <= {*COLLECTIONS} and d["sources"] for d in data
-    )
+    return all({s for s in d["sources"] if not is_generated(s)} <= {*COLLECTIONS} and d["sources"] for d in data)
 
 
 def _record(row: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,7 @@ class Described:
     @property
     def learnt(self) -> list[str] | None:
         """SHA-256 of the real images it has learnt; None where nobody wrote them down."""
-        return runs.learnt(self.folder)["learnt"]
+        return self._learnt["learnt"]
 
     @property
     def leaky(self) -> bool:
@@ -119,7 +120,11 @@ class Described:
     @property
     def manifests(self) -> list[str]:
         """Folders of the real images that the run names."""
-        return runs.learnt(self.folder)["manifests"]
+        return self._learnt["manifests"]
+
+    @cached_property
+    def _learnt(self) -> dict:
+        return runs.learnt(self.folder)
 
 
 def patient_ids(folders: Collection[str]) -> set[str]:

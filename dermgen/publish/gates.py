@@ -30,7 +30,7 @@ class Stop:
 
 
 def memorization(
-    evidence: Evidence, how: str, learnt: Collection[str], hashes: Collection[str] | None = None
+    evidence: Evidence, how: str, learnt: Collection[str] | None, hashes: Collection[str] | None = None
 ) -> list[Stop]:
     """No audit, one that did not see every image or compare with everything learnt, or one with too many copies.
 
@@ -60,8 +60,8 @@ def memorization(
         reason = f"only {least} images of this model were looked at, which says little"
         return [Stop(gate, reason, f"audit {MIN_AUDITED} or more: {how}")]
     if evidence.unknown_sources:
-        n = len(evidence.unknown_sources)
-        reason = f"images were drawn over {n} photographs that the audit does not know"
+        unknown = len(evidence.unknown_sources)
+        reason = f"images were drawn over {unknown} photographs that the audit does not know"
         return [Stop(gate, reason, "audit again, with --real being the manifest that holds those photographs")]
     if copies > audit["max_copy_rate"] * n:
         reason = f"{copies} of {n} images copy a training image, more than the audit's {audit['max_copy_rate']:.1%}"
@@ -119,7 +119,7 @@ def pass_or_stop(stops: Sequence[Stop], force: str | None, what: str, flag: str 
     """Stop unless there is nothing to stop for, or a reason to go on; a token is never sent.
 
     Raises:
-        InputError: with every open gate on a line.
+        InputError: with every shut gate on a line.
     """
     for stop in stops:
         if stop.gate == TOKEN:

@@ -1,6 +1,5 @@
 """The Hugging Face Hub: may a repository be written, the upload itself, and every failure as one sentence."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx, validate_repo_id
 
-from dermgen.config import InputError
+from dermgen.config import InputError, write_json
 
 # In every repository that dermgen has written: what it is, so that another one's is never overwritten.
 MARKER = "dermgen.json"
@@ -142,7 +141,7 @@ def _validate(card: Path, repo_type: RepoType) -> None:
 
 def write_marker(folder: Path, facts: dict) -> None:
     """Say in the repository what it is and that dermgen wrote it."""
-    (folder / MARKER).write_text(json.dumps(facts, indent=2) + "\n")
+    write_json(folder / MARKER, facts)
 
 
 @contextmanager

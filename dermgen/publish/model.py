@@ -128,7 +128,7 @@ def render_card(
     }
     metadata = _metadata(described, evidence, license)
     facts["card_data"] = ModelCardData(model_name=title, **metadata).to_yaml()
-    return cards.render(template or f"{described.template}.md", facts, "model")
+    return cards.render(f"{described.template}.md", facts, "model", template)
 
 
 def _put_files(publication: Publication, described: Described) -> None:

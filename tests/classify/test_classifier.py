@@ -267,3 +267,10 @@ def test_a_resnet_with_frozen_stages_and_a_wide_head_trains_and_comes_back(manif
     table = pd.read_csv(tmp_path / "r" / "predictions_test.csv")
     np.testing.assert_allclose(table[[f"p_{c}" for c in classes]], ours, atol=1e-5)
     assert results["last_step"] == 6
+
+
+def test_a_set_of_one_class_is_refused_by_its_name(manifest_dir, tmp_path):
+    table = manifest.read(manifest_dir)
+    manifest.write_view(table[table["dx"] == "nv"], manifest_dir, tmp_path / "nevi")
+    with pytest.raises(InputError, match="nevi has only the class nv: a classifier needs two or more"):
+        classifier.train(config(tmp_path / "run", tmp_path / "nevi"))

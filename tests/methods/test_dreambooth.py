@@ -330,6 +330,26 @@ def test_bad_input_is_one_sentence(train, changes, message):
         train(**changes)
 
 
+def test_what_a_folder_of_images_has_and_nobody_reads_is_said(train, manifest_dir, base_dir, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    shutil.copy(next((manifest_dir / "images").iterdir()), folder / "a.png")
+    given = {"data_dir": None, "instance_data_dir": str(folder), "instance_prompt": "a lesion", "max_train_steps": 1}
+    (folder / "a.txt").write_text("a melanoma on the back")
+    (folder / "licence.txt").write_text("of no image")
+    train(class_prompt="a mole", **given)
+    told = capsys.readouterr().out
+    assert "1 captions beside the images (as a.txt) are not read: all images get --instance_prompt" in told
+    assert "--class_prompt and --class_data_dir are not used without --with_prior_preservation" in told
+    own = {"with_prior_preservation": True, "class_data_dir": f"{folder}/", "class_prompt": "a mole"}
+    with pytest.raises(InputError, match="is given as instance_data_dir and class_data_dir"):
+        train("b", **given, **own)
+    (folder / "more" / "deep").mkdir(parents=True)
+    shutil.copy(folder / "a.png", folder / "more" / "deep" / "b.png")
+    with pytest.raises(InputError, match=r"images in folders inside it \(as more/deep/b.png\), which are not read"):
+        train("b", **given)
+
+
 def test_an_empty_or_damaged_image_folder_is_found_before_the_model_is_loaded(train, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

@@ -1,10 +1,16 @@
 """What a card says of consent, of scores and of limits is true of the images that it is about."""
 
 import json
+from pathlib import Path
 
+import pytest
+
+from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.publish import cards
+from dermgen.publish.described import describe
 from dermgen.publish.evidence import Evidence
+from dermgen.publish.model import PublishModelConfig, render_card
 
 
 def entry(*sources):
@@ -38,9 +44,26 @@ def test_images_are_called_unlearnt_only_if_they_are(world):
     found = json.loads((world.results / "scores" / "evaluation.json").read_text())
     reference = found["reference"]["sha256"]
     assert found["reference"]["splits"] == ["test"]
-    assert cards._scores(found, ["other"])["held_out"]
-    assert not cards._scores(found, [reference[3]])["held_out"]
-    assert not cards._scores(found, None)["held_out"]
+
+    def called_unlearnt(learnt):
+        facts = cards.shared_facts([], [], None, Evidence(scores=[found]), [], None, None, learnt=learnt)
+        return facts["scores"][0]["held_out"]
+
+    assert called_unlearnt(["other"])
+    assert not called_unlearnt([reference[3]])
+    assert not called_unlearnt(None)
+
+
+def test_a_file_in_the_working_folder_is_no_template_unless_it_is_named(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    card = render_card(describe(world.run), "me/model")
+    Path("ddpm.md").write_text("---\nlicense: mit\n---\nsomebody's notes")
+    assert render_card(describe(world.run), "me/model") == card
+    config = PublishModelConfig(run=str(world.run), repo_id="me/model", card_template="ddpm.md")
+    assert render_card(describe(world.run), "me/model", config=config).endswith("somebody's notes")
+    missing = PublishModelConfig(run=str(world.run), repo_id="me/model", card_template="notes/ddpm.md")
+    with pytest.raises(InputError, match=r"no such card template: notes/ddpm\.md"):
+        render_card(describe(world.run), "me/model", config=missing)
 
 
 def test_lesions_are_not_counted_where_they_are_not_known(world, tmp_path):

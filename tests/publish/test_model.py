@@ -1,5 +1,6 @@
 """A run leaves with its card, through the gates, to a Hub that speaks the real client's protocol, and loads from there."""
 
+import ast
 import json
 import re
 import shutil
@@ -20,7 +21,8 @@ from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file
 from dermgen.methods import dreambooth
-from dermgen.publish.model import PublishModelConfig, publish_model
+from dermgen.publish.described import describe
+from dermgen.publish.model import PublishModelConfig, publish_model, render_card
 
 
 @pytest.fixture(autouse=True)
@@ -305,6 +307,15 @@ def a_pipeline(base_dir, world, folder, base=None):
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     change(folder / "unet" / "config.json", _name_or_path="/home/someone/base/unet")  # as diffusers notes it
     return folder
+
+
+def test_a_prompt_with_quotes_stands_in_the_cards_code_as_it_is(lora, tmp_path):
+    folder = shutil.copytree(lora, tmp_path / "run")
+    prompt = 'a "sks" lesion, 5\\6 mm'
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings | {"instance_prompt": prompt}))
+    code = ast.parse(snippet(render_card(describe(folder), "me/model")))
+    assert prompt in [node.value for node in ast.walk(code) if isinstance(node, ast.Constant)]
 
 
 def test_a_whole_pipeline_loads_from_the_hub(base_dir, world, hub, tmp_path):
