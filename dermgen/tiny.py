@@ -84,12 +84,10 @@ def train_tiny(config: TinyConfig) -> Path:
         )
     )
     pipeline.save_pretrained(folder)
-    shutil.copyfile(stages / "text_to_image" / "provenance.json", folder / "provenance.json")
     # The autoencoder has seen all images, of which the rest may have learnt some.
     shutil.copyfile(stages / "autoencoder" / "training_set.csv", folder / "training_set.csv")
-    learnt = json.loads((stages / "autoencoder" / "provenance.json").read_text())["data"]
-    facts = json.loads((folder / "provenance.json").read_text())
-    write_json(folder / "provenance.json", facts | {"data": learnt})
+    seen, facts = (json.loads((stages / s / "provenance.json").read_text()) for s in ("autoencoder", "text_to_image"))
+    write_json(folder / "provenance.json", facts | {"data": seen["data"]})
     print(f"The pipeline is in {folder}, its samples in {stages / 'text_to_image' / 'samples'}")
     return folder
 

@@ -1,6 +1,6 @@
 """Train a lesion classifier (ViT, ResNet50, or a small ViT from scratch) on real images, or real and synthetic ones.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+    accelerate launch --quiet --config_file accelerate_configs/single_gpu.yaml \
         train_scripts/classifier.py --config train_scripts/configs/classifier_vit.yaml
 """
 

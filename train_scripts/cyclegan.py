@@ -1,6 +1,6 @@
 """Train a CycleGAN: images of one class or device into those of another, and back.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+    accelerate launch --quiet --config_file accelerate_configs/single_gpu.yaml \
         train_scripts/cyclegan.py --config train_scripts/configs/cyclegan_nevus_melanoma.yaml
 """
 

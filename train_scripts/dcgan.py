@@ -1,6 +1,6 @@
 """Train a DCGAN or a conditional GAN from scratch.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+    accelerate launch --quiet --config_file accelerate_configs/single_gpu.yaml \
         train_scripts/dcgan.py --config train_scripts/configs/dcgan_ham10000_64.yaml
 """
 

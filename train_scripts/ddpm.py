@@ -1,6 +1,6 @@
 """Train a denoising diffusion model in pixels from scratch, with or without classes.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+    accelerate launch --quiet --config_file accelerate_configs/single_gpu.yaml \
         train_scripts/ddpm.py --config train_scripts/configs/ddpm_ham10000_64.yaml
 """
 

@@ -1,6 +1,6 @@
 """Teach a Stable Diffusion new lesions by DreamBooth: all weights.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+    accelerate launch --quiet --config_file accelerate_configs/single_gpu.yaml \
         train_scripts/dreambooth.py --config train_scripts/configs/dreambooth_sd15.yaml
 """
 

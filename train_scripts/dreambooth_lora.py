@@ -1,6 +1,6 @@
 """Teach a Stable Diffusion new lesions by DreamBooth: LoRA adapters.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+    accelerate launch --quiet --config_file accelerate_configs/single_gpu.yaml \
         train_scripts/dreambooth_lora.py --config train_scripts/configs/dreambooth_lora_sd15.yaml
 """
 

@@ -1,6 +1,6 @@
 """Train a StyleGAN2 from scratch: logistic loss with adaptive augmentation, or WGAN-GP.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+    accelerate launch --quiet --config_file accelerate_configs/single_gpu.yaml \
         train_scripts/stylegan2.py --config train_scripts/configs/stylegan2_ham10000_128.yaml
 """
 

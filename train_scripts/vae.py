@@ -1,6 +1,6 @@
 """Train a variational autoencoder from scratch, convolutional or dense, with or without classes.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+    accelerate launch --quiet --config_file accelerate_configs/single_gpu.yaml \
         train_scripts/vae.py --config train_scripts/configs/vae_ham10000_64.yaml
 """
 

@@ -78,7 +78,7 @@ def _summarize(config: StudyConfig, arms: Sequence[str], seeds: Sequence[int], r
         "test_images": len(test),
         "test_lesions": int(groups.max()) + 1,
         "leaky": first["leaky"],
-        "images": manifest.identity(manifest.read_synthetic(config.synthetic)) if config.synthetic else None,
+        "images": manifest.identity(manifest.read_synthetic(config.synthetic)),
         "classes": classes,
         "bootstrap_draws": config.bootstrap_draws,
         "arms": [
