@@ -242,6 +242,8 @@ def claim_folder(folder: Path, config: Any, may_change: Collection[str] = (), le
     path = folder / "config.yaml"
     if path.exists():
         saved, now = yaml.safe_load(path.read_text()) or {}, dataclasses.asdict(config)
+        # An option that is younger than the folder had what is its default now.
+        saved = {f.name: f.default for f in dataclasses.fields(config) if f.default is not dataclasses.MISSING} | saved
         changed = [k for k in sorted(saved.keys() | now.keys()) if saved.get(k) != now.get(k) and k not in may_change]
         if changed:
             told = ", ".join(f"{k} was {saved.get(k)!r} and is {now.get(k)!r}" for k in changed[:5])

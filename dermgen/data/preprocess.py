@@ -3,21 +3,27 @@
 Each step is pure: image in, image out. Images are uint8 RGB (H, W, 3), masks uint8 (H, W) of 0 and 255.
 """
 
+import io
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jfif": "JPEG",
+    ".jpe": "JPEG",
     ".png": "PNG",
     ".bmp": "BMP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".webp": "WEBP",
+    ".gif": "GIF",
+    ".jp2": "JPEG2000",
 }
 _TIFF_MAX_SAMPLE_VALUE = 281
 METADATA = ("exif", "xmp", "photoshop", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type iptc")
@@ -33,53 +39,167 @@ def has_exif(image: Image.Image) -> bool:
     """Whether a loaded image carries EXIF or XMP of a camera; the tags that every TIFF needs are none."""
     if any(name in image.info for name in METADATA):
         return True
-    tags = set(image.getexif())
+    tags = set(_exif(image))
     return bool(tags & _CAMERA_TAGS) if image.format == "TIFF" else bool(tags)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read a photograph as RGB, turned as its EXIF orientation says, 16 bits brought to 8 by their declared range.
+    """`read_photo` without its notes."""
+    return read_photo(path)[0]
+
+
+def read_photo(
+    path: Path, transparency: str = "white", bit_depth: int | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read a photograph as sRGB, turned as its EXIF orientation says, deep samples brought to 8 bits.
+
+    Args:
+        path: of a file in one of `FORMATS`.
+        transparency: whether see-through parts are put on "white" or the file is refused ("refuse").
+        bit_depth: significant bits of deep samples whose range the file does not declare.
+
+    Returns:
+        uint8 (H, W, 3), and what had to be converted.
 
     Raises:
-        BadImage: if the file is empty, truncated, not an image, named as another format, or over 100 megapixels.
+        BadImage: if the file is empty, truncated, not an image, over 100 megapixels, or does not say what its samples
+            mean.
     """
-    if path.stat().st_size == 0:
-        raise BadImage("zero bytes")
-    expected = FORMATS.get(path.suffix.lower())
+    image, notes = _load(path)
+    deep = image.mode.startswith("I;16") or image.mode in ("I", "F")
+    white = _declared_white(image, bit_depth) if deep else None  # a turned image has lost its tags
+    upright = _upright(image)
+    if deep:
+        grey = _to_8_bits(np.asarray(upright), white)
+        return np.repeat(grey[..., None], 3, axis=2), (*notes, "deep samples to 8 bits")
+    if upright.mode in ("P", "PA", "La", "RGBa") or "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+    upright, of_colour = _to_srgb(upright, image.info.get("icc_profile"))
+    if upright.mode in ("RGBA", "LA"):
+        layers = upright.convert("RGBA")
+        if layers.getextrema()[3][0] < 255:
+            if transparency == "refuse":
+                raise BadImage("transparent parts")
+            sheet = Image.new("RGBA", layers.size, "white")
+            upright, of_colour = Image.alpha_composite(sheet, layers), (*of_colour, "transparent parts put on white")
+    return np.asarray(upright.convert("RGB")), (*notes, *of_colour)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read a mask as one uint8 channel, its values as they are; raises as `read_photo`."""
+    mask = _upright(_load(path)[0])
+    if mask.mode == "1":
+        return np.asarray(mask.convert("L"))
+    if mask.mode in ("L", "I;16", "I;16B", "I"):
+        values = np.asarray(mask).astype(np.int64)
+        return (values if values.max() < 256 else values * 255 // values.max()).clip(0).astype(np.uint8)
+    return np.asarray(mask.convert("RGB")).max(axis=2)
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether a file that we wrote is there to its end: a power cut can leave it empty or cut off."""
     try:
+        with Image.open(path) as image:
+            image.verify()  # the checksum of every chunk
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _load(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
+    """The decoded image, whatever its file is called, with notes on what is odd about the file."""
+    try:
+        if path.stat().st_size == 0:
+            raise BadImage("zero bytes")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours, below
-            image = Image.open(path)
-        if expected is None or image.format not in (expected, "MPO" if expected == "JPEG" else expected):
-            raise BadImage(f"wrong extension: {image.format} data named {path.suffix or 'without one'}")
+            image = Image.open(path, formats=list(dict.fromkeys(FORMATS.values())))
         if image.width * image.height > MAX_PIXELS:
             raise BadImage(f"{image.width} x {image.height} pixels are over {MAX_PIXELS // 10**6} megapixels")
         image.load()
+    except FileNotFoundError as error:
+        raise BadImage("broken link" if path.is_symlink() else "missing from disk") from error
     except Image.DecompressionBombError as error:
         raise BadImage(f"over {MAX_PIXELS // 10**6} megapixels") from error
     except UnidentifiedImageError as error:
         raise BadImage("not an image") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         if isinstance(error, BadImage):
             raise
         raise BadImage(f"truncated or damaged ({error})") from error
-    deep = image.mode.startswith("I;16") or image.mode in ("I", "F")
-    white = _declared_white(image) if deep else None  # a turned image has lost its tags
-    image = ImageOps.exif_transpose(image)
-    if deep:
-        return np.repeat(_to_8_bits(np.asarray(image), white)[..., None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+    notes = []
+    expected = FORMATS.get(path.suffix.lower())
+    if image.format not in (expected, "MPO" if expected == "JPEG" else expected):
+        notes.append(f"{image.format} data named {path.suffix or 'without an ending'}")
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        notes.append("first of several frames")
+    return image, tuple(notes)
 
 
-def _declared_white(image: Image.Image) -> float:
-    """The sample value that means white: TIFF's MaxSampleValue, PNG's sBIT, else the full 16 bits."""
+def _exif(image: Image.Image) -> Image.Exif:
+    """The main EXIF tags; none where the block is damaged."""
+    try:
+        return image.getexif()
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error):
+        return Image.Exif()
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the EXIF orientation says. Pillow's own way writes the whole block anew, which one odd number ends."""
+    orientation = _exif(image).get(0x0112)
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, tuple[str, ...]]:
+    """An image with its colour profile applied; one that is sRGB already, or has none, stays as it is."""
+    if not profile:
+        return image, ()
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower() and image.mode != "CMYK":
+            return image, ()
+        alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
+        bare = image.convert(image.mode[:-1]) if alpha else image
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(
+            bare, source, srgb, ImageCms.Intent.RELATIVE_COLORIMETRIC, "RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )  # fmt: skip
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image, ("colour profile that does not fit, ignored",)
+    if alpha:
+        converted.putalpha(alpha)
+    return converted, ("colour profile to sRGB",)
+
+
+def _declared_white(image: Image.Image, bit_depth: int | None) -> float:
+    """The sample value that means white: TIFF's MaxSampleValue, PNG's sBIT, the depth asked for, else all 16 bits.
+
+    Samples that fill less than a sixteenth of an undeclared range are no photograph: their range is another one.
+    """
     white = getattr(image, "tag_v2", {}).get(_TIFF_MAX_SAMPLE_VALUE)
     if white is not None:
         return float(white[0] if isinstance(white, tuple) else white)
     if bits := _png_significant_bits(image):
         return 2**bits - 1
+    if bit_depth:
+        return 2**bit_depth - 1
     if image.mode == "F":
         raise BadImage("floating-point samples without a declared range")
+    highest = image.getextrema()[1]
+    if highest < 4096:
+        raise BadImage(f"deep samples up to {highest} only, without a declared range: give --bit_depth (such as 12)")
     return 65535
 
 

@@ -4,60 +4,76 @@ A raw table has the manifest's descriptive columns, `path` of the image and `mas
 that cannot be used are returned beside it with a reason, never dropped silently.
 """
 
-import csv
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+from PIL import Image, UnidentifiedImageError
 
 from dermgen.config import InputError
+from dermgen.data import files, tables
 from dermgen.data.origins import PHANTOMS
 from dermgen.data.preprocess import FORMATS
-from dermgen.labels import BINARY, HAM10000, ISIC2019, LesionClass, Taxonomy, from_labels
+from dermgen.labels import BINARY, HAM10000, ISIC2019, TAXONOMIES, LesionClass, Taxonomy, from_labels
 
 RAW_COLUMNS = "image_id path mask_path dx lesion_id patient_id age sex localization caption source license".split()
 CC_BY_NC = "CC BY-NC 4.0"
+NO_FILE, NO_ROW, NO_CLASS = "missing from disk", "missing from the table", "none of the classes (UNK)"
+# Parts of a download that are not there, or not meant: neither says that something is wrong with a file.
+NOT_BAD = frozenset([NO_FILE, NO_ROW, NO_CLASS, files.OTHER_FILE])
+_SPLIT_FOLDERS = {
+    **dict.fromkeys(["train", "training"], "train"),
+    **dict.fromkeys(["val", "valid", "validation"], "val"),
+    **dict.fromkeys(["test", "testing"], "test"),
+}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A raw table with its classes and the rows that were refused (`image_id, path, reason`)."""
+    """A raw table with its classes and the rows that were refused (`image_id, path, reason`).
+
+    `notes` are sentences about what was found, `unclear` counts the cells of a column that were read as unknown. The
+    table has a column `split` where the folder comes with one.
+    """
 
     table: pd.DataFrame
     taxonomy: Taxonomy
     rejected: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    unclear: dict[str, dict[str, int]] | None = None
 
 
 def ham10000(data_dir: Path) -> Source:
     """HAM10000 as Kaggle or Dataverse give it: both image folders, the table (comma or tab), masks if there are any."""
-    table = _read_table(_find(data_dir, "HAM10000_metadata", ".csv", ".tab", ".tsv", ".txt", ""))
-    table = table.rename(columns={"image": "image_id"})
+    table = _read(_find(data_dir, "HAM10000_metadata", ".csv", ".tab", ".tsv", ".txt", ""))
     _require(table, data_dir, "image_id", "lesion_id", "dx")
     drawn = table["dx_type"] == "drawn" if "dx_type" in table else pd.Series(False, index=table.index)
     table = table.assign(
         source=np.where(drawn, PHANTOMS, "HAM10000"), license=np.where(drawn, "CC0 1.0", CC_BY_NC)
     )  # `dermgen phantom` writes this layout; nobody's photographs
-    return _match(table, data_dir, HAM10000, skip="segmentation")
+    return _match(table, data_dir, HAM10000, r"HAM10000_images_part_\d")
 
 
 def isic2018(data_dir: Path) -> Source:
     """ISIC 2018 task 3: one-hot GroundTruth.csv, LesionGroupings.csv."""
-    table = _one_hot(_read_table(_find(data_dir, "ISIC2018_Task3_*GroundTruth", ".csv")))
-    table = _join(table, _find(data_dir, "ISIC2018_Task3_*LesionGroupings", ".csv", needed=False))
+    path, part = _ground_truth(data_dir, "ISIC2018_Task3_{}_GroundTruth")
+    table = _join(_one_hot(_read(path)), _find(data_dir, "*LesionGroupings", ".csv", needed=False))
     table = table.assign(source="ISIC 2018", license=CC_BY_NC)
-    return _match(table, data_dir, HAM10000, skip="segmentation")
+    return _match(table, data_dir, HAM10000, f"ISIC2018_Task3_{part}_(Input|Images)")
 
 
 def isic2019(data_dir: Path) -> Source:
     """ISIC 2019: one-hot GroundTruth.csv, Metadata.csv with age_approx, anatom_site_general, lesion_id, sex."""
-    table = _one_hot(_read_table(_find(data_dir, "ISIC_2019_*GroundTruth", ".csv")))
-    table = _join(table, _find(data_dir, "ISIC_2019_*Metadata", ".csv", needed=False))
+    path, part = _ground_truth(data_dir, "ISIC_2019_{}_GroundTruth")
+    table = _join(_one_hot(_read(path)), _find(data_dir, f"ISIC_2019_{part}_Metadata", ".csv", needed=False))
     table = table.rename(columns={"age_approx": "age", "anatom_site_general": "localization"})
     table = table.assign(source="ISIC 2019", license=CC_BY_NC)
-    return _match(table, data_dir, ISIC2019, skip="segmentation")
+    return _match(table, data_dir, ISIC2019, f"ISIC_2019_{part}_Input")
 
 
 def isic2020(data_dir: Path) -> Source:
@@ -65,54 +81,102 @@ def isic2020(data_dir: Path) -> Source:
     found = [p for pattern in ("ISIC_2020_*GroundTruth", "train") for p in _matching(data_dir, pattern, (".csv",))]
     if not found:
         raise InputError(f"{data_dir} has neither ISIC_2020_Training_GroundTruth.csv nor train.csv")
-    table = _read_table(max(found, key=lambda p: "v2" in p.stem))
-    _require(table, data_dir, "image_name", "patient_id", "benign_malignant")
+    table = _read(max(found, key=lambda p: "v2" in p.stem))
+    _require(table, data_dir, "image_id", "patient_id", "benign_malignant")
     table = table.rename(
         columns={
-            "image_name": "image_id",
             "benign_malignant": "dx",
             "age_approx": "age",
             "anatom_site_general_challenge": "localization",
         }
     )
     table = table.assign(source="ISIC 2020", license=CC_BY_NC)
-    return _match(table, data_dir, BINARY, skip="segmentation")
+    return _match(table, data_dir, BINARY, "train|ISIC_2020_Training_(JPEG|Input)")
 
 
 def imagefolder(data_dir: Path) -> Source:
     """A folder per class, or a `metadata.csv` with `file_name` and `dx` or `label`; sub-folders count as well."""
     path = data_dir / "metadata.csv"
     if path.exists():
-        table = _read_table(path)
-        _require(table, data_dir, "file_name")
-        if "dx" not in table:
-            _require(table, data_dir, "label")
-            table = table.rename(columns={"label": "dx"})
-        if "image_id" not in table:
-            table["image_id"] = [Path(name).with_suffix("").as_posix().replace("/", "_") for name in table["file_name"]]
-        table["path"] = [str(data_dir / name) for name in table["file_name"]]
-        if "mask_file_name" in table:
-            table["mask_path"] = [str(data_dir / name) if name else "" for name in table["mask_file_name"]]
-        return _finish(table, from_labels(table["dx"]), data_dir)
-    folders = sorted(p for p in data_dir.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return _table_of_files(_read(path), data_dir)
+    root = _unwrap(data_dir)
+    folders = _folders(root)
     if not folders:
         raise InputError(f"{data_dir} has no folder per class and no metadata.csv")
+    if len(folders) > 1 and all(f.name.lower() in _SPLIT_FOLDERS for f in folders):
+        parts = [(_SPLIT_FOLDERS[f.name.lower()], c) for f in folders for c in _folders(f)]
+        if parts:
+            return _class_folders(root, parts)
+    return _class_folders(root, [("", f) for f in folders])
+
+
+def _class_folders(root: Path, parts: Sequence[tuple[str, Path]]) -> Source:
+    """The photographs of class folders, each with the name of its split or ""."""
+    listed = {folder: files.image_files(folder) for _, folder in parts}
+    stems = {f: [p.stem for other, paths in listed.items() if other != f for p in paths] for f in listed}
+    mask_folders = [f for f in listed if len(listed) > 1 and files.is_mask_folder(f, stems[f])]
+    parts = [(split, f) for split, f in parts if f not in mask_folders]
+    if not any(listed[f] for _, f in parts):
+        raise InputError(f"the class folders of {root} are empty: {', '.join(f.name for _, f in parts)}")
+    if empty := [f for _, f in parts if not listed[f]]:
+        raise InputError(f"class folder {empty[0].name!r} of {root} is empty: fill it or remove it")
+    masks = [p for f in mask_folders for p in listed[f]]
     rows = [
-        {
-            "image_id": f"{folder.name}_{path.relative_to(folder).with_suffix('').as_posix().replace('/', '_')}",
-            "path": str(path),
-            "dx": folder.name,
-        }
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".") and path.name != "Thumbs.db"
+        {"path": str(path), "mask_path": mask, "dx": folder.name, "split": split}
+        for split, folder in parts
+        for path, mask in files.match_class_folder(folder, masks)
     ]
-    if not rows:
-        raise InputError(f"the class folders of {data_dir} are empty: {', '.join(f.name for f in folders)}")
-    empty = [f.name for f in folders if f.name not in {row["dx"] for row in rows}]
-    if empty:
-        raise InputError(f"class folder {empty[0]!r} of {data_dir} is empty: fill it or remove it")
-    return _finish(pd.DataFrame(rows), from_labels(f.name for f in folders), data_dir)
+    table = pd.DataFrame(rows)
+    table["image_id"] = _ids([Path(path).relative_to(root).as_posix() for path in table["path"]])
+    notes, classes = [], sorted({f.name for _, f in parts})
+    if splits := sorted({split for split, _ in parts} - {""}):
+        notes.append(f"the folders {', '.join(splits)} hold the classes: --keep_split true keeps that split")
+    else:
+        table = table.drop(columns="split")
+    if len(classes) == 1:
+        notes.append(f"one class only: {classes[0]!r}")
+    if captions := sum(len(list(f.rglob("*.txt"))) for _, f in parts):
+        notes.append(f"{captions} .txt files beside the images are not read: captions belong in a metadata.csv")
+    others = [other for _, folder in parts for other in files.other_files(folder)]
+    return _finish(table, from_labels(classes), notes, others)
+
+
+def _table_of_files(table: pd.DataFrame, data_dir: Path) -> Source:
+    """The rows of a `metadata.csv` that names its files."""
+    _require(table, data_dir, "file_name")
+    if "dx" not in table:
+        _require(table, data_dir, "label")
+        table = table.rename(columns={"label": "dx"})
+    if "caption" not in table and "text" in table:
+        table = table.rename(columns={"text": "caption"})
+    if "image_id" not in table:
+        table["image_id"] = _ids(table["file_name"])
+    table["path"] = [str(p) for p in files.find_names(data_dir, table["file_name"])]
+    if "mask_file_name" in table:
+        found = files.find_names(data_dir, table["mask_file_name"])
+        table["mask_path"] = [str(p) if n else "" for n, p in zip(table["mask_file_name"], found, strict=True)]
+    return _finish(table.drop(columns="split", errors="ignore"), from_labels(table["dx"]))
+
+
+def _ids(names: Iterable[str]) -> list[str]:
+    """Image ids of relative file names: without ending, folders joined by `_`; where that is not unique, the name."""
+    names = list(names)
+    short = [PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix().replace("/", "_") for name in names]
+    times = Counter(short)
+    return [s if times[s] == 1 else name for s, name in zip(short, names, strict=True)]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+
+
+def _unwrap(folder: Path) -> Path:
+    """The folder that holds the class folders: a single folder of folders around them is no class."""
+    inside = _folders(folder)
+    if len(inside) != 1 or any(t.find(inside[0].name) for t in TAXONOMIES.values()):
+        return folder
+    direct = any(p.suffix.lower() in FORMATS for p in inside[0].iterdir())
+    return folder if direct or len(_folders(inside[0])) < 2 else _unwrap(inside[0])
 
 
 def hub_dataset(
@@ -138,21 +202,32 @@ def hub_dataset(
     download_dir.mkdir(parents=True, exist_ok=True)
     rows = []
     for i, item in enumerate(data):
-        image = item[image_column]
-        name = Path(image["path"] or "image.png")
-        path = download_dir / f"{i:07d}{name.suffix or '.png'}"
-        if not path.exists():
-            if image["bytes"] is not None:
-                path.write_bytes(image["bytes"])
-            else:
-                shutil.copyfile(image["path"], path)
-        label = "" if item[label_column] is None else name_of(item[label_column])
+        path = _copy(item[image_column], download_dir / f"{i:07d}")
+        label = "" if item[label_column] in (None, -1) else name_of(item[label_column])
         known = [k for k in ("age", "sex", "localization", "patient_id", "caption") if k in item]
         extra = {k: "" if item[k] is None else str(item[k]) for k in known}
         group = str(item[group_column]) if group_column else ""
         rows.append({"image_id": f"{i:07d}", "path": str(path), "dx": label, "lesion_id": group, **extra})
     table = pd.DataFrame(rows).assign(source=dataset_id)
-    return _finish(table, from_labels(table["dx"]), download_dir)
+    return _finish(table, from_labels(table["dx"]))
+
+
+def _copy(image: dict | None, stem: Path) -> str:
+    """The image of a row as a file whose ending tells its format, whole or not at all; "" where the row has none."""
+    if image is None or (image["bytes"] is None and not image["path"]):
+        return ""
+    data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+    try:
+        kind = Image.open(io.BytesIO(data)).format
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        kind = None  # is refused with its reason when it is read
+    suffix = next((s for s, k in FORMATS.items() if k == kind), Path(image["path"] or "").suffix or ".png")
+    path = stem.with_suffix(suffix)
+    if not path.exists() or path.stat().st_size != len(data):
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    return str(path)
 
 
 READERS: dict[str, Callable[[Path], Source]] = {
@@ -164,96 +239,108 @@ READERS: dict[str, Callable[[Path], Source]] = {
 }
 
 
-def _match(table: pd.DataFrame, data_dir: Path, taxonomy: Taxonomy, skip: str) -> Source:
+def _match(table: pd.DataFrame, data_dir: Path, taxonomy: Taxonomy, photo_folder: str) -> Source:
     """Give each row its image and mask by id, and report rows and files that have no partner."""
-    images: dict[str, Path] = {}
-    masks: dict[str, Path] = {}
-    for path in sorted(data_dir.rglob("*")):
-        if path.suffix.lower() not in FORMATS or path.name.startswith("."):
-            continue
-        if skip in path.relative_to(data_dir).as_posix().lower():
-            masks[path.stem.lower().removesuffix("_segmentation")] = path
-        else:
-            images[path.stem.removesuffix("_downsampled")] = path
-    table = table.assign(
-        path=[str(images.get(i, "")) for i in table["image_id"]],
-        mask_path=[str(masks.get(i.lower(), "")) for i in table["image_id"]],
-    )
-    strays = sorted(images.keys() - set(table["image_id"]))
-    orphans = pd.DataFrame(
-        {"image_id": strays, "path": [str(images[i]) for i in strays], "reason": "missing from the table"}
-    )
-    source = _finish(table, taxonomy, data_dir)
-    return Source(source.table, taxonomy, pd.concat([source.rejected, orphans], ignore_index=True))
+    matched = files.match_ids(list(table["image_id"]), data_dir, photo_folder)
+    source = _finish(table.assign(path=matched.photos, mask_path=matched.masks), taxonomy)
+    unused = _listed((path.stem, str(path), why) for path, why in matched.unused)
+    return replace(source, rejected=pd.concat([source.rejected, unused], ignore_index=True))
 
 
-def _finish(table: pd.DataFrame, taxonomy: Taxonomy, data_dir: Path) -> Source:
+def _finish(
+    table: pd.DataFrame, taxonomy: Taxonomy, notes: Sequence[str] = (), others: Sequence[tuple[str, str]] = ()
+) -> Source:
     """Canonical columns and class codes; refuse rows without an image, with an unknown label or a repeated id."""
     for column in RAW_COLUMNS:
         if column not in table:
             table[column] = ""
-    table = table[RAW_COLUMNS].copy()
-    for column in ("lesion_id", "patient_id", "sex", "localization"):
-        table[column] = table[column].where(~table[column].str.lower().isin(["unknown", "nan", "none"]), "")
-    table["age"] = pd.to_numeric(table["age"], errors="coerce")
+    table = table[[*RAW_COLUMNS, *(["split"] if "split" in table else [])]].copy()
+    unclear: dict[str, dict[str, int]] = {}
+    for column, understand in (("age", tables.age), ("sex", tables.sex)):
+        given = [tables.known(text) for text in table[column]]
+        table[column] = [understand(text) for text in given]
+        lost = Counter(g for g, kept in zip(given, table[column], strict=True) if g and (kept == "" or kept != kept))
+        unclear |= {column: dict(lost)} if lost else {}
+    for column in ("lesion_id", "patient_id", "localization"):
+        table[column] = [tables.known(text) for text in table[column]]
     classes: list[LesionClass | None] = [taxonomy.find(label) if label.strip() else None for label in table["dx"]]
-    on_disk = {str(p) for p in data_dir.rglob("*")}
     reasons = []
     seen: set[str] = set()
     for image_id, path, label, lesion in zip(table["image_id"], table["path"], table["dx"], classes, strict=True):
         if image_id in seen:
             reasons.append("duplicate id")
-        elif path not in on_disk:
-            reasons.append("missing from disk")
+        elif not path or not os.path.lexists(path):
+            reasons.append(NO_FILE)
+        elif not Path(path).is_file():
+            reasons.append("broken link" if Path(path).is_symlink() else "not a file")
         elif lesion is None:
-            reasons.append(f"unknown label {label!r}")
+            reasons.append(NO_CLASS if label == "unk" else f"unknown label {label!r}" if label else "no label")
         else:
             reasons.append("")
         seen.add(image_id)
     table["dx"] = [lesion.code if lesion else label for lesion, label in zip(classes, table["dx"], strict=True)]
     table["reason"] = reasons
     good = table["reason"] == ""
-    rejected = table.loc[~good, ["image_id", "path", "reason"]].reset_index(drop=True)
-    return Source(table[good].drop(columns="reason").reset_index(drop=True), taxonomy, rejected)
+    rejected = table.loc[~good, ["image_id", "path", "reason"]]
+    rejected = pd.concat([rejected, _listed(("", path, why) for path, why in others)], ignore_index=True)
+    return Source(table[good].drop(columns="reason").reset_index(drop=True), taxonomy, rejected, tuple(notes), unclear)
+
+
+def _listed(rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=["image_id", "path", "reason"], dtype=str)
 
 
 def _one_hot(table: pd.DataFrame) -> pd.DataFrame:
     """`image, MEL, NV, …` with one 1 a row to `image_id, dx`; a row without a 1 gets no label."""
-    table = table.rename(columns={"image": "image_id"})
+    if "dx" in table:  # as Dataverse gives the test set
+        return table
     codes = [c for c in table.columns if c not in ("image_id", "score_weight", "validation_weight")]
-    values = table[codes].apply(pd.to_numeric).to_numpy()
-    labels = [codes[int(row.argmax())].lower() if row.max() > 0.5 else "" for row in values]
-    # A downsampled photograph keeps its place in the table under the longer name.
-    ids = [i.removesuffix("_downsampled") for i in table["image_id"]]
-    return pd.DataFrame({"image_id": ids, "dx": labels})
+    values = table[codes].apply(lambda c: pd.to_numeric(c.str.replace(",", ".")))
+    labels = [codes[int(row.argmax())].lower() if row.max() > 0.5 else "" for row in values.to_numpy()]
+    return pd.DataFrame({"image_id": table["image_id"], "dx": labels})
 
 
 def _join(table: pd.DataFrame, path: Path | None) -> pd.DataFrame:
     if path is None:
         return table
-    more = _read_table(path).rename(columns={"image": "image_id"})
-    more["image_id"] = [i.removesuffix("_downsampled") for i in more["image_id"]]
-    return table.merge(more.drop_duplicates("image_id"), on="image_id", how="left").fillna("")
+    more = _read(path).drop_duplicates("image_id")
+    more = more[["image_id", *(c for c in more if c not in table)]]
+    return table.merge(more, on="image_id", how="left").fillna("")
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    """A comma- or tab-separated table as text, quotes around Dataverse's cells removed."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        separator = "\t" if "\t" in file.readline() else ","
-    try:
-        return pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", quoting=csv.QUOTE_MINIMAL
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"cannot read the table {path}: {error}") from error
+def _read(path: Path) -> pd.DataFrame:
+    """A table with column names in lower case, and its ids, in `image_id`, as names of files without ending."""
+    table = tables.read_table(path)
+    table.columns = [c.lower() for c in table.columns]
+    for name in ("image", "image_name", "isic_id"):
+        if name in table and "image_id" not in table:
+            table = table.rename(columns={name: "image_id"})
+    if "image_id" in table:
+        endings = tuple(FORMATS)
+        ids = [i.rsplit(".", 1)[0] if i.lower().endswith(endings) else i for i in table["image_id"]]
+        # A downsampled photograph keeps its place in the table under the longer name.
+        table["image_id"] = [i.removesuffix("_downsampled") for i in ids]
+    return table
+
+
+def _ground_truth(data_dir: Path, pattern: str) -> tuple[Path, str]:
+    """The table of labels and the part of the challenge that it is of: the training part, or the only one there is."""
+    for part in ("Training", "Validation", "Test"):
+        if found := _find(data_dir, pattern.format(part), ".csv", needed=False):
+            return found, part
+    return _find(data_dir, pattern.format("*"), ".csv"), ".*"
 
 
 def _find(data_dir: Path, stem: str, *suffixes: str, needed: bool = True) -> Path | None:
     found = _matching(data_dir, stem, suffixes)
+    if not found and _matching(data_dir, stem, (".xlsx", ".xls")):
+        tables.read_table(_matching(data_dir, stem, (".xlsx", ".xls"))[0])  # says what to do with a workbook
     if not found and needed:
         raise InputError(
             f"{data_dir} has no {stem}{suffixes[0]}: is it the folder that the download was unpacked into?"
         )
+    if len(found) > 1 and found[0].parent == found[1].parent and found[0].read_bytes() != found[1].read_bytes():
+        raise InputError(f"two tables may be the one that counts, {found[0]} and {found[1]}: keep one of them there")
     return found[0] if found else None
 
 

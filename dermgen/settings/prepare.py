@@ -35,6 +35,10 @@ class PrepareConfig:
     group_column: str | None = option(None, "of a Hub data set: images with the same value stay in one split")
     hub_split: str = option("train", "split of a Hub data set to read")
     license: str | None = option(None, "licence of the data, where the source does not tell it")
+    keep_split: bool = option(False, "of an image folder with train/ and test/ above its classes: keep that split")
+    partial: bool = option(False, "only a part of the download is meant: rows without an image are no mistake")
+    transparency: Literal["white", "refuse"] = option("white", "put see-through parts on white, or refuse the image")
+    bit_depth: int | None = option(None, "significant bits of deep images that do not declare them, such as 12")
     seed: int = option(0, "of the split and the synonyms")
     num_workers: int = option(os.cpu_count() or 1, "processes")
 
@@ -48,6 +52,13 @@ class PrepareConfig:
             raise InputError(f"--data_dir is needed: the folder of the {self.source} download")
         if self.data_dir and not Path(self.data_dir).is_dir():
             raise InputError(f"no such folder: --data_dir {self.data_dir}")
+        if self.data_dir and Path(self.output_dir).resolve().is_relative_to(Path(self.data_dir).resolve()):
+            raise InputError(
+                f"--output_dir {self.output_dir} is inside --data_dir, so the next run would read its own output: "
+                "choose a folder outside of it"
+            )
+        if self.bit_depth is not None and not 8 <= self.bit_depth <= 32:
+            raise InputError(f"bit_depth must be from 8 to 32, got {self.bit_depth}")
         if self.resolution % 8 or self.resolution < 8:
             raise InputError(f"resolution must be a positive multiple of 8, got {self.resolution}")
         require_at_least(0, crop_margin=self.crop_margin)

@@ -84,8 +84,10 @@ def test_a_source_image_that_changed_is_prepared_again(phantoms, tmp_path):
     shutil.copytree(phantoms, tmp_path / "raw")
     folder = run(tmp_path / "raw", tmp_path / "m")
     source = sorted((tmp_path / "raw" / "HAM10000_images_part_1").iterdir())[0]
-    Image.new("RGB", Image.open(source).size, (1, 2, 3)).save(source, quality=100)
-    os.utime(source, (2**31, 2**31))
+    kept_time = source.stat()
+    dark = np.random.default_rng(0).integers(0, 9, Image.open(source).size[::-1], dtype=np.uint8)
+    Image.fromarray(dark).convert("RGB").save(source, quality=100)
+    os.utime(source, ns=(kept_time.st_atime_ns, kept_time.st_mtime_ns))
     run(tmp_path / "raw", tmp_path / "m")
     assert np.asarray(Image.open(folder / "images" / f"{source.stem}.png")).max() < 10
 

@@ -6,8 +6,9 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
+from dermgen import inspection
 from dermgen.data import preprocess
 from dermgen.data.phantom import draw_lesion
 
@@ -32,8 +33,14 @@ def test_exif_orientation_is_applied(tmp_path):
 def test_sixteen_bits_are_scaled_by_the_range_that_the_file_declares(tmp_path):
     values = np.array([[0, 1000], [2000, 4095]], np.uint16)
     Image.fromarray(values).save(tmp_path / "full.png")
-    expected = np.round(values * (255 / 65535))
-    assert np.array_equal(preprocess.read_image(tmp_path / "full.png")[..., 0], expected)
+    with pytest.raises(
+        preprocess.BadImage, match="samples up to 4095 only, without a declared range: give --bit_depth"
+    ):
+        preprocess.read_image(tmp_path / "full.png")
+    assert preprocess.read_photo(tmp_path / "full.png", bit_depth=12)[0][..., 1].tolist() == [[0, 62], [125, 255]]
+    Image.fromarray(values * 16).save(tmp_path / "sixteen.png")
+    expected = np.round(values * 16 * (255 / 65535))
+    assert np.array_equal(preprocess.read_image(tmp_path / "sixteen.png")[..., 0], expected)
     data = (tmp_path / "full.png").read_bytes()
     chunk = b"sBIT" + bytes([12])
     at = data.index(b"IDAT") - 4
@@ -49,9 +56,15 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
     grey.save(tmp_path / "grey.png")
     grey.convert("P").save(tmp_path / "palette.png")
     Image.fromarray(np.dstack([rgb(), np.full((20, 30), 128, np.uint8)])).save(tmp_path / "alpha.png")
+    Image.fromarray(np.dstack([rgb(), np.full((20, 30), 255, np.uint8)])).save(tmp_path / "opaque.png")
     assert np.array_equal(preprocess.read_image(tmp_path / "grey.png"), np.repeat(gradient()[..., :1], 3, 2))
     assert preprocess.read_image(tmp_path / "palette.png").shape == (20, 30, 3)
-    assert np.array_equal(preprocess.read_image(tmp_path / "alpha.png"), rgb())
+    assert np.array_equal(preprocess.read_image(tmp_path / "opaque.png"), rgb())
+    half, notes = preprocess.read_photo(tmp_path / "alpha.png")
+    assert np.abs(half - (rgb() / 255 * 128 + 127)).max() <= 1
+    assert notes == ("transparent parts put on white",)
+    with pytest.raises(preprocess.BadImage, match="transparent parts"):
+        preprocess.read_photo(tmp_path / "alpha.png", transparency="refuse")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +72,6 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
     [
         (lambda p: p.write_bytes(b""), "zero bytes"),
         (lambda p: p.write_bytes(b"GIF is not what this is"), "not an image"),
-        (lambda p: Image.fromarray(rgb()).save(p, format="PNG"), "wrong extension: PNG data named .jpg"),
         (
             lambda p: (Image.fromarray(rgb(200, 300)).save(p), p.write_bytes(p.read_bytes()[:900])),
             "truncated or damaged",
@@ -71,6 +83,101 @@ def test_bad_files_are_refused_with_their_reason(tmp_path, make, reason):
     make(path)
     with pytest.raises(preprocess.BadImage, match=reason):
         preprocess.read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [("JPEG", ".jfif"), ("JPEG", ".jpe"), ("GIF", ".gif"), ("JPEG2000", ".jp2"), ("WEBP", ".webp"), ("JPEG", ".png")],
+)
+def test_a_whole_picture_is_read_whatever_its_file_is_called(tmp_path, kind, suffix):
+    Image.fromarray(rgb(64, 64)).save(tmp_path / f"a{suffix}", format=kind)
+    pixels, notes = preprocess.read_photo(tmp_path / f"a{suffix}")
+    assert np.abs(pixels.astype(int) - rgb(64, 64)).mean() < 20
+    assert notes == (("JPEG data named .png",) if suffix == ".png" else ())
+
+
+def test_hidden_colours_under_transparency_never_show(tmp_path):
+    hidden = np.dstack([np.full((20, 30, 3), (0, 255, 0), np.uint8), np.zeros((20, 30), np.uint8)])
+    Image.fromarray(hidden).save(tmp_path / "a.webp", lossless=True, exact=True)
+    Image.fromarray(hidden).convert("LA").save(tmp_path / "a.png")
+    palette = Image.fromarray(np.zeros((20, 30), np.uint8), "P")
+    palette.putpalette([0, 255, 0] * 256)
+    palette.save(tmp_path / "b.png", transparency=0)
+    for name in ("a.webp", "a.png", "b.png"):
+        assert (preprocess.read_image(tmp_path / name) == 255).all()
+
+
+def test_a_colour_profile_is_applied_and_a_damaged_one_is_noted(tmp_path):
+    swapped = Image.fromarray(rgb())
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    swapped.save(tmp_path / "same.png", icc_profile=lab.tobytes())
+    assert np.array_equal(preprocess.read_image(tmp_path / "same.png"), rgb())
+    swapped.save(tmp_path / "wide.png", icc_profile=wide_gamut())
+    pixels, notes = preprocess.read_photo(tmp_path / "wide.png")
+    assert notes == ("colour profile to sRGB",)
+    assert np.abs(pixels.astype(int) - rgb()).max() > 10
+    swapped.save(tmp_path / "bad.png", icc_profile=b"no profile at all")
+    pixels, notes = preprocess.read_photo(tmp_path / "bad.png")
+    assert np.array_equal(pixels, rgb())
+    assert notes == ("colour profile that does not fit, ignored",)
+
+
+def wide_gamut() -> bytes:
+    """An RGB profile with Adobe RGB's primaries and a gamma of 2.2, written by hand."""
+
+    def number(x):
+        return struct.pack(">i", round(x * 65536))
+
+    def xyz(*v):
+        return b"XYZ \0\0\0\0" + b"".join(map(number, v))
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) + b"\0\0"
+    text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"wide\0" + b"\0" * 78 + b"\0"
+    tags = [
+        (b"desc", text),
+        (b"cprt", b"text\0\0\0\0none\0\0\0\0"),
+        (b"wtpt", xyz(0.9642, 1, 0.8249)),
+        (b"rXYZ", xyz(0.60974, 0.31111, 0.01947)),
+        (b"gXYZ", xyz(0.20528, 0.62567, 0.06087)),
+        (b"bXYZ", xyz(0.14919, 0.06322, 0.74457)),
+        *((name, curve) for name in (b"rTRC", b"gTRC", b"bTRC")),
+    ]
+    body, table, at = b"", b"", 132 + 12 * len(tags)
+    for name, data in tags:
+        table += name + struct.pack(">II", at + len(body), len(data))
+        body += data + b"\0" * (-len(data) % 4)
+    head = struct.pack(">I4sI4s4s4s", at + len(body), b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    head += b"\0" * 12 + b"acsp" + b"\0" * 28 + number(0.9642) + number(1) + number(0.8249)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
+
+
+def test_an_impossible_number_in_exif_ends_nothing_and_the_orientation_counts(tmp_path):
+    blob = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + struct.pack(">HHII", 0x0112, 3, 1, 6 << 16)
+    blob += struct.pack(">HHII", 0x011A, 10, 1, 38) + b"\0\0\0\0" + struct.pack(">ii", -1, 0)
+    Image.fromarray(rgb()).save(tmp_path / "a.jpg", exif=blob, quality=100, subsampling=0)
+    assert np.abs(preprocess.read_image(tmp_path / "a.jpg").astype(int) - np.rot90(rgb(), -1)).max() < 40
+    assert inspection.read(tmp_path / "a.jpg")["exif"]
+
+
+def test_a_mask_is_read_with_its_own_values(tmp_path):
+    values = np.zeros((20, 30), np.uint8)
+    values[5:10] = 1
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert np.array_equal(preprocess.read_mask(tmp_path / "a.png"), values)
+    Image.fromarray(values.astype(bool)).save(tmp_path / "b.png")
+    assert np.array_equal(preprocess.read_mask(tmp_path / "b.png"), values * 255)
+    Image.fromarray(values.astype(np.uint16) * 65535).save(tmp_path / "c.png")
+    assert np.array_equal(preprocess.read_mask(tmp_path / "c.png"), values * 255)
+
+
+def test_a_png_that_ends_early_is_not_whole(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(rgb(64, 64)).save(path)
+    whole = path.read_bytes()
+    assert preprocess.is_whole_png(path)
+    for damaged in (b"", whole[:-20], whole[:60] + bytes(len(whole) - 60)):
+        path.write_bytes(damaged)
+        assert not preprocess.is_whole_png(path)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):

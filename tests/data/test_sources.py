@@ -73,7 +73,7 @@ def test_isic2019_has_eight_classes_and_downsampled_files(tmp_path):
     assert dict(table["dx"]) == {"ISIC_1": "ak", "ISIC_2": "scc"}
     assert (table.loc["ISIC_1", "lesion_id"], table.loc["ISIC_1", "localization"]) == ("MSK_1", "anterior torso")
     assert table.loc["ISIC_1", "age"] == 60
-    assert list(source.rejected["reason"]) == ["unknown label 'unk'"]
+    assert list(source.rejected["reason"]) == ["none of the classes (UNK)"]
 
 
 @pytest.mark.parametrize("name", ["train.csv", "ISIC_2020_Training_GroundTruth_v2.csv"])
