@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from dermgen.config import InputError
+from dermgen.data import tables
 from dermgen.data.names import leaves_folder
 
 if TYPE_CHECKING:  # pandas costs 60 MiB, which a training on a plain folder can do without
@@ -24,6 +25,7 @@ COLUMNS = (
     "file_name image_id dx lesion_id patient_id split age sex localization caption mask_file_name source license "
     "synthetic"
 ).split()
+_MAY_BE_UNKNOWN = "lesion_id patient_id split sex localization caption mask_file_name source license".split()
 SYNTHETIC_COLUMNS = (
     "prompt negative_prompt seed index model model_sha256 guidance_scale num_inference_steps scheduler strength "
     "truncation source_image_id"
@@ -39,15 +41,13 @@ def read(folder: str | Path) -> "pd.DataFrame":
     Raises:
         InputError: if the folder or the table is missing, a column is, or the table is empty.
     """
-    import pandas as pd
-
     folder = Path(folder)
     path = folder / "metadata.csv"
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
     if not path.exists():
         raise InputError(f"{folder} has no metadata.csv: make a manifest folder with `dermgen prepare`")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = tables.read_table(path)
     missing = [c for c in COLUMNS if c not in table.columns]
     if missing:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}: is it a manifest of `dermgen prepare`?")
@@ -56,7 +56,12 @@ def read(folder: str | Path) -> "pd.DataFrame":
     outside = [name for c in ("file_name", "mask_file_name") for name in table[c] if leaves_folder(name)]
     if outside:
         raise InputError(f"{path}: {outside[0]!r} is not a file in this folder: names are relative to it, without '..'")
-    table["age"] = pd.to_numeric(table["age"], errors="coerce")
+    table["age"] = [tables.age(text) for text in table["age"]]
+    for column in ("synthetic", "kept", "copy"):
+        if column in table:
+            table[column] = [tables.truth(text) for text in table[column]]
+    for column in _MAY_BE_UNKNOWN:  # R writes NA into empty cells
+        table[column] = [tables.known(text) for text in table[column]]
     return table
 
 

@@ -175,8 +175,10 @@ def _unwrap(folder: Path) -> Path:
     inside = _folders(folder)
     if len(inside) != 1 or any(t.find(inside[0].name) for t in TAXONOMIES.values()):
         return folder
-    direct = any(p.suffix.lower() in FORMATS for p in inside[0].iterdir())
-    return folder if direct or len(_folders(inside[0])) < 2 else _unwrap(inside[0])
+    if any(p.suffix.lower() in FORMATS for p in inside[0].iterdir()):
+        return folder
+    below = _unwrap(inside[0])
+    return below if below != inside[0] or len(_folders(below)) > 1 else folder
 
 
 def hub_dataset(
