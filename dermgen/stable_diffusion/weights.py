@@ -5,6 +5,7 @@
 pipeline and compares.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextModel
 
-from dermgen.config import InputError
+from dermgen.config import InputError, whole_file
 from dermgen.settings.dreambooth import UNET_TARGETS
 from dermgen.stable_diffusion.pipeline import load_pipeline
 from dermgen.training.run import load_trained_state
@@ -142,7 +143,7 @@ class LoraWeights:
     def save(self, folder: Path) -> None:
         layers = {k: _stored(get_peft_model_state_dict(m)) for k, m in self._parts.items()}
         # The metadata holds rank and alpha: without it other programs would guess the scale.
-        metadata = {k: m.peft_config["default"].to_dict() for k, m in self._parts.items()}
+        metadata = {k: _listed(m.peft_config["default"].to_dict()) for k, m in self._parts.items()}
         StableDiffusionPipeline.save_lora_weights(
             folder,
             unet_lora_layers=layers["unet"],
@@ -150,6 +151,7 @@ class LoraWeights:
             unet_lora_adapter_metadata=metadata["unet"],
             text_encoder_lora_adapter_metadata=metadata.get("text_encoder"),
         )
+        _sort_metadata(folder / LORA_FILE)
 
     def verify(self, folder: Path, base: str, revision: str | None, variant: str | None) -> float:
         fresh = load_pipeline(base, revision, variant, dtype=self.pipeline.unet.dtype).to(self.pipeline.unet.device)
@@ -159,6 +161,25 @@ class LoraWeights:
             pair = [e(ids).last_hidden_state for e in (self.pipeline.text_encoder.eval(), fresh.text_encoder)]
             _require_close(*pair, folder)
         return _compare(self.pipeline.unet, fresh.unet, folder)
+
+
+def _listed(settings: dict) -> dict:
+    """PEFT's settings with sorted lists in place of sets, whose order differs from process to process."""
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
+
+
+def _sort_metadata(path: Path) -> None:
+    """Order the metadata of a safetensors file, which is written in any order: the same weights are the same bytes.
+
+    Images, audits and scores know a model by the hash of this file.
+    """
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    text = json.dumps({**header, "__metadata__": dict(sorted(header["__metadata__"].items()))}, separators=(",", ":"))
+    text += " " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    with whole_file(path) as partial:
+        partial.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data[start:])
 
 
 def _stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

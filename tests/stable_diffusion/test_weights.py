@@ -1,5 +1,9 @@
 """Saved weights give, in an untouched diffusers pipeline, what the model in memory gives."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -114,3 +118,20 @@ def test_all_weights_survive_a_checkpoint_and_the_final_pipeline(base_dir, tmp_p
     other.load_checkpoint(tmp_path / "c")
     torch.testing.assert_close(draw(other.pipeline), draw(pipeline), rtol=0, atol=0)
     torch.testing.assert_close(draw(load_pipeline(str(tmp_path / "p"))), draw(pipeline), rtol=0, atol=0)
+
+
+def test_the_same_adapters_are_saved_as_the_same_bytes_in_every_process(base_dir, tmp_path):
+    """The metadata of a safetensors file has a random order, and a set's order depends on the process."""
+    code = (
+        "import sys, torch; from pathlib import Path; from dermgen.stable_diffusion.pipeline import load_pipeline; "
+        "from dermgen.stable_diffusion.weights import LoraWeights; torch.manual_seed(0); "
+        "weights = LoraWeights(load_pipeline(sys.argv[1]), True, 4, 8); "
+        "[weights.save(Path(sys.argv[2], str(i))) for i in range(4)]"
+    )
+    saved = set()
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        command = [sys.executable, "-c", code, str(base_dir), str(folder)]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        saved |= {(folder / str(i) / LORA_FILE).read_bytes() for i in range(4)}
+    assert len(saved) == 1
