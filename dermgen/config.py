@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -25,14 +25,19 @@ class InputError(ValueError):
 
 # Of errors that a disk gives, whichever library meets them.
 _DISK_ERRORS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only"}
+# Folders that this process has made its own, and the files that a job writes there before it makes anything.
+_claimed: list[Path] = []
+_AT_THE_START = frozenset("config.yaml provenance.json training_set.csv base_training_set.csv .plan".split())
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Within the block an `InputError`, or a disk that takes no more, ends the program with one line and status 2."""
+    earlier = len(_claimed)
     try:
         yield
     except Exception as error:
+        _release_claims(earlier)
         sentence = str(error) if isinstance(error, InputError) else _disk_error(error)
         if sentence is None:
             raise
@@ -240,7 +245,8 @@ def claim_folder(folder: Path, config: Any, may_change: Collection[str] = (), le
         InputError: if the folder belongs to a job with other settings, or to something else.
     """
     path = folder / "config.yaml"
-    if path.exists():
+    new = not path.exists()
+    if not new:
         saved, now = yaml.safe_load(path.read_text()) or {}, dataclasses.asdict(config)
         # An option that is younger than the folder had what is its default now.
         saved = {f.name: f.default for f in dataclasses.fields(config) if f.default is not dataclasses.MISSING} | saved
@@ -261,6 +267,27 @@ def claim_folder(folder: Path, config: Any, may_change: Collection[str] = (), le
         save(config, path)
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}): choose another output_dir") from error
+    if new:
+        _claimed.append(folder)
+
+
+def _release_claims(earlier: int) -> None:
+    """Give up folders, but the `earlier` ones, where a job failed before it made anything.
+
+    They would refuse the corrected command.
+    """
+    while len(_claimed) > earlier:
+        folder = _claimed.pop()
+        files = [p for p in folder.rglob("*") if p.is_file()]
+        ours = [p for p in files if p.name in _AT_THE_START or p.parent == folder / "logs"]
+        if any(p not in ours and not p.name.startswith(".") for p in files):
+            continue
+        with suppress(OSError):  # a read-only disk, whose own error is the one to be seen
+            for path in ours:
+                path.unlink()
+            for place in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder]:
+                if not any(place.iterdir()):
+                    place.rmdir()
 
 
 def _recipe_flags(path: Path, config_cls: type) -> list[str]:

@@ -213,3 +213,32 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
     with whole_file(tmp_path / "a.txt") as partial:
         partial.write_text("new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "new")]
+
+
+def test_a_job_that_fails_before_it_made_anything_leaves_its_folder_to_the_corrected_command(tmp_path):
+    def start(folder, seed, makes=None, kind=InputError):
+        with pytest.raises((SystemExit, RuntimeError)), user_errors():
+            claim_folder(folder, Settings(seed=seed))
+            (folder / "provenance.json").write_text("{}")
+            (folder / "logs").mkdir()
+            (folder / "logs" / "events").write_text("x")
+            if makes:
+                (folder / makes).write_text("x")
+            raise kind("no such layer")
+
+    start(tmp_path / "a" / "b", 0)
+    assert not (tmp_path / "a" / "b").exists()
+    start(tmp_path / "crash", 0, kind=RuntimeError)
+    assert not (tmp_path / "crash").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".hidden").write_text("a user's")
+    start(tmp_path / "mine", 0)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == [".hidden"]
+    # What it made is kept, and so is the claim on it, and one that an earlier start has.
+    start(tmp_path / "made", 0, makes="metrics.jsonl")
+    with pytest.raises(InputError, match="seed was 0 and is 1"):
+        claim_folder(tmp_path / "made", Settings(seed=1))
+    claim_folder(tmp_path / "old", Settings(seed=0))
+    with pytest.raises(SystemExit), user_errors():
+        claim_folder(tmp_path / "old", Settings(seed=1))
+    assert (tmp_path / "old" / "config.yaml").exists()

@@ -50,7 +50,7 @@ def load_pipeline(
         first_line = str(error).strip().split("\n")[0]
         raise InputError(
             f"cannot load {name_or_path!r}: {first_line} (a folder of a Stable Diffusion pipeline with safetensors "
-            "weights, or a Hub id that can be reached, is needed)"
+            "weights, or a Hub id that can be reached, is needed; --variant fp16 where it has those weights only)"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
