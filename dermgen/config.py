@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import errno
 import json
+import math
 import os
 import re
 import sys
@@ -135,7 +136,11 @@ def _parser(config_cls: type) -> argparse.ArgumentParser:
             flag |= {"nargs": "?", "const": True}
         flag["help"] = flag["help"].replace("%", "%%")
         parser.add_argument(
-            *spellings, dest=field.name, type=_switch if kind is bool else kind, default=field.default, **flag
+            *spellings,
+            dest=field.name,
+            type={bool: _switch, float: _finite}.get(kind, kind),
+            default=field.default,
+            **flag,
         )
         if field.default is True:
             parser.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", help=argparse.SUPPRESS)
@@ -147,6 +152,16 @@ def _without_none(kind: Any) -> Any:
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (k for k in get_args(kind) if k is not type(None))
     return kind
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"a number expected, got {text!r}") from error
+    if not math.isfinite(value):  # for which every check of a limit would have to look
+        raise argparse.ArgumentTypeError(f"a finite number expected, got {text!r}")
+    return value
 
 
 def _switch(text: str) -> bool:

@@ -86,6 +86,8 @@ class StableDiffusionModel:
         fields = {field.name for field in dataclasses.fields(config)}
         _refuse_unused(config, fields - {"truncation", "weights", "direction"}, "a Stable Diffusion")
         self.guidance_scale = 7.5 if config.guidance_scale is None else config.guidance_scale
+        if self.guidance_scale < 1:
+            raise InputError(f"guidance_scale must be at least 1 for a Stable Diffusion, got {self.guidance_scale}")
         self.num_inference_steps = config.num_inference_steps or 25
         self.scheduler = config.scheduler or "dpmsolver++"
         self.sources = read_sources(config.init_images, config.init_split)
@@ -97,13 +99,15 @@ class StableDiffusionModel:
         if self.adapter.is_file():
             files.adapted_layers(self.adapter)  # whatever else it is, is said first
             self.facts = runs.read_folder(path)[1]
-            self.variant = config.variant or self._setting("variant")
             self.base = config.base_model or self._base()
+            self.variant = config.variant or (None if config.base_model else self._setting("variant"))
         elif path.is_dir() and (path / "config.yaml").exists() and not (path / "model_index.json").exists():
             raise InputError(
                 f"the run in {path} has no final weights yet: let its training finish (the same command goes on)"
             )
-        self.revision = self._setting("revision") if self.base else None
+        if self.base is None:
+            _refuse_unused(config, fields - {"base_model", "adapter_weight"}, f"{config.model}, which is no LoRA")
+        self.revision = self._setting("revision") if self.base and not config.base_model else None
         files.check_model(self.base or config.model, self.variant, self.revision)
         schedule = files.scheduler_config(self.base or config.model, self.revision)
         check_steps(self.scheduler, schedule, self.num_inference_steps, config.strength if self.sources else 1.0)

@@ -215,6 +215,13 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "new")]
 
 
+@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999", "much"])
+def test_a_number_is_finite(word, tmp_path):
+    for given in ([f"--learning_rate={word}"], recipe(tmp_path, f"learning_rate: {word}\n")):
+        with pytest.raises(InputError, match=f"number expected, got '{word}'"):
+            parse(Settings, given)
+
+
 def test_a_job_that_fails_before_it_made_anything_leaves_its_folder_to_the_corrected_command(tmp_path):
     def start(folder, seed, makes=None, kind=InputError):
         with pytest.raises((SystemExit, RuntimeError)), user_errors():

@@ -260,6 +260,11 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
         ({"seed": 2**32}, "seed must be from 0 to 4294967295, got 4294967296"),
         ({"seed": 2**32 - 4}, "seed must be from 0 to 4294967291, got 4294967292"),
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001, but the model was trained with 1000 timesteps"),
+        ({"guidance_scale": 0.5}, "guidance_scale must be at least 1 for a Stable Diffusion, got 0.5"),
+        ({"adapter_weight": 0.5}, "--adapter_weight has no meaning for .*sd, which is no LoRA: leave it out"),
+        ({"base_model": "other"}, "--base_model has no meaning for .*sd, which is no LoRA: leave it out"),
+        ({"variant": "fp16"}, "sd has no weights of the variant fp16: leave --variant out"),
+        ({"model": "my_style.safetensors"}, "no such file: my_style.safetensors"),
         ({"negative_prompt": "hair", "guidance_scale": 1.0}, "--negative_prompt does nothing at --guidance_scale 1.0"),
     ],
 )

@@ -14,6 +14,7 @@ from dermgen.config import InputError
 from dermgen.data.cache import hash_file, key_of
 
 TAKEN = "dermgen takes a Stable Diffusion 1.x or 2.x for text to image, as a diffusers folder or Hub id"
+SCHEDULER = "scheduler/scheduler_config.json"
 PICKLED = (".ckpt", ".bin", ".pt", ".pth")
 WEIGHTED = ("unet", "vae", "text_encoder")
 # A tensor that each part has, whatever its size: by it a file of another model is known.
@@ -104,6 +105,8 @@ def check_model(name_or_path: str, variant: str | None = None, revision: str | N
     if not path.is_dir():
         if path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1:
             raise InputError(f"no such model folder: {path}")
+        if path.suffix in (".safetensors", *PICKLED):
+            raise InputError(f"no such file: {path}")
         _check_parts(name_or_path, lambda name: _from_hub(name_or_path, name, revision))
         return None
     if not (path / "model_index.json").exists():
@@ -113,6 +116,10 @@ def check_model(name_or_path: str, variant: str | None = None, revision: str | N
     _check_parts(name_or_path, lambda name: path / name)
     for file in sorted(path.glob("*/*.json")):
         _read_json(file)
+    if not any((path / "tokenizer" / name).exists() for name in ("tokenizer.json", "merges.txt")):
+        raise InputError(f"{path} has no tokenizer: the pipeline is not whole, copy or download it again")
+    if variant and not any(f".{variant}" in p.name for part in WEIGHTED for p in part_files(path, part, variant)):
+        raise InputError(f"{path} has no weights of the variant {variant}: leave --variant out")
     for part in WEIGHTED:
         names = part_shapes(path, part, variant)
         if MARKS[part] not in map(_plain, names):
@@ -151,9 +158,8 @@ def part_files(folder: Path, part: str, variant: str | None = None) -> list[Path
 
 def scheduler_config(name_or_path: str, revision: str | None = None) -> dict:
     """Of the noise scheduler that a pipeline was trained with."""
-    name = "scheduler/scheduler_config.json"
     folder = Path(name_or_path)
-    return _read_json(folder / name if folder.is_dir() else _from_hub(name_or_path, name, revision))
+    return _read_json(folder / SCHEDULER if folder.is_dir() else _from_hub(name_or_path, SCHEDULER, revision))
 
 
 def local_folder(name_or_path: str, revision: str | None = None) -> Path | None:
@@ -324,22 +330,29 @@ def _no_safetensors(start: bytes) -> str:
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # UnicodeDecodeError among them
         raise InputError(f"{path} is no whole JSON file ({error}): copy or download the model again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not what its name says: it holds no names and values")
+    return found
 
 
 def _check_parts(model: str, file: Callable[[str], Path]) -> None:
     """Refuse another kind of model by the small JSON files that `file(name)` finds."""
-    kind = _read_json(file("model_index.json")).get("_class_name")
+
+    def read(name: str) -> dict:
+        path = file(name)
+        if not path.exists():
+            raise InputError(f"{model} has no {name}: the pipeline is not whole, copy or download it again")
+        return _read_json(path)
+
+    kind = read("model_index.json").get("_class_name")
     if kind != "StableDiffusionPipeline":
         raise InputError(f"{model} is a {kind}, not a Stable Diffusion (StableDiffusionPipeline): {TAKEN}")
-    configs = {}
-    for part in WEIGHTED:
-        path = file(f"{part}/config.json")
-        if not path.exists():
-            raise InputError(f"{model} has no {part}/config.json: the pipeline is not whole, copy or download it again")
-        configs[part] = _read_json(path)
+    if "beta_schedule" not in read(SCHEDULER):
+        raise InputError(f"{model} has a {SCHEDULER} without beta_schedule: which noise it was trained with is lost")
+    configs = {part: read(f"{part}/config.json") for part in WEIGHTED}
     unet, latents = configs["unet"], configs["vae"].get("latent_channels", 4)
     if unet.get("in_channels", 4) != latents:
         what = {9: "an inpainting model", 8: "an image-editing model (InstructPix2Pix)", 5: "a model of depth"}

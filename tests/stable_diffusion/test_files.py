@@ -82,6 +82,15 @@ def test_damaged_files_are_told_from_their_headers(model):
     config = model / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text()[:40])
     assert "scheduler_config.json is no whole JSON file" in refusal(check_model, str(model))
+    config.write_text("[]")
+    assert "is not what its name says" in refusal(check_model, str(model))
+    config.write_text("{}")
+    assert "without beta_schedule: which noise it was trained with is lost" in refusal(check_model, str(model))
+    config.unlink()
+    assert "has no scheduler/scheduler_config.json: the pipeline is not whole" in refusal(check_model, str(model))
+    config.write_text('{"beta_schedule": "linear"}')
+    shutil.rmtree(model / "tokenizer")
+    assert "sd has no tokenizer: the pipeline is not whole" in refusal(check_model, str(model))
     shutil.rmtree(model / "vae")
     assert "has no vae/config.json: the pipeline is not whole" in refusal(check_model, str(model))
 
