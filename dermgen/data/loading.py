@@ -123,18 +123,26 @@ def first_views_first(table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def check_readable(examples: Sequence[Example]) -> None:
-    """Raise `InputError` with all files that are missing or are no images, from their first bytes."""
-    bad = []
-    for example in examples:
-        for path in filter(None, (example.path, example.mask_path)):
-            try:
-                with Image.open(path) as image:
-                    image.verify()
-            except (OSError, SyntaxError, ValueError):
-                bad.append(path)
+    """Raise `InputError` that names files which are missing or no whole images; each is read to its end.
+
+    A PNG by its checksums, any other format by decoding it, since a JPEG does not tell that it was cut off.
+    """
+
+    def problem(path: str) -> str:
+        if Path(path).suffix.lower() == ".png" and preprocess.is_whole_png(Path(path)):
+            return ""
+        try:
+            preprocess.read_image(Path(path))
+        except preprocess.BadImage as error:
+            return f"{path} ({error})"
+        return ""
+
+    paths = [p for example in examples for p in (example.path, example.mask_path) if p]
+    with ThreadPoolExecutor() as pool:
+        bad = [found for found in pool.map(problem, paths) if found]
     if bad:
         raise InputError(
-            f"{len(bad)} of {len(examples)} images cannot be read: {', '.join(bad[:3])}; mend or remove them"
+            f"{len(bad)} of {len(examples)} images cannot be read: {', '.join(bad[:3])}; replace or remove them"
         )
 
 

@@ -35,8 +35,12 @@ SPLITS = ("train", "val", "test")
 PREPARATION = "resolution crop crop_margin remove_hair color_constancy split caption_template seed".split()
 
 
-def read(folder: str | Path) -> "pd.DataFrame":
+def read(folder: str | Path, synthetic_set: bool = False) -> "pd.DataFrame":
     """Read and check `folder/metadata.csv`. Text columns hold "" where a cell is empty; age is a float or NaN.
+
+    Args:
+        folder: with the table.
+        synthetic_set: given as synthetic images, of which another program may have told the files only, and `label`.
 
     Raises:
         InputError: if the folder or the table is missing, a column is, or the table is empty.
@@ -48,6 +52,8 @@ def read(folder: str | Path) -> "pd.DataFrame":
     if not path.exists():
         raise InputError(f"{folder} has no metadata.csv: make a manifest folder with `dermgen prepare`")
     table = tables.read_table(path)
+    if synthetic_set and "file_name" in table:
+        table = _completed(table)
     missing = [c for c in COLUMNS if c not in table.columns]
     if missing:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}: is it a manifest of `dermgen prepare`?")
@@ -63,6 +69,15 @@ def read(folder: str | Path) -> "pd.DataFrame":
     for column in _MAY_BE_UNKNOWN:  # R writes NA into empty cells
         table[column] = [tables.known(text) for text in table[column]]
     return table
+
+
+def _completed(table: "pd.DataFrame") -> "pd.DataFrame":
+    """A table of synthetic images with all columns: who asks for a synthetic set says what its images are."""
+    if "dx" not in table and "label" in table:
+        table = table.rename(columns={"label": "dx"})
+    stand_ins = {"image_id": table["file_name"], "synthetic": "true"}
+    lacking = [c for c in COLUMNS if c not in table]
+    return table.assign(**{c: stand_ins.get(c, "") for c in lacking})
 
 
 def read_real(folder: str | Path, need_classes: bool = True) -> "pd.DataFrame":
@@ -97,7 +112,7 @@ def read_synthetic(folder: str | Path) -> "pd.DataFrame":
     Raises:
         InputError: if an image is real or does not say.
     """
-    table = _with_paths(folder)
+    table = _with_paths(folder, synthetic_set=True)
     if (table["synthetic"] != "true").any():
         bad = table.loc[table["synthetic"] != "true"].iloc[0]
         raise InputError(
@@ -107,8 +122,8 @@ def read_synthetic(folder: str | Path) -> "pd.DataFrame":
     return table
 
 
-def _with_paths(folder: str | Path) -> "pd.DataFrame":
-    table = read(folder)
+def _with_paths(folder: str | Path, synthetic_set: bool = False) -> "pd.DataFrame":
+    table = read(folder, synthetic_set)
     return table.assign(path=[str(Path(folder, name)) for name in table["file_name"]])
 
 
@@ -195,7 +210,7 @@ def facts(folder: str | Path, image_ids: Collection[str] | None = None) -> dict:
         where one is unknown),
         `synthetic` (how many are), `leaky`, and of a prepared manifest `taxonomy`, `audit` and `preparation`.
     """
-    table = read(folder)
+    table = read(folder, synthetic_set=True)
     if image_ids is not None:
         table = table[table["image_id"].isin(set(image_ids))]
     found = {

@@ -336,7 +336,8 @@ def _ground_truth(data_dir: Path, pattern: str) -> tuple[Path, str]:
 def _find(data_dir: Path, stem: str, *suffixes: str, needed: bool = True) -> Path | None:
     found = _matching(data_dir, stem, suffixes)
     if not found and _matching(data_dir, stem, (".xlsx", ".xls")):
-        tables.read_table(_matching(data_dir, stem, (".xlsx", ".xls"))[0])  # says what to do with a workbook
+        workbook = _matching(data_dir, stem, (".xlsx", ".xls"))[0]
+        raise InputError(f"{workbook} is an Excel workbook: save its sheet as CSV (UTF-8) and run again")
     if not found and needed:
         raise InputError(
             f"{data_dir} has no {stem}{suffixes[0]}: is it the folder that the download was unpacked into?"

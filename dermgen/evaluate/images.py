@@ -37,7 +37,7 @@ def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.D
         table["file_name"] = [Path(path).name for path in table["path"]]
         table = table.assign(age=np.nan, **{c: "" for c in manifest.COLUMNS if c not in (*table.columns, "age")})
     else:
-        table = manifest.read(folder)
+        table = manifest.read(folder, synthetic_set=synthetic)
         wanted = "true" if synthetic else "false"
         bad = table[table["synthetic"] != wanted]
         if len(bad):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -414,3 +415,16 @@ def test_a_classification_checkpoint_gives_its_class_token_and_not_a_random_pool
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     first, second = (features.load(str(tmp_path / "vit")).embed(pixels) for _ in range(2))
     torch.testing.assert_close(first, second)
+
+
+def test_a_set_of_another_program_with_files_and_labels_alone_is_judged_as_ours_is(
+    found, tested_dir, synthetic_dir, tmp_path
+):
+    shutil.copytree(synthetic_dir, tmp_path / "theirs")
+    table = pd.read_csv(synthetic_dir / "metadata.csv")[["file_name", "dx"]].rename(columns={"dx": "label"})
+    table.to_csv(tmp_path / "theirs" / "metadata.csv", index=False)
+    theirs = evaluate(config(tested_dir, tmp_path / "theirs", tmp_path / "e", min_images=7))
+    assert theirs["groups"][0]["scores"] == found[1]["groups"][0]["scores"]
+    assert set(manifest.read_synthetic(tmp_path / "theirs")["dx"]) == set(table["label"])
+    with pytest.raises(InputError, match="lacks the columns"):
+        manifest.read_real(tmp_path / "theirs")

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -248,3 +249,11 @@ def test_held_out_images_that_are_copies_themselves_are_an_error(real_dir, plant
     copy.write_bytes((real_dir / table["file_name"][train[0]]).read_bytes())
     with pytest.raises(InputError, match="are copies of training images themselves"):
         audit(AuditConfig(real=str(tmp_path / "m"), synthetic=str(planted), output_dir=str(tmp_path / "a")))
+
+
+def test_copies_are_found_in_a_set_of_another_program_that_names_its_files_alone(real_dir, planted, audited, tmp_path):
+    shutil.copytree(planted, tmp_path / "theirs")
+    table = pd.read_csv(planted / "metadata.csv")[["file_name", "dx"]].rename(columns={"dx": "label"})
+    table.to_csv(tmp_path / "theirs" / "metadata.csv", index=False)
+    found = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "theirs"), output_dir=str(tmp_path / "a")))
+    assert found["copies"] == audited[1]["copies"]
