@@ -25,6 +25,7 @@ from diffusers import AutoencoderKL
 
 from dermgen.data import manifest
 from dermgen.data.loading import LesionSet, to_uint8, to_unit_range
+from dermgen.data.subsets import subset
 from dermgen.evaluate import features
 from dermgen.evaluate.pairs import similarities
 from dermgen.stable_diffusion.pipeline import load_pipeline
@@ -204,7 +205,7 @@ def reconstructions(name: str, folder: Path, args: argparse.Namespace) -> dict:
         return {"ssim": None}
     vae = AutoencoderKL.from_pretrained(folder / "run", subfolder="vae").eval()
     table = manifest.read(args.data_dir)
-    val = table[table["split"] == "val"].head(256)
+    val = subset(table[table["split"] == "val"], 256, 0)
     rows = val.assign(path=[str(args.data_dir / name) for name in val["file_name"]])
     pixels = torch.stack([item["pixels"] for item in LesionSet(rows, sorted(set(val["dx"])), 64)])
     with torch.no_grad():

@@ -8,7 +8,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from dermgen import installation, trial
 from dermgen.config import InputError
 from dermgen.data import captions, duplicates, manifest, preprocess
 from dermgen.data.loading import folder_examples
+from dermgen.data.subsets import choose
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.publish import hub
 from dermgen.settings.doctor import DoctorConfig
@@ -129,11 +130,15 @@ def _data(settings: TrainConfig) -> Iterator[Line]:
         except InputError as error:
             yield Line("FIX", "data", str(error))
             continue
-        if manifest.is_leaky(folder):
+        of_split = manifest.split_facts(folder)
+        if of_split["leaky"]:
             yield Line("FIX", "data", f"{folder} was split by image (LEAKY): prepare it without --allow_leaky_split")
+        elif told := manifest.split_warnings(of_split):
+            yield Line("note", "data", f"{folder}: {told[0]}")
         counts = table["split"].value_counts().to_dict()
         told = ", ".join(f"{name} {counts.get(name, 0)}" for name in manifest.SPLITS)
-        yield from _images(folder, list(table["path"]), told, list(table["split"]))
+        chosen = choose(table["path"], SAMPLED, 0, table["lesion_id"], table["dx"])
+        yield from _images(folder, list(table["path"]), told, list(table["split"]), chosen)
         if isinstance(settings, DreamboothConfig) and not settings.instance_prompt:
             yield _captions(settings, list(table["caption"]))
     if values.get("instance_data_dir"):
@@ -143,16 +148,14 @@ def _data(settings: TrainConfig) -> Iterator[Line]:
             yield Line("FIX", "data", str(error))
             return
         paths = [e.path for e in examples]
-        yield from _images(
-            values["instance_data_dir"], paths, f"{len(paths)} images", list(map(str, range(len(paths))))
-        )
+        each = list(map(str, range(len(paths))))
+        yield from _images(values["instance_data_dir"], paths, f"{len(paths)} images", each, choose(paths, SAMPLED, 0))
     if isinstance(settings, DreamboothConfig) and settings.instance_prompt:
         yield _captions(settings, [settings.instance_prompt, *filter(None, [settings.class_prompt])])
 
 
-def _images(folder: str, paths: list[str], told: str, splits: list[str]) -> Iterator[Line]:
-    """Some images, looked at closely; near-duplicates within a split are as they should be."""
-    chosen = np.sort(np.random.default_rng(0).permutation(len(paths))[:SAMPLED])
+def _images(folder: str, paths: list[str], told: str, splits: list[str], chosen: Sequence[int]) -> Iterator[Line]:
+    """The chosen images, looked at closely; near-duplicates within a split are as they should be."""
     bad, exif, thumbnails, hashes, kept = [], [], [], [], []
     for i in chosen:
         path = Path(paths[i])

@@ -18,6 +18,7 @@ from dermgen.data.cache import hash_file, key_of
 from dermgen.data.names import file_stem, file_stems
 from dermgen.data.origins import combine
 from dermgen.data.sheets import contact_sheet
+from dermgen.data.subsets import subset
 from dermgen.models import GenerateConfig, find_model
 from dermgen.sampling import ImageGenerator, Request, draw, save_png
 from dermgen.stable_diffusion.inputs import tell_cut
@@ -71,7 +72,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
     if accelerator.is_main_process:
         manifest.write(table, folder)
         write_json(folder / "provenance.json", {**versions(), "model_sha256": sha256, **runs.learnt(config.model)})
-        _contact_sheets(table, folder)
+        _contact_sheets(table, folder, config.seed)
         print(f"{len(table)} images in {folder / 'images'}, contact sheets in {folder / 'sheets'}")
     accelerator.wait_for_everyone()
     return folder
@@ -140,9 +141,9 @@ def _with_cut_texts(table: pd.DataFrame, cut: Mapping[str, str], accelerator: Ac
     return table.assign(**{name: table[name.removesuffix("_read")].map(cut).fillna("") for name in CUT_COLUMNS})
 
 
-def _contact_sheets(table: pd.DataFrame, folder: Path) -> None:
+def _contact_sheets(table: pd.DataFrame, folder: Path, seed: int) -> None:
     """One sheet per class, or one of all images where there are no classes."""
     (folder / "sheets").mkdir(exist_ok=True)
     for dx, part in table.groupby("dx"):
-        images = [Image.open(folder / name) for name in part["file_name"].head(64)]
+        images = [Image.open(folder / name) for name in subset(part, 64, seed)["file_name"]]
         contact_sheet(images, folder / "sheets" / f"{file_stem(dx or 'all')}.png", 8)

@@ -16,6 +16,7 @@ from dermgen.config import InputError, read_yaml, require_seed
 from dermgen.data import captions, manifest, preprocess
 from dermgen.data.cache import key_of
 from dermgen.data.loading import Example, PixelSet, folder_examples
+from dermgen.data.subsets import choose
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.sampling import ImageGenerator, check_steps
 from dermgen.settings.generate import GRID_FIELDS, GenerateConfig
@@ -35,6 +36,7 @@ class Source:
     image_id: str
     dx: str = ""
     license: str = ""
+    lesion_id: str = ""
 
 
 def read_sources(folder: str | None, split: str, dx: str | None = None) -> list[Source]:
@@ -48,8 +50,14 @@ def read_sources(folder: str | None, split: str, dx: str | None = None) -> list[
     if not Path(folder, "metadata.csv").exists():
         return [Source(e.path, e.image_id) for e in folder_examples(folder, "", "init_images")]
     table = manifest.select(manifest.read_real(folder, need_classes=False), dx=dx, split=split, where=folder)
-    columns = ("path", "image_id", "dx", "license")
+    columns = ("path", "image_id", "dx", "license", "lesion_id")
     return [Source(*row) for row in zip(*(table[c] for c in columns), strict=True)]
+
+
+def some_sources(sources: Sequence[Source], number: int, seed: int) -> list[Source]:
+    """A random subset of this many; all, where there are no more."""
+    of = {name: [getattr(s, name) for s in sources] for name in ("image_id", "lesion_id", "dx")}
+    return [sources[i] for i in choose(of["image_id"], number, seed, of["lesion_id"], of["dx"])]
 
 
 # Options of `dermgen generate` that mean something for every model, and for runs of one method.
@@ -114,6 +122,8 @@ class StableDiffusionModel:
         self.base_sha256, self.base_checked = "", False
         if self.base:
             self._check_base()
+        if self.sources:
+            self.sources = some_sources(self.sources, len(self._asked()), config.seed)
 
     def _base(self) -> str:
         """The base model of a LoRA run, in the place where it was when the run was trained."""
@@ -319,7 +329,7 @@ class FromScratchModel:
             raise InputError("a CycleGAN translates images: give --init_images, a folder or a manifest of them")
         kind = first if config.direction == "a_to_b" else second
         found = read_sources(config.init_images, config.init_split, None if kind in ("a", "b") else kind)
-        return found[: config.num_images]
+        return some_sources(found, config.num_images or len(found), config.seed)
 
     def _translations(self) -> list[dict]:
         target = self.run.classes[1 if self.config.direction == "a_to_b" else 0]

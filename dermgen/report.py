@@ -17,6 +17,7 @@ from dermgen import __version__, plots, stages
 from dermgen.config import InputError, whole_file
 from dermgen.data import manifest, preprocess
 from dermgen.data.sheets import contact_sheet
+from dermgen.data.subsets import subset
 from dermgen.filtering import FLATTERED
 from dermgen.settings.report import ReportConfig
 from dermgen.training.records import best_step, kept_scores, logged
@@ -86,10 +87,11 @@ def _data(section: Section, folder: Path, plot: Path, real: Path | None) -> None
     section.title = "Data"
     facts = json.loads((folder / "prepare.json").read_text())
     audit, table = facts["audit"], manifest.read(folder)
-    _leaky(section, facts["leaky"])
+    section.notes += manifest.split_warnings(manifest.split_facts(folder))
     section.text(
         f"{audit['images']:,} images of {audit['groups']:,} groups; a group is a lesion or patient with its "
-        f"near-duplicates and lies in one split. Groups in more than one split: {audit['groups_crossing_splits']}. "
+        f"near-duplicates and lies in one split. Groups in more than one split: "
+        f"{'not known' if audit['groups_crossing_splits'] is None else audit['groups_crossing_splits']}. "
         f"Near-duplicates under different ids: {audit['near_duplicate_pairs']} pairs. "
         f"Licence: {', '.join(sorted(set(table['license']) - {''})) or 'unknown'}."
     )
@@ -112,7 +114,7 @@ def _training(section: Section, folder: Path, plot: Path, real: Path | None) -> 
     lines = logged(folder / "metrics.jsonl")
     provenance = folder / "provenance.json"
     facts = json.loads(provenance.read_text()) if provenance.exists() else {}
-    _leaky(section, bool(facts.get("leaky")))
+    section.notes += dict.fromkeys(w for entry in facts.get("data", []) for w in manifest.split_warnings(entry))
     if not lines:
         section.text("Nothing has been logged yet.")
         return
@@ -154,7 +156,7 @@ def _generated(section: Section, folder: Path, plot: Path, real: Path | None) ->
     models = ", ".join(sorted(set(table.get("model", pd.Series(dtype=str))) - {""})) or "unknown"
     section.text(f"{len(table):,} synthetic images, drawn by {models}.")
     if "LEAKY" in " ".join(set(table["source"])):
-        _leaky(section, True)
+        section.notes += manifest.split_warnings({"leaky": True})
     counts = table["dx"].replace("", "unknown").value_counts()
     section.table(["class", "images"], [[dx, int(n)] for dx, n in counts.items()])
     ours = Path(f"{plot}_synthetic.png")
@@ -173,7 +175,7 @@ def _generated(section: Section, folder: Path, plot: Path, real: Path | None) ->
 def _scores(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
     section.title = "Scores"
     found = json.loads((folder / "evaluation.json").read_text())
-    section.notes += found["warnings"]
+    section.notes += dict.fromkeys([*manifest.split_warnings(found), *found["warnings"]])
     e, overall = found["extractor"], found["groups"][0]
     section.text(
         f"{overall['n_synthetic']:,} synthetic images against {overall['n_real']:,} held-out real ones. Features: "
@@ -233,7 +235,7 @@ def _scores(section: Section, folder: Path, plot: Path, real: Path | None) -> No
 def _audit(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
     section.title = "Copies of training images"
     found = json.loads((folder / "audit.json").read_text())
-    _leaky(section, found["leaky"])
+    section.notes += manifest.split_warnings(found)
     if not found["passed"]:
         section.notes.append(
             f"More than {found['max_copy_rate']:.1%} of the images are copies: do not share this set as it is."
@@ -284,7 +286,7 @@ def _filter(section: Section, folder: Path, plot: Path, real: Path | None) -> No
 def _classifier(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
     section.title = f"Classifier: {folder.name}"
     found = json.loads((folder / "results.json").read_text())
-    _leaky(section, found["leaky"])
+    section.notes += manifest.split_warnings(found)
     test = found["test"]
     section.text(
         f"Test split, {test['n']:,} real images: balanced accuracy {test['bma']:.3f}, accuracy {test['accuracy']:.3f}, "
@@ -301,7 +303,7 @@ def _classifier(section: Section, folder: Path, plot: Path, real: Path | None) -
 def _study(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
     section.title = "Do synthetic images help a classifier?"
     found = json.loads((folder / "study.json").read_text())
-    _leaky(section, found["leaky"])
+    section.notes += manifest.split_warnings(found)
     focus = found["focus_class"]
     length = f"{found['steps']:,} optimizer steps each" if found["steps"] else "the same number of epochs each"
     section.text(
@@ -350,22 +352,13 @@ WRITERS = {
 }
 
 
-def _leaky(section: Section, leaky: bool) -> None:
-    if leaky:
-        section.notes.append(
-            "LEAKY: the data was split by image, so that one lesion is in several splits; do not trust scores."
-        )
-
-
 def _grid(table: pd.DataFrame, folder: Path, path: Path, like: pd.DataFrame | None = None) -> None:
     """Images of every class in turn; with `like`, as many of each class as a grid of that table shows."""
-    lesions = table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])
-    table = table[~lesions.duplicated()].reset_index(drop=True)
-    counts = _round_robin(table if like is None else like).value_counts()
-    chosen = [i for dx, n in counts.sort_index().items() for i in table.index[table["dx"] == dx][:n]]
+    counts = subset(table if like is None else like, GRID, 0, "turns")["dx"].value_counts()
+    chosen = pd.concat([subset(table[table["dx"] == dx], n, 0) for dx, n in counts.sort_index().items()])
     pictures = []
-    for i in chosen:
-        path = folder / table["file_name"][i]
+    for name in chosen["file_name"]:
+        path = folder / name
         try:
             picture = Image.fromarray(preprocess.read_image(path))
         except (preprocess.BadImage, OSError) as error:
@@ -375,13 +368,7 @@ def _grid(table: pd.DataFrame, folder: Path, path: Path, like: pd.DataFrame | No
             ) from error
         picture.thumbnail((96, 96))
         pictures.append(picture)
-    contact_sheet(pictures, path, 8, [table["dx"][i] for i in chosen])
-
-
-def _round_robin(table: pd.DataFrame) -> pd.Series:
-    """The class of each of the first `GRID` images when the classes take turns."""
-    turn = table.groupby("dx").cumcount()
-    return table["dx"].iloc[turn.sort_values(kind="stable").index[:GRID] if len(table) > GRID else slice(None)]
+    contact_sheet(pictures, path, 8, list(chosen["dx"]))
 
 
 def _data_uri(path: Path) -> str:

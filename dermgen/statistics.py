@@ -101,9 +101,11 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm 1979)."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(list(p_values), method="holm")[1]] if len(p_values) else []
+    p = np.asarray(p_values, np.float64)
+    order = np.argsort(p)
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return corrected.tolist()
 
 
 def wilson(count: int, n: int) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from dermgen.classify import classifier, networks
@@ -20,6 +21,7 @@ from dermgen.data import manifest, preprocess
 from dermgen.data.loading import image_files
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 from dermgen.data.prepare import PrepareConfig, prepare
+from dermgen.data.subsets import choose, subset
 from dermgen.generate import generate
 from dermgen.methods import cyclegan, dcgan, ddpm, dreambooth, stylegan2, vae
 from dermgen.models import GenerateConfig
@@ -95,23 +97,24 @@ def shorten(config: TrainConfig, folder: Path) -> TrainConfig:
     number = max(16, config.train_batch_size)
     for name in ("data_dir", "data_dir_b"):
         if given.get(name):
-            changes[name] = str(few(Path(given[name]), folder / name, number))
+            changes[name] = str(few(Path(given[name]), folder / name, number, config.seed))
     if given.get("instance_data_dir"):
         place = folder / "instances"
         place.mkdir()
-        for path in image_files(Path(given["instance_data_dir"]))[:number]:
-            shutil.copy(path, place)
+        paths = image_files(Path(given["instance_data_dir"]))
+        for i in choose([path.name for path in paths], number, config.seed):
+            shutil.copy(paths[i], place)
         changes["instance_data_dir"] = str(place)
     return dataclasses.replace(config, **{name: value for name, value in changes.items() if name in names})
 
 
-def few(source: Path, folder: Path, number: int) -> Path:
-    """A manifest of about `number` training images, all classes in turn, and two of each class to hold out."""
+def few(source: Path, folder: Path, number: int, seed: int) -> Path:
+    """A manifest of up to twice `number` training images, all classes in turn, and two of each class to hold out."""
     table = manifest.read(source)
-    turn = table.groupby(["split", "dx"]).cumcount()
-    classes = max(1, table["dx"].nunique())
-    train = table["split"].eq("train") & (turn < -(-2 * number // classes))
-    manifest.write_view(table[train | (table["split"].isin(["val", "test"]) & (turn < 2))], source, folder)
+    of = {name: part for name, part in table.groupby("split") if name in manifest.SPLITS}
+    parts = [subset(of[name], 2, seed, "each") for name in ("val", "test") if name in of]
+    parts += [subset(of["train"], 2 * number, seed, "turns")] if "train" in of else []
+    manifest.write_view(table[table["image_id"].isin(pd.concat(parts)["image_id"])], source, folder)
     return folder
 
 

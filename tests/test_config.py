@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+import yaml
 
 from dermgen.config import InputError, claim_folder, option, parse, save, user_errors, whole_file
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
@@ -135,6 +136,17 @@ def test_a_folder_belongs_to_the_settings_it_was_made_with(tmp_path):
     (tmp_path / "b" / "mine.txt").write_text("x")
     with pytest.raises(InputError, match="files in it that are not dermgen's"):
         claim_folder(tmp_path / "b", Settings())
+
+
+def test_a_folder_goes_on_after_its_command_got_a_new_option(tmp_path):
+    claim_folder(tmp_path / "a", Settings())
+    saved = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    del saved["word"]
+    (tmp_path / "a" / "config.yaml").write_text(yaml.safe_dump(saved))
+    claim_folder(tmp_path / "a", Settings())
+    (tmp_path / "a" / "config.yaml").write_text(yaml.safe_dump(saved))
+    with pytest.raises(InputError, match="word was"):
+        claim_folder(tmp_path / "a", Settings(word="x"))
 
 
 def test_a_users_mistake_prints_one_line_and_exits_with_two(tmp_path):

@@ -181,8 +181,10 @@ def test_a_grid_combines_all_attributes(base_dir, tmp_path):
 def test_image_to_image_starts_from_the_given_images_and_strength_says_how_far_it_goes(
     base_dir, manifest_dir, tmp_path
 ):
-    source = manifest_dir / "images"
-    names = sorted(p.stem for p in source.glob("*.png"))[:5]
+    names, source = sorted(p.stem for p in (manifest_dir / "images").glob("*.png"))[:5], tmp_path / "five"
+    source.mkdir()
+    for name in names:
+        shutil.copy(manifest_dir / "images" / f"{name}.png", source)
     pipeline = load_pipeline(str(base_dir))
     pixels = torch.stack([pil_to_tensor(Image.open(source / f"{n}.png")) for n in names])
     with torch.no_grad():
@@ -200,6 +202,14 @@ def test_image_to_image_starts_from_the_given_images_and_strength_says_how_far_i
             [np.abs(a - b).mean() for a, b in zip(images(folder).values(), unchanged, strict=True)]
         )
     assert moved[0.05] < moved[0.5] < moved[1.0]
+
+
+def test_fewer_images_than_sources_start_from_lesions_of_several_classes(base_dir, manifest_dir, tmp_path):
+    source = str(manifest_dir)  # which is sorted by lesion
+    folder = run(base_dir, tmp_path / "a", init_images=source, strength=0.1, num_images=7, num_inference_steps=10)
+    chosen = manifest.read(manifest_dir).set_index("image_id").loc[list(manifest.read(folder)["source_image_id"])]
+    assert chosen["lesion_id"].nunique() == 7
+    assert chosen["dx"].nunique() == 7
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "ddpm", "euler", "pndm", "unipc"])

@@ -74,7 +74,7 @@ def train(config: ClassifierConfig) -> dict:
     model.train()
     folders = [config.data_dir, *([config.synthetic_dir] if config.synthetic_dir else [])]
     run.record(
-        leaky=manifest.is_leaky(config.data_dir),
+        leaky=manifest.split_facts(config.data_dir)["leaky"],
         classes=classes,
         test_sources=sorted(set(parts["test"]["source"]) - {""}),
         base_on_hub=not config.from_scratch and not Path(config.pretrained_model_name_or_path).exists(),
@@ -248,7 +248,7 @@ def _finish(run, model, classifier, history, parts, rows, classes, config, steps
         "best_step": best,
         "last_step": run.step,
         "max_train_steps": steps,
-        "leaky": manifest.is_leaky(config.data_dir),
+        **manifest.split_facts(config.data_dir),
         "training_images": _counts(rows),
     }
     for split, part in parts.items():

@@ -78,6 +78,7 @@ def _summarize(config: StudyConfig, arms: Sequence[str], seeds: Sequence[int], r
         "test_images": len(test),
         "test_lesions": int(groups.max()) + 1,
         "leaky": first["leaky"],
+        "split_method": first.get("split_method", manifest.OLD_SPLIT),
         "images": manifest.identity(manifest.read_synthetic(config.synthetic)),
         "classes": classes,
         "bootstrap_draws": config.bootstrap_draws,
@@ -94,8 +95,8 @@ def as_text(found: dict) -> str:
     columns = [focus, "bma", "macro_auroc", "macro_f1", "accuracy"]
     width = max(len(e["arm"]) for e in found["arms"]) + 2
     lines = [
-        ("LEAKY split, scores are not to be trusted. " if found["leaky"] else "")
-        + f"Test split: {found['test_images']} images of {found['test_lesions']} lesions; "
+        *manifest.split_warnings(found),
+        f"Test split: {found['test_images']} images of {found['test_lesions']} lesions; "
         f"mean of {len(found['seeds'])} seeds, 95 % intervals over lesions and seeds",
         " " * width + "".join(f"{c:>24}" for c in columns),
     ]

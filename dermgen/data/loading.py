@@ -18,6 +18,7 @@ from torchvision.transforms import functional as TF
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
 from dermgen.data.cache import cached_array, key_of
+from dermgen.data.subsets import subset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +76,8 @@ def manifest_examples(
     prompt: str | None = None,
     limit: int | None = None,
     limit_per_class: int | None = None,
+    at_most: int | None = None,
+    seed: int = 0,
 ) -> list[Example]:
     """Images of one split of a manifest, each with its caption or with one `prompt` for all.
 
@@ -84,8 +87,10 @@ def manifest_examples(
         dx: only this class.
         exclude: without these classes.
         prompt: in place of the captions.
-        limit: this many, one image per lesion before second images of any, so that few show much.
-        limit_per_class: at most this many of each class, chosen likewise.
+        limit: a random subset of this many, with the classes in their shares.
+        limit_per_class: a random subset of at most this many of each class.
+        at_most: `limit`, or all where there are fewer.
+        seed: of the subsets, see `subsets.choose`.
 
     Raises:
         InputError: if a class is unknown, nothing is left, or fewer than `limit` are there.
@@ -95,14 +100,12 @@ def manifest_examples(
     for code in exclude:
         manifest.select(table, dx=code, where=str(folder))
     table = manifest.select(table[~table["dx"].isin(list(exclude))], dx=dx, split=split, where=str(folder))
-    if limit is not None:
-        if len(table) < limit:
-            raise InputError(
-                f"{limit} images asked for, {folder} has {len(table)} of {dx or 'all classes'} in {split!r}"
-            )
-        table = first_views_first(table).head(limit)
+    if limit is not None and len(table) < limit:
+        raise InputError(f"{limit} images asked for, {folder} has {len(table)} of {dx or 'all classes'} in {split!r}")
     if limit_per_class is not None:
-        table = first_views_first(table).groupby("dx").head(limit_per_class)
+        table = subset(table, limit_per_class, seed, "each")
+    if number := limit or at_most:
+        table = subset(table, number, seed)
     if prompt is None and (table["caption"] == "").any():
         raise InputError(f"{folder} has images without a caption: give --instance_prompt, or captions")
     return [
@@ -114,12 +117,6 @@ def manifest_examples(
         )
         for row in table.to_dict("records")
     ]
-
-
-def first_views_first(table: "pd.DataFrame") -> "pd.DataFrame":
-    """The first image of every lesion, then the second ones, …; an image of unknown lesion is its own."""
-    lesions = table["lesion_id"].where(table["lesion_id"] != "", table["image_id"])
-    return table.iloc[np.argsort(table.groupby(lesions).cumcount().to_numpy(), kind="stable")]
 
 
 def check_readable(examples: Sequence[Example]) -> None:

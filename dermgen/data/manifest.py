@@ -7,7 +7,7 @@ A manifest folder is a Hugging Face `imagefolder`: images under `images/`, masks
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,10 @@ SYNTHETIC_COLUMNS = (
     "truncation source_image_id"
 ).split()
 SPLITS = ("train", "val", "test")
+# How a manifest was split. One without a word of it is older than the first of these.
+SPLIT_METHOD, BY_IMAGE, NO_GROUPS = "groups, by relative deficit", "images", "images, since no groups are known"
+AS_GIVEN = "as the folder came"
+OLD_SPLIT = "groups, by absolute deficit"
 # Settings of `dermgen prepare` that decide what an image and a split are.
 PREPARATION = "resolution crop crop_margin remove_hair color_constancy split caption_template seed".split()
 
@@ -98,7 +102,7 @@ def read_real(folder: str | Path, need_classes: bool = True) -> "pd.DataFrame":
         raise InputError(f"{folder}: {(table['dx'] == '').sum()} images have no dx, which is needed here")
     groups = splits.join_groups(table["lesion_id"], table["patient_id"])
     crossing = splits.crossing_groups(table["split"], groups)
-    if crossing and not is_leaky(folder):
+    if crossing and not split_facts(folder)["leaky"]:
         raise InputError(
             f"{folder}: {crossing} lesions or patients are in more than one split, which makes every score worthless: "
             "split it with `dermgen prepare`"
@@ -176,10 +180,38 @@ def write_csv(table: "pd.DataFrame", path: Path) -> None:
     os.replace(partial, path)
 
 
-def is_leaky(folder: str | Path) -> bool:
-    """Whether the folder was split by image on demand, so that scores on it are not to be trusted."""
+def split_facts(folder: str | Path) -> dict:
+    """How a manifest was split, to be kept wherever something is learnt or measured on it.
+
+    Returns:
+        `leaky`, whether it was split by image on demand; `split_method`, "" where `dermgen prepare` did not split it.
+    """
     path = Path(folder, "prepare.json")
-    return path.exists() and bool(json.loads(path.read_text()).get("leaky"))
+    prepared = json.loads(path.read_text()) if path.exists() else {}
+    return {
+        "leaky": bool(prepared.get("leaky")),
+        "split_method": prepared.get("split_method", OLD_SPLIT if prepared else ""),
+    }
+
+
+def split_warnings(found: Mapping) -> list[str]:
+    """What must be said beside every score on a split.
+
+    Args:
+        found: a result, or `facts`, that holds `split_facts`; those of earlier versions hold no `split_method`.
+    """
+    of_plain_folder = "licenses" in found and "audit" not in found  # facts of images that were never split
+    method = found.get("split_method", "" if of_plain_folder else OLD_SPLIT)
+    if found["leaky"]:
+        return ["LEAKY: the data was split by image, so that one lesion is in several splits; do not trust scores"]
+    if method == OLD_SPLIT:
+        return [
+            "OLD SPLIT: an earlier version split this data and gave nearly all lesions with several images to train; "
+            "scores on it are not comparable with those on data that is prepared now"
+        ]
+    if method == NO_GROUPS:
+        return ["NO GROUPS: without lesion or patient ids nobody can tell whether one lesion is in several splits"]
+    return []
 
 
 def identity(table: "pd.DataFrame") -> dict:
@@ -207,12 +239,13 @@ def facts(folder: str | Path, image_ids: Collection[str] | None = None) -> dict:
 
     Returns:
         `images`, `images_per_class`, `lesions` (None where they are unknown), `licenses` and `sources` ("" among them
-        where one is unknown),
-        `synthetic` (how many are), `leaky`, and of a prepared manifest `taxonomy`, `audit` and `preparation`.
+        where one is unknown), `synthetic` (how many are), `leaky`, `split_method`, and of a prepared manifest
+        `taxonomy`, `audit` and `preparation`.
     """
     table = read(folder, synthetic_set=True)
     if image_ids is not None:
         table = table[table["image_id"].isin(set(image_ids))]
+    how = split_facts(folder)
     found = {
         "images": len(table),
         "images_per_class": {dx or "unknown": int(n) for dx, n in table["dx"].value_counts().sort_index().items()},
@@ -221,7 +254,8 @@ def facts(folder: str | Path, image_ids: Collection[str] | None = None) -> dict:
         "sources": sorted(set(table["source"])),
         "synthetic": int((table["synthetic"] == "true").sum()),
         # Images that a model of a leaky split drew say so.
-        "leaky": is_leaky(folder) or bool(table["source"].str.contains("LEAKY").any()),
+        "leaky": how["leaky"] or bool(table["source"].str.contains("LEAKY").any()),
+        "split_method": how["split_method"],
     }
     path, settings = Path(folder, "prepare.json"), Path(folder, "config.yaml")
     prepared = json.loads(path.read_text()) if path.exists() else {}

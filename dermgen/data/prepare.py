@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pandas as pd
 from PIL import Image
 
 from dermgen.config import InputError, claim_folder, write_json
-from dermgen.data import captions, duplicates, manifest, preprocess, sources, splits
+from dermgen.data import balance, captions, duplicates, manifest, preprocess, sources, splits
+from dermgen.data.groups import any_known, find_groups, require_groups
 from dermgen.data.names import file_stems
 from dermgen.data.processing import ODD_MASKS, Steps, process_all
 from dermgen.data.sheets import contact_sheet
+from dermgen.data.subsets import choose
 from dermgen.settings.prepare import PrepareConfig
 
 # What may differ between the first run and one that goes on with it.
@@ -28,6 +31,11 @@ def prepare(config: PrepareConfig) -> Path:
     """
     folder = Path(config.output_dir)
     claim_folder(folder, config, _FREE_SETTINGS)
+    if manifest.split_facts(folder)["split_method"] == manifest.OLD_SPLIT:
+        raise InputError(
+            f"{folder} was split by an earlier version, and would be split otherwise now while runs may stand on it: "
+            "choose a new output_dir"
+        )
     for name in ("images", "masks"):
         (folder / name).mkdir(exist_ok=True)
     source = _read_source(config, folder)
@@ -38,7 +46,10 @@ def prepare(config: PrepareConfig) -> Path:
     _check_whole(source, config, folder)
     if config.keep_split and "split" not in source.table:
         raise InputError(f"--keep_split: {config.data_dir} has no train and test folders above its classes")
+    source, has_groups = _with_groups(source, config)
     source.table["stem"] = file_stems(source.table["image_id"])
+    known = splits.join_groups(source.table["lesion_id"], source.table["patient_id"])
+    _split(source.table, known, config)  # what no splitting can make good is said before hours of work
     results = process_all(source.table, Steps.of(config), folder, config.num_workers)
     bad = [i for i, r in enumerate(results) if r["reason"]]
     rejected = source.table.iloc[bad][["image_id", "path"]].assign(reason=[results[i]["reason"] for i in bad])
@@ -61,18 +72,18 @@ def prepare(config: PrepareConfig) -> Path:
         thumbnails, hashes = (np.stack([r[name] for r in results]) for name in ("thumbnail", "hashes"))
         pairs = duplicates.find_pairs(thumbnails, hashes, known)
     groups = splits.join_groups(known, pairs=pairs)
-    fractions = dict(zip(manifest.SPLITS, config.split or (0.7, 0.15, 0.15), strict=True))
-    by = np.arange(len(table)) if config.allow_leaky_split else groups
-    table["split"] = splits.split_groups(table["dx"], by, fractions, config.seed)
-    if config.keep_split:
-        table["split"] = _with_val(table, groups, source.table["split"].iloc[good].to_numpy(), config)
+    table["split"] = _split(table, groups, config)
+    differences = balance.compare(table, _dealt(groups, config), config.seed)
     audit = {
         "images": len(table),
         "groups": int(groups.max()) + 1,
         "near_duplicate_pairs": len(pairs),
         "groups_joined": int(known.max() - groups.max()),
-        "groups_crossing_splits": splits.crossing_groups(table["split"], groups),
+        "images_of_unknown_group": int(((table["lesion_id"] == "") & (table["patient_id"] == "")).sum()),
+        "groups_crossing_splits": splits.crossing_groups(table["split"], groups) if has_groups else None,
         "images_per_split": {name: int((table["split"] == name).sum()) for name in manifest.SPLITS},
+        "class_off_by": _class_off_by(table, config),
+        "differences": differences,
         "images_per_class": {
             c: int((table["dx"] == c).sum()) for c in source.taxonomy.codes if (table["dx"] == c).any()
         },
@@ -90,11 +101,13 @@ def prepare(config: PrepareConfig) -> Path:
     table["synthetic"] = "false"
     joined = [[table["image_id"][i], table["image_id"][j]] for i, j in pairs]
     lines = [_lint(table, config.tokenizer)] if config.tokenizer else []
-    manifest.write(table.drop(columns=["path", "mask_path", "stem"]), folder)
+    unused = ["path", "mask_path", "stem", *(["dx_type"] if (table["dx_type"] == "").all() else [])]
+    manifest.write(table.drop(columns=unused), folder)
     _before_after(source.table.iloc[good].reset_index(drop=True), table, folder, config.seed)
     facts = {
         "taxonomy": source.taxonomy.name,
         "leaky": config.allow_leaky_split,
+        "split_method": _split_method(config, has_groups),
         "audit": audit,
         "rejected": rejected["reason"].value_counts().to_dict(),
         "partial": config.partial,
@@ -111,11 +124,12 @@ def prepare(config: PrepareConfig) -> Path:
     return folder
 
 
-def _with_val(table: pd.DataFrame, groups: np.ndarray, kept: np.ndarray, config: PrepareConfig) -> np.ndarray:
+def _with_val(table: pd.DataFrame, groups: np.ndarray, config: PrepareConfig) -> np.ndarray:
     """The split that the folder came with; where it has no val, whole groups of train become it."""
+    kept = table["split"].to_numpy()
     if "val" in kept or not (train := np.flatnonzero(kept == "train")).size:
         return kept
-    share = (config.split or (0.7, 0.15, 0.15))[1]
+    share = _fractions(config)["val"]
     dealt = splits.split_groups(table["dx"].iloc[train], groups[train], {"train": 1 - share, "val": share}, config.seed)
     kept = kept.copy()
     kept[train] = dealt
@@ -135,6 +149,51 @@ def _check_whole(source: sources.Source, config: PrepareConfig, folder: Path) ->
         )
 
 
+def _with_groups(source: sources.Source, config: PrepareConfig) -> tuple[sources.Source, bool]:
+    """The source with its lesions and patients known by the manifest's columns, and whether any is known."""
+    where = str(config.data_dir or config.source)
+    table, notes = find_groups(source.table, config.group_column, where)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    known = any_known(table)
+    if not config.allow_leaky_split:
+        require_groups(table, config.no_groups, where)
+    columns = [*sources.RAW_COLUMNS, *(["split"] if config.keep_split else [])]
+    return replace(source, table=table[columns].copy()), known
+
+
+def _split_method(config: PrepareConfig, has_groups: bool) -> str:
+    if config.allow_leaky_split:
+        return manifest.BY_IMAGE
+    if not has_groups:
+        return manifest.NO_GROUPS
+    return manifest.AS_GIVEN if config.keep_split else manifest.SPLIT_METHOD
+
+
+def _dealt(groups: np.ndarray, config: PrepareConfig) -> np.ndarray:
+    """What is dealt to the splits as one: a group, or on demand each image."""
+    return np.arange(len(groups)) if config.allow_leaky_split else groups
+
+
+def _fractions(config: PrepareConfig) -> dict[str, float]:
+    return dict(zip(manifest.SPLITS, config.split or (0.7, 0.15, 0.15), strict=True))
+
+
+def _split(table: pd.DataFrame, groups: np.ndarray, config: PrepareConfig) -> np.ndarray:
+    if config.keep_split:
+        return _with_val(table, groups, config)
+    dealt = splits.split_groups(table["dx"], _dealt(groups, config), _fractions(config), config.seed)
+    splits.check_shares(dealt, groups, _fractions(config))
+    return dealt
+
+
+def _class_off_by(table: pd.DataFrame, config: PrepareConfig) -> dict[str, float]:
+    """Of each class the largest difference between the share that a split has of it and the share asked for."""
+    shares = pd.crosstab(table["dx"], table["split"], normalize="index").reindex(columns=manifest.SPLITS, fill_value=0)
+    off = (shares - pd.Series(_fractions(config))).abs().max(axis=1)
+    return {dx: round(float(value), 6) for dx, value in off.items()}
+
+
 def _read_source(config: PrepareConfig, folder: Path) -> sources.Source:
     if config.source in sources.READERS:
         return sources.READERS[config.source](Path(config.data_dir))
@@ -150,9 +209,9 @@ def _lint(table: pd.DataFrame, tokenizer_name: str) -> str:
 
 
 def _before_after(raw: pd.DataFrame, table: pd.DataFrame, folder: Path, seed: int) -> None:
-    chosen = np.random.default_rng(seed).permutation(len(table))[:16]
+    chosen = choose(table["image_id"], 16, seed, table["lesion_id"], table["dx"], "turns")
     images, names = [], []
-    for i in sorted(chosen):
+    for i in chosen:
         before = Image.fromarray(preprocess.read_image(Path(raw["path"][i])))
         before.thumbnail((160, 160))
         after = Image.open(folder / table["file_name"][i])
@@ -163,15 +222,25 @@ def _before_after(raw: pd.DataFrame, table: pd.DataFrame, folder: Path, seed: in
     contact_sheet(images, folder / "sheets" / "before_after.png", 8, names)
 
 
+def _crossing(audit: dict) -> str:
+    if audit["groups_crossing_splits"] is None:
+        return "  groups crossing splits: nobody can tell, since no lesion or patient ids are known   NO GROUPS"
+    unknown = audit["images_of_unknown_group"]
+    told = f" ({unknown} images of unknown lesion and patient are a group each)" if unknown else ""
+    return f"  groups crossing splits: {audit['groups_crossing_splits']}{told}"
+
+
 def _report(facts: dict, folder: Path, lines: list[str]) -> str:
     audit, rejected = facts["audit"], facts["rejected"]
     text = [
         f"{audit['images']} images of {audit['groups']} groups (lesions, patients and near-duplicates joined)",
         "  classes    " + ", ".join(f"{c} {n}" for c, n in audit["images_per_class"].items()),
         "  splits     " + ", ".join(f"{s} {n}" for s, n in audit["images_per_split"].items()),
+        "  splits compared: the value that differs most in each column; a small p means more than chance",
+        *(f"    {line}" for line in balance.as_lines(audit["differences"])),
         "  near-duplicates under different ids: "
         f"{audit['near_duplicate_pairs']} pairs, {audit['groups_joined']} groups joined",
-        f"  groups crossing splits: {audit['groups_crossing_splits']}" + ("   LEAKY" if facts["leaky"] else ""),
+        _crossing(audit) + ("   LEAKY" if facts["leaky"] else ""),
         "  rejected   " + (", ".join(f"{n} x {reason}" for reason, n in rejected.items()) or "none"),
         *(f"  converted  {n} x {what}" for what, n in facts["converted"].items()),
         *(f"  masks      {facts['masks'][kind]} {kind}" for kind in ODD_MASKS if kind in facts["masks"]),
@@ -185,4 +254,6 @@ def _report(facts: dict, folder: Path, lines: list[str]) -> str:
     ]
     if facts["leaky"]:
         print("warning: the split is by image; scores on it are LEAKY and will be marked so", file=sys.stderr)
+    if unlike := balance.warning(audit["differences"]):
+        print(unlike, file=sys.stderr)
     return "\n".join(text)

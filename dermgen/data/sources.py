@@ -1,6 +1,7 @@
 """Readers: what is on a user's disk (HAM10000, ISIC 2018/2019/2020, an image folder, a Hub data set) to one raw table.
 
-A raw table has the manifest's descriptive columns, `path` of the image and `mask_path` ("" where there is none). Rows
+A raw table has the manifest's descriptive columns, `path` of the image, `mask_path` ("" where there is none), and then
+whatever other columns the user's table has, where `groups.find` may know lesions or patients. Rows
 that cannot be used are returned beside it with a reason, never dropped silently.
 """
 
@@ -16,12 +17,14 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from dermgen.config import InputError
-from dermgen.data import files, tables
+from dermgen.data import files, groups, tables
 from dermgen.data.origins import PHANTOMS
 from dermgen.data.preprocess import FORMATS
 from dermgen.labels import BINARY, HAM10000, ISIC2019, TAXONOMIES, LesionClass, Taxonomy, from_labels
 
-RAW_COLUMNS = "image_id path mask_path dx lesion_id patient_id age sex localization caption source license".split()
+RAW_COLUMNS = (
+    "image_id path mask_path dx lesion_id patient_id age sex localization dx_type caption source license".split()
+)
 CC_BY_NC = "CC BY-NC 4.0"
 NO_FILE, NO_ROW, NO_CLASS = "missing from disk", "missing from the table", "none of the classes (UNK)"
 # Parts of a download that are not there, or not meant: neither says that something is wrong with a file.
@@ -206,7 +209,7 @@ def hub_dataset(
     for i, item in enumerate(data):
         path = _copy(item[image_column], download_dir / f"{i:07d}")
         label = "" if item[label_column] in (None, -1) else name_of(item[label_column])
-        known = [k for k in ("age", "sex", "localization", "patient_id", "caption") if k in item]
+        known = [k for k in item if k in ("age", "sex", "localization", "caption", group_column) or groups.usual(k)]
         extra = {k: "" if item[k] is None else str(item[k]) for k in known}
         group = str(item[group_column]) if group_column else ""
         rows.append({"image_id": f"{i:07d}", "path": str(path), "dx": label, "lesion_id": group, **extra})
@@ -253,17 +256,19 @@ def _finish(
     table: pd.DataFrame, taxonomy: Taxonomy, notes: Sequence[str] = (), others: Sequence[tuple[str, str]] = ()
 ) -> Source:
     """Canonical columns and class codes; refuse rows without an image, with an unknown label or a repeated id."""
+    table = table.rename(columns={"diagnosis_confirm_type": "dx_type"})  # the ISIC archive's name of it
     for column in RAW_COLUMNS:
         if column not in table:
             table[column] = ""
-    table = table[[*RAW_COLUMNS, *(["split"] if "split" in table else [])]].copy()
+    further = [c for c in table if c not in RAW_COLUMNS]
+    table = table[[*RAW_COLUMNS, *further]].copy()
     unclear: dict[str, dict[str, int]] = {}
     for column, understand in (("age", tables.age), ("sex", tables.sex)):
         given = [tables.known(text) for text in table[column]]
         table[column] = [understand(text) for text in given]
         lost = Counter(g for g, kept in zip(given, table[column], strict=True) if g and (kept == "" or kept != kept))
         unclear |= {column: dict(lost)} if lost else {}
-    for column in ("lesion_id", "patient_id", "localization"):
+    for column in ("lesion_id", "patient_id", "localization", "dx_type", "source", "license", *further):
         table[column] = [tables.known(text) for text in table[column]]
     classes: list[LesionClass | None] = [taxonomy.find(label) if label.strip() else None for label in table["dx"]]
     reasons = []

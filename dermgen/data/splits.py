@@ -5,6 +5,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pandas as pd
 
+from dermgen.config import InputError
+
 
 def join_groups(*keys: Sequence[Hashable], pairs: Sequence[tuple[int, int]] = ()) -> np.ndarray:
     """Connected components of images that share a value in any key, or are a pair.
@@ -36,16 +38,17 @@ def join_groups(*keys: Sequence[Hashable], pairs: Sequence[tuple[int, int]] = ()
 
 
 def split_groups(labels: Sequence[str], groups: Sequence[int], fractions: dict[str, float], seed: int) -> np.ndarray:
-    """Give each group to one split, so that every class comes close to the asked fractions.
+    """Give each group to one split, so that splits differ by chance only and every class comes close to its fractions.
 
-    Groups are dealt from the rarest class to the commonest, shuffled within a class with the largest first, each to the
-    split whose share of the class is furthest behind.
+    Groups are dealt from the rarest class to the commonest, shuffled within a class with the largest first. Each goes
+    to the split that has, for its size, least of what the group holds: images of each class, and groups. In absolute
+    numbers the largest split lacks most for long, and takes all large groups before the others get any.
 
     Args:
         labels: one class per image.
         groups: one group number per image.
         fractions: split name to fraction; they sum to 1.
-        seed: of the shuffle.
+        seed: of the shuffle and of ties.
 
     Returns:
         (N,) split names.
@@ -53,19 +56,40 @@ def split_groups(labels: Sequence[str], groups: Sequence[int], fractions: dict[s
     table = pd.DataFrame({"label": list(labels), "group": list(groups)})
     sizes = table.groupby("label").size().sort_values(kind="stable")
     counts = table.groupby(["group", "label"]).size().unstack(fill_value=0)[sizes.index]
-    names, targets = list(fractions), np.array(list(fractions.values()))
-    have = {name: np.zeros(len(sizes)) for name in names}
-    shuffled = counts.iloc[np.random.default_rng(seed).permutation(len(counts))]
+    rng = np.random.default_rng(seed)
+    counts = counts.iloc[rng.permutation(len(counts))]
+    images = counts.to_numpy()
+    order = np.lexsort((-images.sum(axis=1), images.astype(bool).argmax(axis=1)))  # by rarest class, then by size
+    holds = np.column_stack([images / images.sum(axis=0), np.full(len(images), 1 / len(images))])
+    names = [name for name, fraction in fractions.items() if fraction > 0]
+    parts = np.array([fractions[name] for name in names])[:, None]
+    have = np.zeros((len(names), holds.shape[1]))
     of_group = {}
-    for c, label in enumerate(sizes.index):
-        mine = shuffled[shuffled[label] > 0]
-        mine = mine[~mine.index.isin(of_group)]
-        for group, row in mine.iloc[np.argsort(-mine.sum(axis=1).to_numpy(), kind="stable")].iterrows():
-            behind = [t * sizes[label] - have[name][c] for name, t in zip(names, targets, strict=True)]
-            name = names[int(np.argmax(behind))]
-            of_group[group] = name
-            have[name] += row.to_numpy()
+    for i in order:
+        # Webster's method of apportionment: half of the new group counts, which favours neither large nor small splits.
+        filled = ((have + holds[i] / 2) / parts) @ holds[i]
+        chosen = rng.choice(np.flatnonzero(filled <= filled.min() + 1e-12))
+        have[chosen] += holds[i]
+        of_group[counts.index[i]] = names[chosen]
     return np.array([of_group[g] for g in table["group"]])
+
+
+def check_shares(splits: Sequence[str], groups: Sequence[int], fractions: dict[str, float]) -> None:
+    """Refuse a split that holds under half or over twice of what was asked for.
+
+    Raises:
+        InputError: naming the split, and the largest group, which is mostly why.
+    """
+    shares = pd.Series(list(splits)).value_counts(normalize=True)
+    for name, asked in fractions.items():
+        found = shares.get(name, 0.0)
+        if asked and not asked / 2 <= found <= asked * 2:
+            largest = pd.Series(list(groups)).value_counts()
+            raise InputError(
+                f"the split {name} would hold {found:.1%} of {len(splits)} images where {asked:.0%} were asked for: "
+                f"there are {len(largest)} groups of lesions, patients and near-duplicates, the largest with "
+                f"{largest.iloc[0]} images; check the ids, add images, or ask for other fractions with --split"
+            )
 
 
 def crossing_groups(splits: Sequence[str], groups: Sequence[int]) -> int:

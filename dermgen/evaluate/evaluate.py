@@ -11,7 +11,8 @@ from accelerate import Accelerator
 
 from dermgen import plots
 from dermgen.config import InputError, write_json
-from dermgen.data import manifest
+from dermgen.data import manifest, splits
+from dermgen.data.subsets import choose
 from dermgen.evaluate import features, images, pairs, products, scores
 from dermgen.settings.evaluate import EvaluateConfig
 from dermgen.training.run import claim_together
@@ -68,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> dict:
             "density and coverage": f"{scores.DENSITY_K} nearest neighbours",
             "intervals": "bootstrap of each image's influence, real images by lesion; neighbourhoods taken as given",
         },
-        "leaky": manifest.is_leaky(config.real),
+        **manifest.split_facts(config.real),
         "images": manifest.identity(synthetic_table),
         "reference": {
             "sources": sorted(set(parts["held_out"].table["source"]) - {""}),
@@ -145,8 +146,8 @@ def _parts(
     stand_in = other[~real.table["image_id"].iloc[other].isin(extractor.trained_on).to_numpy()]
     if not len(stand_in):
         lesions = real.table["group"].iloc[held_out]
-        chosen = np.random.default_rng(0).permutation(lesions.unique())[: lesions.nunique() // 2]
-        stand_in = held_out[lesions.isin(chosen).to_numpy()]
+        dealt = splits.split_groups(real.table["dx"].iloc[held_out], lesions, {"stand_in": 0.5, "held_out": 0.5}, 0)
+        stand_in = held_out[dealt == "stand_in"]
     parts = {"held_out": held_out, "train": of["train"], "stand_in": stand_in}
     return {name: real.take(rows) for name, rows in parts.items()} | {"synthetic": synthetic}
 
@@ -210,9 +211,11 @@ def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips)
     rng = np.random.default_rng(config.seed)
     against = "train" if len(parts["train"]) else "stand_in"
     base = parts[against]
+    sets = (parts["synthetic"], parts["held_out"].take(_apart(parts["held_out"], base)))
+    columns = ([part.table[c] for c in ("image_id", "lesion_id", "dx")] for part in sets)
     chosen, held_out = (
-        part.take(np.sort(rng.permutation(len(part))[: config.max_pairs]))
-        for part in (parts["synthetic"], parts["held_out"].take(_apart(parts["held_out"], base)))
+        part.take(choose(ids, config.max_pairs, config.seed, lesions, classes))
+        for part, (ids, lesions, classes) in zip(sets, columns, strict=True)
     )
     of_class = {dx: np.flatnonzero(base.table["dx"] == dx) for dx in set(chosen.table["dx"])}
     random = [rng.choice(rows if len(rows := of_class[dx]) else np.arange(len(base))) for dx in chosen.table["dx"]]
@@ -298,8 +301,7 @@ def _warnings(
     if not overall["fid_reliable"]:
         n = min(overall["n_real"], overall["n_synthetic"])
         notes.append(f"FID of {n} images is unreliable (under {scores.FID_RELIABLE:,}): go by KID")
-    if manifest.is_leaky(config.real):
-        notes.append("the real set was split by image: LEAKY, its held-out images show training lesions")
+    notes += manifest.split_warnings(manifest.split_facts(config.real))
     filtered = Path(config.synthetic, "filter.json")
     if filtered.exists() and json.loads(filtered.read_text())["scorer_revision"] == extractor.revision:
         notes.append("the synthetic set was filtered by this same network, which flatters it: take another extractor")

@@ -86,7 +86,7 @@ def audit(config: AuditConfig) -> dict:
         "drawn_over_real": int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
         "unknown_sources": _unknown_sources(synthetic, real),
         "median_source_distance": None if np.isnan(moved).all() else float(np.nanmedian(moved)),
-        "leaky": manifest.is_leaky(config.real),
+        **manifest.split_facts(config.real),
         "images": manifest.identity(synthetic),
         "train": manifest.identity(train)["sha256"],
         "real": images.facts(config.real),
@@ -318,7 +318,7 @@ def _sheet(
 def as_text(found: dict, folder: Path) -> str:
     """The result for a terminal."""
     lines = [
-        *(["LEAKY: the data was split by image, which hides copies"] if found["leaky"] else []),
+        *manifest.split_warnings(found),
         f"{found['copies']} of {found['n']} synthetic images are copies: {found['copy_rate']:.1%} "
         f"({found['low']:.1%} to {found['high']:.1%}); by chance {found['false_alarms']:.1%} would be called so",
         f"  median distance to the nearest of {found['train_images']} training images: "

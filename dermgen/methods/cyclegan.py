@@ -13,6 +13,7 @@ from torch import nn
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.loading import LesionSet, collate, to_uint8, to_unit_range
+from dermgen.data.subsets import subset
 from dermgen.evaluate.monitoring import monitor, validate
 from dermgen.settings.cyclegan import CycleganConfig
 from dermgen.training import records
@@ -230,7 +231,7 @@ def _training_sets(sides: Sequence[Lesions], config: CycleganConfig, run: Run) -
         classes=list(config.kinds),
         resolution=config.resolution,
         training_images=[len(side.train) for side in sides],
-        leaky=any(map(manifest.is_leaky, folders)),
+        leaky=any(manifest.split_facts(folder)["leaky"] for folder in folders),
         data=[manifest.facts(f, side.train["image_id"]) for f, side in zip(folders, sides, strict=True)],
     )
     return [decoded(side, hash_of, config, run) for side in sides]
@@ -295,8 +296,9 @@ def _initialize(model: nn.Module) -> None:
 
 
 def _pixels(rows, config: CycleganConfig, count: int) -> torch.Tensor:
-    """The first `count` images of a manifest's rows, uint8 (N, 3, H, W)."""
-    dataset = LesionSet(rows.head(count), list(dict.fromkeys(filter(None, rows["dx"]))), config.resolution)
+    """A random subset of a manifest's rows, uint8 (N, 3, H, W)."""
+    classes = list(dict.fromkeys(filter(None, rows["dx"])))
+    dataset = LesionSet(subset(rows, count, config.seed), classes, config.resolution)
     return torch.stack([item["pixels"] for item in dataset])
 
 

@@ -117,7 +117,7 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
     _keep_base_training_set(config.pretrained_model_name_or_path, run)
     run.record(
         **base,
-        leaky=config.data_dir is not None and manifest.is_leaky(config.data_dir),
+        leaky=config.data_dir is not None and manifest.split_facts(config.data_dir)["leaky"],
         data=[_data_facts(config, examples)],
         base_data=_base_data(config.pretrained_model_name_or_path),
         revision=config.revision,
@@ -209,6 +209,7 @@ def _instance_examples(config: DreamboothConfig) -> list[Example]:
         config.instance_prompt,
         config.num_instance_images,
         config.max_images_per_class,
+        seed=config.seed,
     )
 
 
@@ -270,10 +271,15 @@ def _base_facts(config: DreamboothConfig, run: Run) -> dict:
 def _held_out_examples(config: DreamboothConfig) -> list[Example]:
     if not config.held_out_steps:
         return []
-    found = manifest_examples(
-        config.data_dir, "val", config.instance_class, config.exclude_classes or (), config.instance_prompt
+    return manifest_examples(
+        config.data_dir,
+        "val",
+        config.instance_class,
+        config.exclude_classes or (),
+        config.instance_prompt,
+        at_most=config.held_out_images,
+        seed=config.seed,
     )
-    return found[:: max(1, len(found) // config.held_out_images)][: config.held_out_images]
 
 
 def _tell_cut_prompts(config: DreamboothConfig, examples: Sequence[Example], tokenizer, run: Run) -> None:

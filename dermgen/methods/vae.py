@@ -12,6 +12,7 @@ from torch import nn
 from dermgen.config import write_json
 from dermgen.data.loading import collate, to_uint8
 from dermgen.data.sheets import save_grid
+from dermgen.data.subsets import choose
 from dermgen.evaluate.pairs import load_lpips, similarities
 from dermgen.sampling import normal
 from dermgen.settings.vae import VaeConfig
@@ -222,11 +223,13 @@ def _save_reconstructions(run: Run, vae: Vae, lesions: Lesions, config: VaeConfi
             latents.append(mean)
             classes.append(labels)
         real, again, z, y = map(torch.cat, (originals, decoded, latents, classes))
-        pairs = torch.stack([real[:32], again[:32]], dim=1).flatten(0, 1)
+        known = lesions.val[lesions.val["dx"].isin(lesions.classes)] if lesions.classes else lesions.val
+        shown = choose(known["image_id"], 32, config.seed, known["lesion_id"], known["dx"], "turns")
+        pairs = torch.stack([real[shown], again[shown]], dim=1).flatten(0, 1)
         save_grid(pairs, run.output_dir / "samples" / "reconstructions.png", columns=8)
         share = torch.linspace(0, 1, 8, device=z.device)[:, None]
-        ends = range(0, min(16, len(z) - len(z) % 2), 2)
-        rows = [vae.decode((1 - share) * z[i] + share * z[i + 1], y[i].expand(8)) for i in ends]
+        ends = list(zip(shown[::4], shown[1::4], strict=False))
+        rows = [vae.decode((1 - share) * z[i] + share * z[j], y[i].expand(8)) for i, j in ends]
         if rows:
             save_grid(to_uint8(torch.cat(rows)), run.output_dir / "samples" / "interpolations.png", columns=8)
     scores = similarities(real, again, lpips)

@@ -14,6 +14,7 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard
 
 from dermgen import __version__
 from dermgen.config import InputError
+from dermgen.data import manifest
 from dermgen.data.origins import COLLECTIONS, PHANTOMS, License, combine, is_generated, parse_license
 from dermgen.labels import TAXONOMIES
 from dermgen.publish.evidence import Evidence, copies_among
@@ -196,7 +197,7 @@ def _data(entry: Mapping[str, Any], said: str | None) -> dict[str, Any]:
         "licenses": [license for license in of if license],
         "preparation": entry.get("preparation"),
         "audit": entry.get("audit"),
-        "leaky": entry["leaky"],
+        "split_warnings": manifest.split_warnings(entry),
     }
 
 
@@ -207,6 +208,7 @@ def _memorization(evidence: Evidence, published: Collection[str] | None) -> dict
     copies, n = copies_among(evidence, published)
     low, high = wilson(copies, n) if n else (0.0, 1.0)
     of = {"copies": copies, "n": n, "copy_rate": copies / max(1, n), "low": low, "high": high}
+    of["split_warnings"] = manifest.split_warnings(evidence.audit)
     return {**evidence.audit, **of, "train_images": len(evidence.compared)}
 
 
@@ -217,8 +219,8 @@ def _scores(found: Mapping[str, Any], learnt: Collection[str] | None) -> dict[st
     return {
         "extractor": found["extractor"] | {"name": without_paths_in(found["extractor"]["name"])},
         "held_out": of["splits"] == ["test"] and learnt is not None and not set(of["sha256"]) & set(learnt),
-        "leaky": found["leaky"],
-        "warnings": found["warnings"],
+        "split_warnings": manifest.split_warnings(found),
+        "warnings": [w for w in found["warnings"] if w not in manifest.split_warnings(found)],
         "images": len(found["images"]["sha256"]),
         "n_real": overall["n_real"],
         "n_synthetic": overall["n_synthetic"],
@@ -241,7 +243,7 @@ def _scores(found: Mapping[str, Any], learnt: Collection[str] | None) -> dict[st
 def _study(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "images": len(found["images"]["sha256"]),
-        "leaky": found["leaky"],
+        "split_warnings": manifest.split_warnings(found),
         "test_images": found["test_images"],
         "test_lesions": found["test_lesions"],
         "seeds": len(found["seeds"]),

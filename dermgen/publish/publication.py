@@ -14,6 +14,7 @@ from dermgen import __version__
 from dermgen.config import claim_folder
 from dermgen.data.origins import License, parse_license
 from dermgen.data.sheets import contact_sheet
+from dermgen.data.subsets import subset
 from dermgen.publish import gates, hub, privacy
 from dermgen.settings.publish import PublishConfig
 
@@ -107,8 +108,7 @@ def write_picture(table: pd.DataFrame, files: Path, number: int, size: int) -> s
     """
     if table.empty:
         return None
-    order = table.groupby("dx").cumcount().sort_values(kind="stable").index
-    chosen = table.loc[order[:number]].sort_values("dx", kind="stable")
+    chosen = subset(table, number, 0, "turns").sort_values("dx", kind="stable")
     pictures = []
     for name in chosen["path"]:
         with Image.open(name) as image:

@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from dermgen.config import InputError
 from dermgen.data.cache import hash_weights, key_of
 from dermgen.data.loading import Example, image_files
+from dermgen.data.subsets import choose
 from dermgen.sampling import Request, draw, is_whole, save_png
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.training.draws import derive_seed
@@ -55,7 +56,8 @@ def class_images(
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()
-    own = own_images(folder)[:number]
+    own = own_images(folder)
+    own = [own[i] for i in choose([path.name for path in own], number, seed)]
     generator = StableDiffusionGenerator(pipeline, resolution=resolution)
     weights = [hash_weights(part) for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae)]
     settings = (generator.num_inference_steps, generator.guidance_scale, resolution, seed, dtype)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -14,7 +13,8 @@ from dermgen import plots
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import default_cache_dir
-from dermgen.data.loading import Example, LesionSet, check_readable, first_views_first, to_unit_range
+from dermgen.data.loading import Example, LesionSet, check_readable, to_unit_range
+from dermgen.data.subsets import subset
 from dermgen.labels import from_labels
 from dermgen.sampling import ImageGenerator
 from dermgen.settings.training import AdversarialConfig, FromScratchConfig
@@ -56,11 +56,9 @@ def read_lesions(config: FromScratchConfig, folder: str | None = None, only: Seq
     table = table[~table["dx"].isin(config.exclude_classes or ())]
     train = manifest.select(table, split="train", where=where)
     if config.max_images_per_class is not None:
-        train = first_views_first(train).groupby("dx").head(config.max_images_per_class)
-    train, val = train.reset_index(drop=True), table[table["split"] == "val"].reset_index(drop=True)
-    if len(val) > config.validation_images:  # evenly over the whole split, which may be sorted by class
-        rows = np.linspace(0, len(val) - 1, config.validation_images).round().astype(int)
-        val = val.iloc[rows].reset_index(drop=True)
+        train = subset(train, config.max_images_per_class, config.seed, "each")
+    val = subset(table[table["split"] == "val"], config.validation_images, config.seed)
+    train, val = train.reset_index(drop=True), val.reset_index(drop=True)
     if len(train) < config.train_batch_size:
         raise InputError(
             f"{where} has {len(train)} training images of {', '.join(only) or 'all classes'}, fewer than a batch of "
@@ -88,7 +86,7 @@ def training_set(lesions: Lesions, config: FromScratchConfig, run: Run, method: 
         class_conditional=config.class_conditional,
         resolution=config.resolution,
         training_images=len(lesions.train),
-        leaky=manifest.is_leaky(config.data_dir),
+        leaky=manifest.split_facts(config.data_dir)["leaky"],
         data=[manifest.facts(config.data_dir, lesions.train["image_id"])],
     )
     return decoded(lesions, hash_of, config, run)

@@ -75,7 +75,7 @@ def test_prepare_writes_hostile_ids_inside_its_folder_alone(tmp_path):
     folder = prepare(
         PrepareConfig(
             source="imagefolder", data_dir=str(raw), output_dir=str(tmp_path / "deep" / "m"), resolution=16,
-            num_workers=1, find_duplicates=False,
+            num_workers=1, find_duplicates=False, no_groups=True,
         )
     )  # fmt: skip
     written = manifest.read(folder)

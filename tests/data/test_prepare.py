@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import ham10000, needs_ham10000
 from PIL import Image
 
@@ -61,9 +62,37 @@ def test_lesions_stay_together_and_the_audit_says_so(manifest_dir):
 
 def test_a_split_by_image_must_be_asked_for_and_is_marked(phantoms, tmp_path, capsys):
     run(phantoms, tmp_path / "m", allow_leaky_split=True)
-    assert manifest.is_leaky(tmp_path / "m")
+    assert manifest.split_facts(tmp_path / "m") == {"leaky": True, "split_method": manifest.BY_IMAGE}
     assert facts(tmp_path / "m")["audit"]["groups_crossing_splits"] > 0
     assert "LEAKY" in capsys.readouterr().out
+
+
+def test_the_audit_holds_how_alike_the_splits_are(manifest_dir):
+    found = facts(manifest_dir)
+    assert found["split_method"] == manifest.SPLIT_METHOD == manifest.facts(manifest_dir)["split_method"]
+    columns = {d["column"]: d for d in found["audit"]["differences"]}
+    assert set(columns) == {"images a group", "localization", "sex", "age"}  # all are drawn, from one source
+    table = manifest.read(manifest_dir)
+    by_hand = table.groupby("split").agg(images=("dx", "size"), lesions=("lesion_id", "nunique"))
+    for name, mean in (by_hand["images"] / by_hand["lesions"]).items():
+        assert columns["images a group"]["splits"][name] == pytest.approx(mean)
+    of_class = pd.crosstab(table["dx"], table["split"], normalize="index").loc["mel", ["train", "val", "test"]]
+    assert found["audit"]["class_off_by"]["mel"] == pytest.approx(abs(of_class - [0.7, 0.15, 0.15]).max(), abs=1e-6)
+
+
+def test_a_manifest_of_an_earlier_version_says_that_its_split_is_the_old_one(manifest_dir, tmp_path):
+    folder = shutil.copytree(manifest_dir, tmp_path / "old")
+    assert manifest.split_warnings(manifest.facts(folder)) == []
+    assert manifest.split_warnings(manifest.split_facts(folder)) == []
+    of_old = facts(folder)
+    del of_old["split_method"]
+    (folder / "prepare.json").write_text(json.dumps(of_old))
+    for found in (manifest.facts(folder), manifest.split_facts(folder), {"leaky": False}):
+        assert "OLD SPLIT" in manifest.split_warnings(found)[0]
+    with pytest.raises(InputError, match="was split by an earlier version"):
+        prepare(PrepareConfig(**yaml.safe_load((folder / "config.yaml").read_text()) | {"output_dir": str(folder)}))
+    (folder / "prepare.json").unlink()  # split by other hands
+    assert manifest.split_warnings(manifest.facts(folder)) == []
 
 
 def test_a_second_run_keeps_what_is_done_and_another_setting_is_refused(phantoms, tmp_path):
@@ -208,3 +237,73 @@ def test_all_of_ham10000_joins_at_most_five_groups_in_bounded_memory(tmp_path):
     for name, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
         assert abs(audit["images_per_split"][name] / 10_015 - share) < 0.005
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2e6  # kilobytes
+
+
+def photographs(folder: Path, table: str) -> Path:
+    """40 small pictures with a table of the user's own."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 255, (24, 24, 3), np.uint8)).save(folder / f"{i:02d}.png")
+    (folder / "metadata.csv").write_text(table)
+    return folder
+
+
+def user_table(header: str, cell) -> str:
+    return "\n".join([f"file_name,label,{header}", *(f"{i:02d}.png,{'ab'[i % 2]},{cell(i)}" for i in range(40))])
+
+
+@pytest.mark.parametrize("word", ["NA", "-", "nan", "None", "unknown", "?"])
+def test_a_word_for_unknown_is_not_one_large_lesion(word, tmp_path, capsys):
+    table = user_table("lesion_id", lambda i: word if i < 30 else f"L{i // 2}")
+    folder = run(photographs(tmp_path / "raw", table), tmp_path / "m", source="imagefolder")
+    audit = facts(folder)["audit"]
+    assert (audit["groups"], audit["images_of_unknown_group"]) == (35, 30)
+    assert "30 images of unknown lesion and patient are a group each" in capsys.readouterr().out
+    assert manifest.read(folder)["split"].value_counts().to_dict() == {"train": 28, "val": 6, "test": 6}
+
+
+@pytest.mark.parametrize("name", ["patient", "PatientID", "Lesion ID", "subject_id"])
+def test_usual_names_of_groups_are_found_and_named(name, tmp_path, capsys):
+    folder = run(
+        photographs(tmp_path / "raw", user_table(name, lambda i: f"P{i // 4}")), tmp_path / "m", source="imagefolder"
+    )
+    table = manifest.read(folder)
+    column = "lesion_id" if "esion" in name else "patient_id"
+    assert table[column].nunique() == 10
+    assert splits.crossing_groups(table["split"], table[column]) == 0
+    assert f"the column {name!r} is taken as {column}" in capsys.readouterr().err
+
+
+def test_without_groups_a_column_must_be_named_or_the_split_is_marked(tmp_path, capsys):
+    raw = photographs(tmp_path / "raw", user_table("series", lambda i: f"S{i // 4}"))
+    with pytest.raises(
+        InputError, match=r"no lesion or patient ids.*--group_column \(the table has .*series.*--no_groups"
+    ):
+        run(raw, tmp_path / "m", source="imagefolder")
+    with pytest.raises(InputError, match="no column 'serie' for --group_column"):
+        run(raw, tmp_path / "m0", source="imagefolder", group_column="serie")
+    named = run(raw, tmp_path / "m1", source="imagefolder", group_column="series")
+    assert manifest.read(named)["lesion_id"].nunique() == 10
+    assert facts(named)["audit"]["groups_crossing_splits"] == 0
+    with pytest.raises(InputError, match="--no_groups would ignore"):
+        run(raw, tmp_path / "m2", source="imagefolder", group_column="series", no_groups=True)
+    capsys.readouterr()
+    blind = run(raw, tmp_path / "m3", source="imagefolder", no_groups=True)
+    assert facts(blind)["audit"]["groups_crossing_splits"] is None
+    assert "nobody can tell" in capsys.readouterr().out
+    for found in (manifest.facts(blind), manifest.split_facts(blind)):
+        assert manifest.split_warnings(found)[0].startswith("NO GROUPS")
+
+
+def test_two_columns_of_groups_are_asked_about(tmp_path):
+    raw = photographs(tmp_path / "raw", user_table("subject,case", lambda i: f"S{i // 4},C{i}"))
+    with pytest.raises(InputError, match="several columns of groups, subject and case"):
+        run(raw, tmp_path / "m", source="imagefolder")
+
+
+def test_how_a_diagnosis_was_confirmed_stays_in_the_manifest(tmp_path):
+    table = user_table("lesion_id,diagnosis_confirm_type", lambda i: f"L{i},{['histopathology', 'unknown'][i % 3 > 0]}")
+    folder = run(photographs(tmp_path / "raw", table), tmp_path / "m", source="imagefolder")
+    assert set(manifest.read(folder)["dx_type"]) == {"histopathology", ""}
+    assert "dx_type" in {d["column"] for d in facts(folder)["audit"]["differences"]}

@@ -42,7 +42,7 @@ def test_ham10000_comes_with_commas_or_tabs_and_both_image_folders(tmp_path, nam
     )
     assert table.loc["ISIC_1", "age"] == 55
     assert pd.isna(table.loc["ISIC_2", "age"])
-    assert "dx_type" not in table.columns
+    assert table.loc["ISIC_2", "dx_type"] == "follow_up"
 
 
 def test_isic2018_joins_one_hot_labels_with_lesion_groups(tmp_path):

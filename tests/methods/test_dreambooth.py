@@ -257,6 +257,19 @@ def test_instance_images_are_of_one_class_and_one_per_lesion_first(manifest_dir)
     lesions = table.set_index("image_id").loc[[e.image_id for e in chosen], "lesion_id"]
     assert lesions.nunique() == number
     assert {e.prompt for e in chosen} <= set(train["caption"])
+    of_any_class = manifest_examples(manifest_dir, "train", limit=14)
+    assert set(table.set_index("image_id").loc[[e.image_id for e in of_any_class], "dx"]) == set(table["dx"])
+
+
+def test_the_held_out_images_are_of_every_class_in_its_share(tested_dir, tmp_path):
+    settings = {"data_dir": str(tested_dir), "output_dir": str(tmp_path), "pretrained_model_name_or_path": "x"}
+    config = dreambooth.DreamboothConfig(**settings, held_out_steps=1, held_out_images=10)
+    table = manifest.read(tested_dir).set_index("image_id")
+    shares = table.loc[table["split"] == "val", "dx"].value_counts(normalize=True)
+    found = table.loc[[e.image_id for e in dreambooth._held_out_examples(config)], "dx"].value_counts()
+    assert found.sum() == 10
+    for dx, share in shares.items():
+        assert abs(found.get(dx, 0) - 10 * share) <= 1
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -180,7 +180,14 @@ def test_leaky_results_stop_it_and_are_marked(world, hub, tmp_path):
     with pytest.raises(InputError, match="split: LEAKY"):
         publish(world.run, tmp_path / "r")
     publish(world.run, tmp_path / "r", force="to show the marks")
-    assert "**LEAKY: the real images were split" in hub.repos["model", "me/model"].files["README.md"].decode()
+    assert "**LEAKY: the data was split by image" in hub.repos["model", "me/model"].files["README.md"].decode()
+
+
+def test_a_card_says_that_a_score_stands_on_the_old_split(world, hub, tmp_path):
+    shutil.copytree(world.results, tmp_path / "r")
+    change(tmp_path / "r/scores/evaluation.json", split_method=manifest.OLD_SPLIT)
+    publish(world.run, tmp_path / "r")
+    assert "**OLD SPLIT: an earlier version" in hub.repos["model", "me/model"].files["README.md"].decode()
 
 
 def test_adapters_at_another_strength_are_other_weights(lora, base_dir, tmp_path):

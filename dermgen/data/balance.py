@@ -1,0 +1,119 @@
+"""Are splits alike: the largest difference between them in each known column, and whether chance explains it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from dermgen.data.manifest import SPLITS
+
+COLUMNS = "dx_type localization sex age source".split()
+AGES = {"under 20": 0, "20 to 39": 20, "40 to 59": 40, "60 to 79": 60, "80 and over": 80}
+PERMUTATIONS = 999
+# By Holm for all columns together: one fair split in a hundred gets the warning.
+ALARM = 0.01
+
+
+def compare(table: pd.DataFrame, groups: Sequence[int], seed: int) -> list[dict]:
+    """How the splits of a table differ, beside what they would by chance.
+
+    Chance is whole groups permuted between the splits, within classes: images of one lesion are alike, so a test that
+    counts them one by one would find differences where there are none. The statistic of a column is Pearson's
+    chi-squared of images against splits, that of the groups' size the variance between splits.
+
+    Args:
+        table: of a manifest, with `split`.
+        groups: one group number per image; a group in several splits counts as one in each.
+        seed: of the permutations.
+
+    Returns:
+        An entry for "images a group", then one for each known column with at least two values: `column`, `value` (the
+        one that differs most), `splits` (its share of each split's images, or the images a group), `difference`
+        (largest less smallest), `p`, and `p_holm`, corrected for the number of entries.
+    """
+    from dermgen.statistics import holm  # SciPy costs each worker of `dermgen prepare`, which imports this, a second
+
+    names = [name for name in SPLITS if (table["split"] == name).any()]
+    groups = pd.factorize(pd.Series(list(groups), table.index).astype(str) + " " + table["split"])[0]
+    numbers, first = np.unique(groups, return_index=True)
+    split = pd.Categorical(table["split"].iloc[first], names).codes
+    stratum = np.unique(_rarest_class(table["dx"], groups), return_inverse=True)[1]
+    known = {c: pd.get_dummies(_values(table, c), dtype=int) for c in COLUMNS if c in table}
+    known = {c: values for c, values in known.items() if values.shape[1] > 1}
+    blocks = [np.ones((len(table), 1), int), *(values.to_numpy() for values in known.values())]
+    holds = np.zeros((len(numbers), sum(block.shape[1] for block in blocks)))
+    np.add.at(holds, np.searchsorted(numbers, groups), np.concatenate(blocks, axis=1))
+    ends = np.cumsum([block.shape[1] for block in blocks])[:-1]
+    per_split = np.bincount(split, minlength=len(names))
+
+    def count(splits: np.ndarray) -> list[np.ndarray]:
+        """Of (P, G) splits of the groups what each holds: for each block (P, splits, values)."""
+        return np.split(np.stack([(splits == k) @ holds for k in range(len(names))], axis=1), ends, axis=2)
+
+    def unlike(counts: list[np.ndarray]) -> np.ndarray:
+        images, *of_columns = counts
+        size = (per_split * (images[..., 0] / per_split - len(table) / len(split)) ** 2).sum(axis=1)
+        expected = [images * part.sum(axis=1, keepdims=True) / len(table) for part in of_columns]
+        chi2 = [((part - e) ** 2 / e).sum(axis=(1, 2)) for part, e in zip(of_columns, expected, strict=True)]
+        return np.stack([size, *chi2], axis=1)
+
+    counts = count(split[None])
+    rng, within, at_once = np.random.default_rng(seed), np.argsort(stratum, kind="stable"), 2**20 // len(split) + 1
+    observed, as_unlike = unlike(counts) * (1 - 1e-9), 1
+    for start in range(0, PERMUTATIONS, at_once):
+        order = rng.random((min(at_once, PERMUTATIONS - start), len(split)))
+        permuted = np.empty(order.shape, split.dtype)
+        permuted[:, within] = split[np.argsort(order + stratum, axis=1)]
+        as_unlike = as_unlike + (unlike(count(permuted)) >= observed).sum(axis=0)
+    p = as_unlike / (1 + PERMUTATIONS)
+    sums = [part[0] for part in counts]
+    found = [("images a group", "", sums[0][:, 0] / per_split)]
+    for (column, values), part in zip(known.items(), sums[1:], strict=True):
+        shares = part / sums[0]
+        most = int(np.ptp(shares, axis=0).argmax())
+        found.append((column, values.columns[most], shares[:, most]))
+    return [
+        {
+            "column": column,
+            "value": value,
+            "splits": dict(zip(names, map(float, numbers), strict=True)),
+            "difference": float(np.ptp(numbers)),
+            "p": float(alone),
+            "p_holm": corrected,
+        }
+        for (column, value, numbers), alone, corrected in zip(found, p, holm(p), strict=True)
+    ]
+
+
+def as_lines(differences: Sequence[dict]) -> list[str]:
+    """The comparison for a terminal."""
+    lines = []
+    for d in differences:
+        form = "{:.2f}" if not d["value"] else "{:.1%}"
+        told = ", ".join(f"{name} {form.format(number)}" for name, number in d["splits"].items())
+        lines.append(f"{d['column']}{' ' + d['value'] if d['value'] else ''}: {told} (p = {d['p_holm']:.3g})")
+    return lines
+
+
+def warning(differences: Sequence[dict]) -> str | None:
+    """A sentence if the splits differ by more than chance explains, else None."""
+    unlike = [d["column"] for d in differences if d["p_holm"] < ALARM]
+    if not unlike:
+        return None
+    return f"warning: the splits differ by more than chance explains in {', '.join(unlike)}: scores on them mislead"
+
+
+def _rarest_class(dx: pd.Series, groups: Sequence[int]) -> np.ndarray:
+    """The rarest class that each group shows."""
+    number = dx.map(dx.value_counts()).to_numpy()
+    order = np.lexsort((dx.to_numpy(str), number, groups))
+    return dx.to_numpy(str)[order][np.unique(np.asarray(groups)[order], return_index=True)[1]]
+
+
+def _values(table: pd.DataFrame, column: str) -> pd.Series:
+    """The column's values, ages in bands, "unknown" where there is none."""
+    values = table[column]
+    if column == "age":
+        bands = pd.cut(values, [*AGES.values(), np.inf], right=False, labels=list(AGES)).astype(object)
+        values = bands.where(values.notna(), "")
+    return values.replace("", "unknown")

@@ -1,0 +1,73 @@
+"""What images of one lesion or patient are known by: usual names of such columns, or the one that is named."""
+
+import pandas as pd
+
+from dermgen.config import InputError
+
+# Usual names, in lower case and without blanks, dashes and underscores.
+LESIONS = frozenset("lesionid lesion lesionno lesionnumber groupid group".split())
+PATIENTS = frozenset("patientid patient patientno patientnumber subjectid subject caseid case personid person".split())
+
+
+def usual(column: str) -> str | None:
+    """The manifest's column that one of this name is, `lesion_id` or `patient_id`; None for any other name."""
+    name = "".join(c for c in column.lower() if c.isalnum())
+    return "lesion_id" if name in LESIONS else "patient_id" if name in PATIENTS else None
+
+
+def find_groups(table: pd.DataFrame, named: str | None, where: str) -> tuple[pd.DataFrame, list[str]]:
+    """Fill `lesion_id` and `patient_id` of a raw table from its further columns.
+
+    Args:
+        table: raw, with whatever columns the user's table has.
+        named: the column that the user names; otherwise those of usual names are taken.
+        where: the data set, for messages.
+
+    Returns:
+        The table, and a sentence for each column that was taken.
+
+    Raises:
+        InputError: if the named column is not there, or two columns could be meant.
+    """
+    if named is not None and named not in table:
+        raise InputError(f"{where} has no column {named!r} for --group_column: it has {_columns(table)}")
+    blank = [name for name in ("lesion_id", "patient_id") if (table[name] == "").all()]
+    columns = [c for c in table if usual(c) in blank and (table[c] != "").any()] if named is None else [named]
+    notes = []
+    for column in columns:
+        target = usual(column) or ("lesion_id" if "lesion_id" in blank else "patient_id")
+        rivals = [c for c in columns if usual(c) == target]
+        if len(rivals) > 1:
+            raise InputError(
+                f"{where} has several columns of groups, {' and '.join(rivals)}: name by --group_column the one that "
+                "is the same for all images of a lesion or patient"
+            )
+        table = table.assign(**{target: table[column]})
+        notes.append(f"the column {column!r} is taken as {target}")
+    return table, notes
+
+
+def require_groups(table: pd.DataFrame, no_groups: bool, where: str) -> None:
+    """Without any lesion or patient id nobody can keep the images of one in one split: the user must know of it.
+
+    Raises:
+        InputError: without any id, unless the user says `no_groups`; with some, if the user says so.
+    """
+    known = any_known(table)
+    if known and no_groups:
+        raise InputError(f"{where} has lesion or patient ids, which --no_groups would ignore: leave it out")
+    if not known and not no_groups:
+        raise InputError(
+            f"{where} has no lesion or patient ids, so images of one lesion could fall into several splits: name their "
+            f"column by --group_column (the table has {_columns(table)}), or give --no_groups if there is none"
+        )
+
+
+def any_known(table: pd.DataFrame) -> bool:
+    """Whether the lesion or the patient of any image is known."""
+    return bool(((table["lesion_id"] != "") | (table["patient_id"] != "")).any())
+
+
+def _columns(table: pd.DataFrame) -> str:
+    known = {"path", "mask_path", "stem", *(c for c in table if (table[c] == "").all())}
+    return ", ".join(str(c) for c in table if c not in known)
