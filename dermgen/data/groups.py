@@ -8,6 +8,10 @@ from dermgen.config import InputError
 LESIONS = frozenset("lesionid lesion lesionno lesionnumber groupid group".split())
 PATIENTS = frozenset("patientid patient patientno patientnumber subjectid subject caseid case personid person".split())
 
+_DESCRIPTIVE = frozenset(
+    "image_id path mask_path dx age sex localization dx_type caption source license split file_name label".split()
+)
+
 
 def usual(column: str) -> str | None:
     """The manifest's column that one of this name is, `lesion_id` or `patient_id`; None for any other name."""
@@ -29,8 +33,9 @@ def find_groups(table: pd.DataFrame, named: str | None, where: str) -> tuple[pd.
     Raises:
         InputError: if the named column is not there, or two columns could be meant.
     """
+    named = next((c for c in table if named and c.lower() == named.strip().lower()), named)
     if named is not None and named not in table:
-        raise InputError(f"{where} has no column {named!r} for --group_column: it has {_columns(table)}")
+        raise InputError(f"{where} has no column {named!r} for --group_column: there is {_columns(table)}")
     blank = [name for name in ("lesion_id", "patient_id") if (table[name] == "").all()]
     columns = [c for c in table if usual(c) in blank and (table[c] != "").any()] if named is None else [named]
     notes = []
@@ -59,7 +64,7 @@ def require_groups(table: pd.DataFrame, no_groups: bool, where: str) -> None:
     if not known and not no_groups:
         raise InputError(
             f"{where} has no lesion or patient ids, so images of one lesion could fall into several splits: name their "
-            f"column by --group_column (the table has {_columns(table)}), or give --no_groups if there is none"
+            f"column by --group_column (there is {_columns(table)}), or give --no_groups if there is none"
         )
 
 
@@ -69,5 +74,5 @@ def any_known(table: pd.DataFrame) -> bool:
 
 
 def _columns(table: pd.DataFrame) -> str:
-    known = {"path", "mask_path", "stem", *(c for c in table if (table[c] == "").all())}
-    return ", ".join(str(c) for c in table if c not in known)
+    further = [c for c in table if c not in _DESCRIPTIVE and (table[c] != "").any()]
+    return ", ".join(further) or "no further column"

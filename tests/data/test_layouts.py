@@ -111,7 +111,7 @@ def test_an_earlier_output_among_the_data_is_no_class(tmp_path):
     for n in range(3):
         picture(tmp_path / "raw" / "mel" / f"{n}.png", n)
         picture(tmp_path / "raw" / "nv" / f"{n}.png", 10 + n)
-    folder = run(tmp_path / "raw", tmp_path / "m", source="imagefolder")
+    folder = run(tmp_path / "raw", tmp_path / "m", source="imagefolder", no_groups=True)
     folder.rename(tmp_path / "raw" / "mel" / "prepared")
     assert len(sources.imagefolder(tmp_path / "raw").table) == 6
 
@@ -160,7 +160,14 @@ def test_train_and_test_folders_are_splits_and_one_around_the_classes_is_no_clas
     assert source.taxonomy.codes == ("benign", "malignant")
     assert sum(source.table["split"] == "test") == 3
     assert "--keep_split true keeps that split" in source.notes[0]
-    folder = run(tmp_path / "kaggle", tmp_path / "m", source="imagefolder", keep_split=True, split=[0.6, 0.2, 0.2])
+    folder = run(
+        tmp_path / "kaggle",
+        tmp_path / "m",
+        source="imagefolder",
+        keep_split=True,
+        no_groups=True,
+        split=[0.6, 0.2, 0.2],
+    )
     table = manifest.read(folder)
     assert {i for i, s in zip(table["image_id"], table["split"], strict=True) if s == "test"} == {
         i for i in table["image_id"] if i.startswith("test_")
@@ -248,10 +255,10 @@ def test_tiny_and_one_coloured_images_are_rejected_and_conversions_are_counted(t
     see_through = Image.new("RGBA", (40, 40), (0, 255, 0, 0))
     see_through.paste((120, 60, 30, 255), (10, 10, 30, 30))
     see_through.save(raw / "mel" / "alpha.png")
-    found = facts(run(raw, tmp_path / "m", source="imagefolder"))
+    found = facts(run(raw, tmp_path / "m", source="imagefolder", no_groups=True))
     assert found["rejected"] == {"featureless: one colour": 1, "too small: under 16 pixels": 1}
     assert found["converted"] == {"transparent parts put on white": 1}
-    refused = facts(run(raw, tmp_path / "m2", source="imagefolder", transparency="refuse"))
+    refused = facts(run(raw, tmp_path / "m2", source="imagefolder", transparency="refuse", no_groups=True))
     assert refused["rejected"]["transparent parts"] == 1
 
 
