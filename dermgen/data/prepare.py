@@ -60,7 +60,7 @@ def prepare(config: PrepareConfig) -> Path:
     if len(bad) > MAX_REJECTED * total:
         raise InputError(
             f"{len(bad)} of {total} files are bad (more than {MAX_REJECTED:.0%}), most often: "
-            f"{bad.value_counts().index[0]}; see {folder / 'rejected.csv'}, mend the data and run again"
+            f"{bad.value_counts().index[0]}; see {folder / 'rejected.csv'}, fix the data and run again"
         )
     good = [i for i, r in enumerate(results) if not r["reason"]]
     table = source.table.iloc[good].reset_index(drop=True)

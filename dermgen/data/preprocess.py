@@ -157,7 +157,10 @@ _TURNS = {
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as the EXIF orientation says. Pillow's own way writes the whole block anew, which one odd number ends."""
-    orientation = _exif(image).get(0x0112)
+    try:
+        orientation = _exif(image).get(0x0112)
+    except (ValueError, TypeError, struct.error):
+        orientation = None
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 

@@ -100,6 +100,8 @@ def isic2020(data_dir: Path) -> Source:
 def imagefolder(data_dir: Path) -> Source:
     """A folder per class, or a `metadata.csv` with `file_name` and `dx` or `label`; sub-folders count as well."""
     path = data_dir / "metadata.csv"
+    if path.with_suffix(".jsonl").exists() and not path.exists():
+        raise InputError(f"{path.with_suffix('.jsonl')} is not read: save it as metadata.csv with file_name and dx")
     if path.exists():
         return _table_of_files(_read(path), data_dir)
     root = _unwrap(data_dir)
@@ -347,16 +349,22 @@ def _find(data_dir: Path, stem: str, *suffixes: str, needed: bool = True) -> Pat
         raise InputError(
             f"{data_dir} has no {stem}{suffixes[0]}: is it the folder that the download was unpacked into?"
         )
-    if len(found) > 1 and found[0].parent == found[1].parent and found[0].read_bytes() != found[1].read_bytes():
-        raise InputError(f"two tables may be the one that counts, {found[0]} and {found[1]}: keep one of them there")
+    best = [p for p in found if _rank(p, stem) == _rank(found[0], stem)]
+    if any(not tables.read_table(p).equals(tables.read_table(best[0])) for p in best[1:]):
+        raise InputError(f"two tables may be the one that counts, {best[0]} and {best[1]}: keep one of them there")
     return found[0] if found else None
 
 
 def _matching(data_dir: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(
         (p for p in data_dir.rglob(stem + "*") if p.is_file() and p.suffix.lower() in suffixes),
-        key=lambda p: (len(p.parts), p),
+        key=lambda p: (*_rank(p, stem), p),
     )
+
+
+def _rank(path: Path, stem: str) -> tuple[bool, int]:
+    """Tables called exactly so come first, then those that lie least deep."""
+    return path.stem != stem, len(path.parts)
 
 
 def _require(table: pd.DataFrame, data_dir: Path, *columns: str) -> None:

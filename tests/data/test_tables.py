@@ -98,3 +98,14 @@ def test_a_manifest_that_another_program_saved_again_is_the_same_manifest(manife
     save(raw, tmp_path / "metadata.csv")
     again = manifest.read(tmp_path)
     pd.testing.assert_frame_equal(again[manifest.COLUMNS], table[manifest.COLUMNS])
+
+
+def test_of_two_tables_the_one_with_the_exact_name_counts_and_two_that_differ_are_an_error(tmp_path):
+    (tmp_path / "ISIC_1.jpg").write_bytes(b"x")
+    (tmp_path / "HAM10000_metadata.csv").write_text(text())
+    (tmp_path / "HAM10000_metadata_clean.csv").write_text("nothing,useful\n")
+    (tmp_path / "HAM10000_metadata.tab").write_text(text(sep="\t"))
+    assert list(sources.ham10000(tmp_path).table["dx"]) == ["mel"]
+    (tmp_path / "HAM10000_metadata.tab").write_text(text(changed(2, lambda _: "bkl"), sep="\t"))
+    with pytest.raises(InputError, match=r"two tables may be the one that counts, .*metadata.csv and .*metadata.tab"):
+        sources.ham10000(tmp_path)
