@@ -1,5 +1,6 @@
 """One interface to every generator, and the loop that draws from it: batches, processes, memory, going on."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,10 @@ SCHEDULERS = {
     "unipc": UniPCMultistepScheduler,
 }
 
+# Share of the image's variance at the last timestep of the linear schedule of 1000 steps, rounded down: half the
+# logarithm of signal to noise is -5.1, diffusers' value.
+LEAST_SIGNAL = 1 / (1 + math.exp(2 * 5.1))
+
 
 class ImageGenerator(Protocol):
     """What every trained method can do."""
@@ -63,10 +68,23 @@ class Request:
 
 
 def noise_scheduler(name: str, config: Mapping) -> SchedulerMixin:
-    """The scheduler of that name in `SCHEDULERS`, for a network that was trained with a scheduler of `config`."""
+    """The scheduler of that name in `SCHEDULERS`, for a network that was trained with a scheduler of `config`.
+
+    An image divided by next to no signal is all error of the network, so where the noise is predicted, and nothing
+    clips the image, drawing starts at the last timestep with enough signal (DPM-Solver's `lambda_min_clipped`, for
+    every sampler).
+    """
     config = {**config}
     if config.get("variance_type") in ("learned", "learned_range"):
         config["variance_type"] = "fixed_small"  # the networks here predict no variance
+    scheduler = SCHEDULERS[name].from_config(config)
+    usable = int((scheduler.alphas_cumprod >= LEAST_SIGNAL).sum())
+    predicts_noise = scheduler.config.prediction_type == "epsilon" and not scheduler.config.get("clip_sample")
+    if usable == len(scheduler.alphas_cumprod) or not predicts_noise:
+        return scheduler
+    shortened = {"trained_betas": scheduler.betas[:usable].tolist(), "num_train_timesteps": usable}
+    config = {**scheduler.config, **shortened, "rescale_betas_zero_snr": False}
+    config.pop("_use_default_values", None)  # would undo the change of a setting that was at its default
     return SCHEDULERS[name].from_config(config)
 
 
@@ -82,17 +100,21 @@ def check_steps(name: str, config: Mapping, steps: int, strength: float = 1.0) -
     Raises:
         InputError: if it cannot.
     """
-    most = config.get("num_train_timesteps", 1000)
+    scheduler = noise_scheduler(name, config)
+    # Two schedulers round one timestep more than they take; a timestep twice is a division by zero.
+    most = scheduler.config.num_train_timesteps - (name in ("dpmsolver++", "unipc"))
     if steps > most:
+        trained = config.get("num_train_timesteps", 1000)
         raise InputError(
-            f"num_inference_steps is {steps}, but the model was trained with {most} timesteps: take no more"
+            f"num_inference_steps is {steps}, but the model was trained with {trained} timesteps, of which {name} "
+            f"takes {most}: take no more"
         )
     if int(steps * strength) < 1:
         raise InputError(
             f"{steps} steps at strength {strength} are none at all: num_inference_steps x strength must be at least 1"
         )
     try:
-        noise_scheduler(name, config).set_timesteps(steps)
+        scheduler.set_timesteps(steps)
     except ValueError as error:
         raise InputError(f"the scheduler {name} cannot draw in {steps} steps: take more, or another one") from error
 

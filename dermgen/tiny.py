@@ -15,7 +15,7 @@ from dermgen.data import captions, manifest
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.methods import autoencoder, dreambooth
 from dermgen.settings.tiny import TinyConfig
-from dermgen.stable_diffusion.pipeline import build_pipeline
+from dermgen.stable_diffusion.pipeline import build_pipeline, load_pipeline
 
 
 def train_tiny(config: TinyConfig) -> Path:
@@ -65,7 +65,7 @@ def train_tiny(config: TinyConfig) -> Path:
         pipeline.save_pretrained(stages / "initial")
     table = manifest.read(config.data_dir)
     shown = [c for c in dict.fromkeys(sorted(table["dx"])) if c and c not in (exclude or ())]
-    pipeline = dreambooth.train(
+    dreambooth.train(
         dreambooth.DreamboothConfig(
             output_dir=str(stages / "text_to_image"),
             pretrained_model_name_or_path=str(stages / "initial"),
@@ -83,7 +83,7 @@ def train_tiny(config: TinyConfig) -> Path:
             **shared,
         )
     )
-    pipeline.save_pretrained(folder)
+    load_pipeline(str(stages / "text_to_image")).save_pretrained(folder)
     # The autoencoder has seen all images, of which the rest may have learnt some.
     shutil.copyfile(stages / "autoencoder" / "training_set.csv", folder / "training_set.csv")
     seen, facts = (json.loads((stages / s / "provenance.json").read_text()) for s in ("autoencoder", "text_to_image"))

@@ -1,7 +1,9 @@
 """`dermgen tiny` ends in a pipeline that plain diffusers loads, without the classes that it was to leave out."""
 
 import pytest
+import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 
 from dermgen.config import InputError
 from dermgen.tiny import TinyConfig, train_tiny
@@ -31,6 +33,9 @@ def test_both_stages_train_a_whole_pipeline_and_go_on(manifest_dir, tmp_path, ca
     assert "vascular" not in recipe
     assert "dermoscopic image of melanoma" in recipe
     train_tiny(settings(manifest_dir, tmp_path, unet_steps=4))
+    for name in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        stage = load_file(folder / "stages" / "text_to_image" / name)  # the averaged weights
+        assert all(torch.equal(stage[k], v) for k, v in load_file(folder / name).items()), name
     assert (folder / "stages" / "text_to_image" / "checkpoint-4").is_dir()
 
 

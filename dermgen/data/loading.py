@@ -259,5 +259,11 @@ def to_unit_range(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Float [-1, 1] to uint8 [0, 255], rounded to the nearest level; what a decoder overshoots is cut off."""
+    """Float [-1, 1] to uint8 [0, 255], rounded to the nearest level; what a decoder overshoots is cut off.
+
+    Raises:
+        InputError: for NaN, which would become black.
+    """
+    if images.isnan().any():
+        raise InputError("a network gave NaN for an image: its weights are damaged, or need a higher precision")
     return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)

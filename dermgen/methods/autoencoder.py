@@ -14,6 +14,7 @@ from dermgen.data.loading import PixelSet, check_readable, collate, manifest_exa
 from dermgen.settings.autoencoder import AutoencoderConfig
 from dermgen.training import records
 from dermgen.training.augmentation import turn
+from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
 
 
@@ -45,8 +46,7 @@ def train(config: AutoencoderConfig) -> AutoencoderKL:
     vae = build(config)
     side = config.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
     latent_shape = (config.latent_channels, side, side)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, weight_decay=config.adam_weight_decay)
-    model, optimizer = run.prepare(Autoencoding(vae), optimizer, average=vae)
+    model, optimizer = run.prepare(Autoencoding(vae), adamw(vae.parameters(), config), average=vae)
     for batch in run.batches(dataset, collate_fn=collate):
         images = to_unit_range(turn(batch["pixels"], run.draws.integers(8)))
         images = _swap_colors(images, run.draws.uniform(), run.draws.integers(6))

@@ -22,7 +22,6 @@ from dermgen.training.draws import Draws
 from dermgen.training.from_scratch import (
     Critic,
     Lesions,
-    adam,
     decoded,
     discriminator_rate,
     evaluating,
@@ -31,6 +30,7 @@ from dermgen.training.from_scratch import (
     tell_result,
     training_batch,
 )
+from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
 
 
@@ -144,8 +144,8 @@ def train(config: CycleganConfig) -> nn.ModuleDict:
         generators,
         discriminators,
         *pools,
-        adam(generators.parameters(), config),
-        adam(discriminators.parameters(), config, lr=discriminator_rate(config)),
+        adamw(generators.parameters(), config),
+        adamw(discriminators.parameters(), config, lr=discriminator_rate(config)),
         average=generators,
         wrap=False,
     )

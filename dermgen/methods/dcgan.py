@@ -22,7 +22,6 @@ from dermgen.training.draws import Draws, derive_seed
 from dermgen.training.from_scratch import (
     STATISTICS,
     Critic,
-    adam,
     class_indices,
     discriminator_rate,
     evaluating,
@@ -34,6 +33,7 @@ from dermgen.training.from_scratch import (
     training_batch,
     training_set,
 )
+from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
 
 
@@ -127,8 +127,8 @@ def train(config: DcganConfig) -> DcganGenerator:
     *_, g_optimizer, d_optimizer = run.prepare(
         generator,
         discriminator,
-        adam(generator.parameters(), config),
-        adam(discriminator.parameters(), config, lr=discriminator_rate(config)),
+        adamw(generator.parameters(), config),
+        adamw(discriminator.parameters(), config, lr=discriminator_rate(config)),
         average=generator,
         wrap=False,
     )

@@ -1,6 +1,7 @@
 """DDPM (Ho et al. 2020, arXiv:2006.11239) in pixels, with or without classes and classifier-free guidance."""
 
 import inspect
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,13 @@ from torch import nn
 
 from dermgen.config import InputError
 from dermgen.data.loading import collate, to_uint8
-from dermgen.sampling import noise_scheduler
+from dermgen.sampling import check_steps, noise_scheduler
 from dermgen.settings.ddpm import DdpmConfig
+from dermgen.training import records
 from dermgen.training.diffusion import denoising_target, min_snr_weights, per_image_mse, snr
 from dermgen.training.draws import Draws
 from dermgen.training.from_scratch import (
     Lesions,
-    adam,
     class_indices,
     evaluating,
     how_to_ask,
@@ -30,6 +31,7 @@ from dermgen.training.from_scratch import (
     training_set,
     validation_batches,
 )
+from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
 
 
@@ -49,8 +51,12 @@ def build(config: DdpmConfig, num_classes: int) -> tuple[UNet2DModel, DDPMSchedu
         dropout=config.dropout,
         num_class_embeds=num_classes + 1 if config.class_conditional else None,
     )
+    # The paper's betas are for 1000 steps; others must end in noise as well (Nichol and Dhariwal 2021, their code).
+    scale = 1000 / config.num_train_timesteps if config.beta_schedule == "linear" else 1.0
     schedule = DDPMScheduler(
         num_train_timesteps=config.num_train_timesteps,
+        beta_start=1e-4 * scale,
+        beta_end=0.02 * scale,
         beta_schedule=config.beta_schedule,
         prediction_type=config.prediction_type,
     )
@@ -67,7 +73,8 @@ def train(config: DdpmConfig) -> UNet2DModel:
     run = Run(config)
     dataset = training_set(lesions, config, run, "ddpm")
     unet, schedule = build(config, len(lesions.classes))
-    model, optimizer = run.prepare(unet, adam(list(unet.parameters()), config), average=unet)
+    _keep_to_schedule(schedule, run)
+    model, optimizer = run.prepare(unet, adamw(list(unet.parameters()), config), average=unet)
     run.record(parameters=unet.num_parameters())
     samples = DdpmGenerator(
         unet,
@@ -158,11 +165,7 @@ class DdpmGenerator:
         self.conditional = _is_conditional(unet)
         self.scheduler = noise_scheduler(scheduler, schedule.config)
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
-        if num_inference_steps > schedule.config.num_train_timesteps:
-            raise InputError(
-                f"num_inference_steps is {num_inference_steps}, but the run was trained with "
-                f"{schedule.config.num_train_timesteps} timesteps: take no more"
-            )
+        check_steps(scheduler, schedule.config, num_inference_steps)
         if guidance_scale != 1 and not self.conditional:
             raise InputError(
                 "guidance_scale steers towards a class, but this run was trained without classes: leave it"
@@ -201,6 +204,17 @@ def load_generator(
     unet = UNet2DModel.from_pretrained(weights, subfolder="unet", use_safetensors=True).to(device)
     schedule = DDPMScheduler.from_pretrained(weights, subfolder="scheduler")
     return DdpmGenerator(unet, schedule, classes, num_inference_steps, guidance_scale, scheduler)
+
+
+def _keep_to_schedule(schedule: DDPMScheduler, run: Run) -> None:
+    """Refuse to resume a run that was begun with other betas: those of 1000 steps, whatever the number of steps."""
+    begun_with = json.loads((run.output_dir / "provenance.json").read_text()).get("beta_end", 0.02)
+    if records.checkpoints(run.output_dir) and begun_with != schedule.config.beta_end:
+        raise InputError(
+            f"{run.output_dir} was begun by an older version, whose linear schedule does not reach noise in "
+            f"{schedule.config.num_train_timesteps} steps: train again in a new output_dir"
+        )
+    run.record(beta_end=schedule.config.beta_end)
 
 
 def _is_conditional(model: nn.Module) -> bool:

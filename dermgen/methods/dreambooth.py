@@ -47,14 +47,15 @@ from dermgen.stable_diffusion.weights import FullWeights, LoraWeights
 from dermgen.training import records
 from dermgen.training.diffusion import prior_preservation
 from dermgen.training.draws import Draws, derive_seed
+from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run, load_trained_state
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def train(config: DreamboothConfig) -> StableDiffusionPipeline:
-    """Fine-tune and save; returns the pipeline with the trained weights in place.
+def train(config: DreamboothConfig) -> None:
+    """Fine-tune, and save the trained weights, averaged if the config asks for it, in `output_dir`.
 
     Raises:
         InputError: for anything wrong with the settings or the data, before the model is loaded where that is possible.
@@ -112,7 +113,7 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
         if config.train_text_encoder:
             pipeline.text_encoder.gradient_checkpointing_enable()
     parameters = [p for model in weights.models for p in model.parameters() if p.requires_grad]
-    unet, *text_encoder, optimizer = run.prepare(*weights.models, _optimizer(config, parameters), average=pipeline.unet)
+    unet, *text_encoder, optimizer = run.prepare(*weights.models, adamw(parameters, config), average=weights.models)
     records.keep_to_images(run.output_dir, _learnt(config, examples, prior), run.accelerator)
     _keep_base_training_set(config.pretrained_model_name_or_path, run)
     run.record(
@@ -176,7 +177,6 @@ def train(config: DreamboothConfig) -> StableDiffusionPipeline:
             )
             run.record(reloaded_output_difference=difference)
     run.accelerator.wait_for_everyone()
-    return pipeline
 
 
 def _check_folders(config: DreamboothConfig) -> None:
@@ -305,7 +305,6 @@ def _class_examples(config: DreamboothConfig, pipeline: StableDiffusionPipeline,
         config.num_class_images,
         pipeline,
         run.accelerator,
-        config.resolution,
         config.sample_batch_size,
         config.seed,
         dtype,
@@ -355,10 +354,6 @@ def _require_extras(config: DreamboothConfig) -> None:
             raise InputError("xformers is not installed: pip install 'dermgen[xformers]', or leave the option out")
         if not torch.cuda.is_available():
             raise InputError("xformers needs a CUDA GPU: leave --enable_xformers_memory_efficient_attention out")
-    if config.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            "bitsandbytes is not installed: pip install 'dermgen[bitsandbytes]', or leave out --use_8bit_adam"
-        )
     if config.train_text_encoder and isinstance(config, DreamboothLoraConfig):
         installation.require_text_encoder_adapters()
 
@@ -423,30 +418,16 @@ def _gather_sharded(config: DreamboothConfig, run: Run, *models: torch.nn.Module
     return whole
 
 
-def _optimizer(config: DreamboothConfig, parameters: list) -> torch.optim.Optimizer:
-    kind = torch.optim.AdamW
-    if config.use_8bit_adam:
-        import bitsandbytes
-
-        kind = bitsandbytes.optim.AdamW8bit
-    return kind(
-        parameters,
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay,
-        eps=config.adam_epsilon,
-    )
-
-
 # --- looking at a run ---
 
 
 def _validation_steps(config: DreamboothConfig, run: Run, sets: Sequence[Dataset]) -> int | None:
     if not config.validation_prompt:
         return None
-    if config.validation_steps:
-        return config.validation_steps
-    return config.validation_epochs * run.steps_per_epoch(*sets) if config.validation_epochs else None
+    epochs = config.validation_epochs
+    if epochs is None and config.validation_steps is None and isinstance(config, DreamboothLoraConfig):
+        epochs = 50
+    return epochs * run.steps_per_epoch(*sets) if epochs else config.validation_steps or 100
 
 
 def _validation_images(config: DreamboothConfig, pipeline, run: Run) -> torch.Tensor | None:

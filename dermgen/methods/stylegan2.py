@@ -5,7 +5,8 @@ augmentation of arXiv:2006.06676; and WGAN-GP with spectral normalisation and se
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from dermgen.config import InputError
 from dermgen.data.loading import collate, to_uint8
 from dermgen.data.sheets import save_grid
 from dermgen.evaluate.monitoring import monitor, sample_classes, validate
@@ -38,7 +40,6 @@ from dermgen.training.from_scratch import (
     PICTURES,
     Critic,
     Lesions,
-    adam,
     class_indices,
     discriminator_rate,
     evaluating,
@@ -51,13 +52,17 @@ from dermgen.training.from_scratch import (
     training_batch,
     training_set,
 )
+from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
 
 SQRT2 = math.sqrt(2)
 
 
 class EqualizedLinear(nn.Module):
-    """A linear layer whose weights are all learnt at one scale (Karras et al. 2018, arXiv:1710.10196, section 4.1)."""
+    """A linear layer whose weights are all learnt at one scale (Karras et al. 2018, arXiv:1710.10196, section 4.1).
+
+    It works in float32 whatever the autocast, as in NVIDIA's code: a style rounded to half precision is another style.
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: float = 0.0, lr_multiplier: float = 1.0):
         super().__init__()
@@ -66,7 +71,8 @@ class EqualizedLinear(nn.Module):
         self.gain, self.lr_multiplier = lr_multiplier / math.sqrt(inputs), lr_multiplier
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight * self.gain, self.bias * self.lr_multiplier)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.weight * self.gain, self.bias * self.lr_multiplier)
 
 
 class EqualizedConv(nn.Module):
@@ -198,12 +204,14 @@ class StyleGenerator(ModelMixin, ConfigMixin):
         parts = noise.split([size**2 for size in self.noise_sizes], dim=1)
         maps = [part.view(-1, size, size) for part, size in zip(parts, self.noise_sizes, strict=True)]
         x = self.constant.expand(len(styles), -1, -1, -1)
-        x = self.layers[0](x, styles[:, 0], maps[0])
-        image = self.to_rgb[0](x, styles[:, 1]) + self.rgb_bias[0][:, None, None]
-        for i, to_rgb in enumerate(self.to_rgb[1:], start=1):
-            for k in (2 * i - 1, 2 * i):
-                x = self.layers[k](x, styles[:, k], maps[k])
-            image = upsample(image) + to_rgb(x, styles[:, 2 * i + 1]) + self.rgb_bias[i][:, None, None]
+        image = None
+        for i, to_rgb in enumerate(self.to_rgb):
+            with _precision(x, self.config.resolution, _heights(self.config.resolution)[i]):
+                for k in (2 * i - 1, 2 * i) if i else (0,):
+                    x = self.layers[k](x, styles[:, k], maps[k])
+                colours = to_rgb(x, styles[:, 2 * i + 1])
+            colours = colours.float() + self.rgb_bias[i][:, None, None]
+            image = colours if image is None else upsample(image) + colours
         return image
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -243,11 +251,15 @@ class StyleDiscriminator(ModelMixin, ConfigMixin):
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (N,) of images (N, 3, H, H); labels (N,) count if conditional."""
-        x = _activate(self.from_rgb(images))
-        for first, second, skip in self.blocks:
-            x = (_activate(second(_activate(first(x)))) + skip(x)) / SQRT2
-        x = torch.cat([x, minibatch_deviation(x)], dim=1)
-        x = _activate(self.features(_activate(self.last(x)).flatten(1)))
+        resolution = self.config.resolution
+        with _precision(images, resolution, resolution):
+            x = _activate(self.from_rgb(images))
+        for height, (first, second, skip) in zip(reversed(_heights(resolution)), self.blocks, strict=False):
+            with _precision(x, resolution, height) as x:
+                x = (_activate(second(_activate(first(x)))) + skip(x)) / SQRT2
+        with _precision(x, resolution, 4) as x:
+            x = _activate(self.last(torch.cat([x, minibatch_deviation(x)], dim=1)))
+        x = _activate(self.features(x.flatten(1)))
         logits = self.head(x)
         if self.projected is not None:
             logits = logits + self.projected(x).gather(1, labels[:, None])
@@ -347,6 +359,8 @@ def train(config: Stylegan2Config) -> StyleGenerator:
     run = Run(config)
     dataset = training_set(lesions, config, run, "stylegan2")
     accelerator = run.accelerator
+    if accelerator.mixed_precision == "fp16":
+        raise InputError("a StyleGAN2's activations outgrow fp16: take --mixed_precision bf16 or no")
     held_out = monitor(lesions.val, config, accelerator)
     generator, discriminator = build(config, len(lesions.classes))
     augmentation = AdaptiveAugmentation(config.ada_target or 0.0, config.ada_kimg * 1000)
@@ -356,8 +370,8 @@ def train(config: Stylegan2Config) -> StyleGenerator:
         discriminator,
         augmentation,
         path_length_penalty,
-        adam(generator.parameters(), config),
-        adam(discriminator.parameters(), config, lr=discriminator_rate(config)),
+        adamw(generator.parameters(), config),
+        adamw(discriminator.parameters(), config, lr=discriminator_rate(config)),
         average=generator,
         wrap=False,
     )
@@ -543,6 +557,17 @@ def _save_style_pictures(run: Run, generator: StyleGenerator, lesions: Lesions, 
 
 def _heights(resolution: int) -> list[int]:
     return [2**i for i in range(2, int(math.log2(resolution)) + 1)]
+
+
+@contextmanager
+def _precision(x: torch.Tensor, resolution: int, height: int) -> Iterator[torch.Tensor]:
+    """Within the block autocast, if it is on, holds at the four largest sizes of at least 8 pixels, as in NVIDIA's
+    code; at smaller ones `x` is float32."""
+    if height >= max(8, resolution // 8):
+        yield x
+    else:
+        with torch.autocast(x.device.type, enabled=False):
+            yield x.float()
 
 
 def _channels(height: int, base: int, most: int) -> int:

@@ -19,7 +19,6 @@ from dermgen.settings.vae import VaeConfig
 from dermgen.training.draws import Draws
 from dermgen.training.from_scratch import (
     Lesions,
-    adam,
     class_indices,
     evaluating,
     how_to_ask,
@@ -32,6 +31,7 @@ from dermgen.training.from_scratch import (
     training_set,
     validation_batches,
 )
+from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
 
 
@@ -119,7 +119,7 @@ def train(config: VaeConfig) -> Vae:
     run = Run(config)
     dataset = training_set(lesions, config, run, "vae")
     vae = build(config, len(lesions.classes))
-    model, optimizer = run.prepare(vae, adam(list(vae.parameters()), config), average=vae)
+    model, optimizer = run.prepare(vae, adamw(list(vae.parameters()), config), average=vae)
     run.record(parameters=vae.num_parameters())
     samples = VaeGenerator(vae, lesions.classes)
     for batch in run.batches(dataset, collate_fn=collate):

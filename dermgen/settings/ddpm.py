@@ -39,7 +39,9 @@ class DdpmConfig(FromScratchConfig):
             raise InputError(f"channels must be multiples of 32, got {channels}")
         if not 0 <= self.class_dropout < 1 or not 0 <= self.dropout < 1:
             raise InputError("class_dropout and dropout must be in [0, 1)")
-        require_at_least(1, layers_per_block=self.layers_per_block, num_train_timesteps=self.num_train_timesteps)
+        require_at_least(1, layers_per_block=self.layers_per_block)
+        # In fewer steps the scaled linear schedule would add more than all the noise there is.
+        require_at_least(21, num_train_timesteps=self.num_train_timesteps)
         require_at_least(1, validation_inference_steps=self.validation_inference_steps)
         if self.validation_inference_steps > self.num_train_timesteps:
             raise InputError(

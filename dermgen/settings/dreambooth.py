@@ -39,7 +39,7 @@ class DreamboothConfig(TrainConfig):
     class_prompt: str | None = option(None, "prompt of the class images")
     with_prior_preservation: bool = option(False, "train on class images beside the instance images")
     prior_loss_weight: float = option(1.0, "of the class images' loss")
-    num_class_images: int = option(100, "class images wanted; what class_data_dir lacks is drawn from the model")
+    num_class_images: int = option(100, "class images wanted; the model draws what class_data_dir lacks, at its size")
     sample_batch_size: int = option(4, "class images and validation images drawn at a time")
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = option(
         None, "of drawing class images; default fp16 on a GPU, else fp32"
@@ -75,7 +75,7 @@ class DreamboothConfig(TrainConfig):
     validation_prompt: list[str] | None = option(None, "prompts of the sample grids")
     num_validation_images: int = option(4, "images per prompt in a sample grid")
     validation_guidance_scale: float = option(7.5, "weight of the prompt in a sample grid")
-    validation_steps: int | None = option(100, "optimizer steps between sample grids")
+    validation_steps: int | None = option(None, "optimizer steps between sample grids; default 100")
     validation_epochs: int | None = option(None, "epochs between sample grids, in place of steps")
     validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = option(
         "DPMSolverMultistepScheduler", "of the sample grids"
@@ -102,6 +102,8 @@ class DreamboothConfig(TrainConfig):
             raise InputError(f"resolution must be a positive multiple of 8, got {self.resolution}")
         if self.train_text_encoder and self.pre_compute_text_embeddings:
             raise InputError("--train_text_encoder cannot be used with --pre_compute_text_embeddings")
+        if self.snr_gamma is not None and self.snr_gamma <= 0:
+            raise InputError(f"snr_gamma must be above 0, got {self.snr_gamma}: leave it out for the plain loss")
         if self.mask_loss_weight < 0 or not 0 <= self.caption_dropout < 1:
             raise InputError("mask_loss_weight must be at least 0, and caption_dropout in [0, 1)")
         if self.mask_loss_weight and (self.data_dir is None or self.with_prior_preservation):
@@ -116,7 +118,8 @@ class DreamboothConfig(TrainConfig):
             raise InputError("--hub_token can be read by others on this machine: use `hf auth login`, or set HF_TOKEN")
         require_at_least(1, num_class_images=self.num_class_images, sample_batch_size=self.sample_batch_size)
         require_at_least(1, num_validation_images=self.num_validation_images, held_out_images=self.held_out_images)
-        for name in ("num_instance_images", "max_images_per_class", "tokenizer_max_length"):
+        counts = "num_instance_images max_images_per_class tokenizer_max_length validation_steps validation_epochs"
+        for name in counts.split():
             if getattr(self, name) is not None:
                 require_at_least(1, **{name: getattr(self, name)})
         if self.image_interpolation_mode not in FILTERS:
@@ -130,8 +133,7 @@ class DreamboothLoraConfig(DreamboothConfig):
     output_dir: str = option("lora-dreambooth-model", "run folder")
     learning_rate: float = option(5e-4, "peak learning rate")
     image_interpolation_mode: str = option("lanczos", "torchvision's name of the resizing filter")
-    validation_steps: int | None = option(None, "optimizer steps between sample grids, in place of epochs")
-    validation_epochs: int | None = option(50, "epochs between sample grids")
+    validation_steps: int | None = option(None, "optimizer steps between sample grids; default 50 epochs")
     rank: int = option(4, "of the LoRA matrices")
     lora_alpha: float | None = option(None, "scale of the update, alpha / rank; default the rank")
     lora_dropout: float = option(0.0, "on the adapters' input")

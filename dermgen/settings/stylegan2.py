@@ -46,6 +46,10 @@ class Stylegan2Config(AdversarialConfig):
             raise InputError("ada_target goes by the sign of logits, which a WGAN's critic has not: leave it out")
         if self.loss == "wgan_gp" and self.r1_gamma is not None:
             raise InputError("r1_gamma is of the logistic loss: with wgan_gp take gradient_penalty_weight")
+        logistic = "r1_interval path_length_weight path_length_interval"
+        for name in logistic.split() if self.loss == "wgan_gp" else ["gradient_penalty_weight"]:
+            if getattr(self, name) not in (getattr(Stylegan2Config, name), 0):
+                raise InputError(f"{name} has no effect with --loss {self.loss}: leave it out")
         if self.ada_target is not None and not -1 < self.ada_target < 1:
             raise InputError(f"ada_target is a mean sign, in (-1, 1), got {self.ada_target}")
         require_at_least(0, path_length_weight=self.path_length_weight, r1_gamma=self.r1_gamma or 0)

@@ -90,5 +90,8 @@ class Draws:
 
 
 def derive_seed(*key: int) -> int:
-    """A 64-bit seed that depends on every integer of `key`, but for zeros at its end."""
+    """A 64-bit seed that depends on every integer of `key`, but for zeros at its end.
+
+    PyTorch's CPU generator uses its lower 32 bits, so two images in some billions of pairs have the same stream.
+    """
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

@@ -112,17 +112,6 @@ def training_batch(batch: dict, draws: Draws, config: FromScratchConfig) -> tupl
     return images, batch["label"]
 
 
-def adam(parameters: Sequence[nn.Parameter], config: FromScratchConfig, **changes: float) -> torch.optim.Optimizer:
-    """Adam with the config's settings, or with `lr` and `betas` of its own."""
-    settings = {
-        "lr": config.learning_rate,
-        "betas": (config.adam_beta1, config.adam_beta2),
-        "weight_decay": config.adam_weight_decay,
-        "eps": config.adam_epsilon,
-    }
-    return torch.optim.AdamW(parameters, **(settings | changes))
-
-
 def discriminator_rate(config: AdversarialConfig) -> float:
     """The discriminator's peak learning rate."""
     own = config.discriminator_learning_rate

@@ -83,7 +83,7 @@ class Run:
         self._load_weights = load_weights or self._load_trained
         self._models: list[nn.Module] = []
         self._optimizers: list[Optimizer] = []
-        self._averaged: nn.Module | None = None
+        self._averaged: list[nn.Module] = []
         self._ema: EMAModel | None = None
         self._first_gradient_checked = False
         self._wrapped = True
@@ -115,12 +115,12 @@ class Run:
         config = self.config
         return config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
 
-    def prepare(self, *objects, average: nn.Module | None = None, wrap: bool = True) -> list:
+    def prepare(self, *objects, average: nn.Module | Sequence[nn.Module] = (), wrap: bool = True) -> list:
         """Place models and optimizers on their devices; keep an EMA of `average` if the config asks for one.
 
         Args:
             objects: models and optimizers.
-            average: the model of the EMA.
+            average: the model, or models, of the EMA: all that the final weights are made of.
             wrap: let accelerate wrap the models for several processes and precisions. Adversarial training calls a
                 model several times for one backward pass and differentiates it twice, which `DistributedDataParallel`
                 forbids; with False the models stay as they are, `update` averages their gradients over the processes,
@@ -142,11 +142,11 @@ class Run:
         self._wrapped = wrap
         self._models += [x for x in prepared if isinstance(x, nn.Module)]
         self._optimizers += [x for x in prepared if isinstance(x, Optimizer)]
-        if average is not None and self.config.ema_decay:
+        self._averaged = [average] if isinstance(average, nn.Module) else list(average)
+        if self._averaged and self.config.ema_decay:
             if self.accelerator.distributed_type == DistributedType.FSDP:
                 raise InputError("ema_decay does not work with FSDP, which shards the weights: set it to 0")
-            self._averaged = average
-            self._ema = EMAModel(_trained(average).values(), decay=self.config.ema_decay, foreach=True)
+            self._ema = EMAModel(self._averaged_weights().values(), decay=self.config.ema_decay, foreach=True)
         return prepared
 
     def batches(self, *datasets: Dataset, collate_fn: Callable = default_collate) -> Iterator:
@@ -221,7 +221,7 @@ class Run:
         optimizer.step()
         optimizer.zero_grad()
         if self._ema is not None and self.accelerator.sync_gradients and self._owns_averaged(optimizer):
-            self._ema.step(_trained(self._averaged).values())
+            self._ema.step(self._averaged_weights().values())
 
     def log(self, **scalars: torch.Tensor | float) -> None:
         """Note scalars of this batch; their mean over batches, processes and `logging_steps` steps is written."""
@@ -267,7 +267,7 @@ class Run:
         if self._ema is None or self._ema.temp_stored_params is not None:  # without EMA, or inside such a block
             yield
             return
-        parameters = list(_trained(self._averaged).values())
+        parameters = list(self._averaged_weights().values())
         self._ema.store(parameters)
         self._ema.copy_to(parameters)
         try:
@@ -444,7 +444,7 @@ class Run:
         if self.is_main:
             self._save_weights(Path(folder))
             if self._ema is not None:
-                shadow = dict(zip(_trained(self._averaged), self._ema.shadow_params, strict=True))
+                shadow = dict(zip(self._averaged_weights(), self._ema.shadow_params, strict=True))
                 save_file({k: v.contiguous() for k, v in shadow.items()}, Path(folder, "ema.safetensors"))
 
     def _on_load(self, models: list[nn.Module], folder: str) -> None:
@@ -454,8 +454,8 @@ class Run:
         self._load_weights(Path(folder))
         if self._ema is not None:
             shadow = load_file(Path(folder, "ema.safetensors"))
-            for name, target in zip(_trained(self._averaged), self._ema.shadow_params, strict=True):
-                target.copy_(shadow[name])
+            for (name, live), target in zip(self._averaged_weights().items(), self._ema.shadow_params, strict=True):
+                target.copy_(shadow.get(name, live))  # older versions averaged the first model alone
 
     def _save_trained(self, folder: Path) -> None:
         for i, model in enumerate(self._models):
@@ -465,8 +465,17 @@ class Run:
         for i, model in enumerate(self._models):
             load_trained_state(self.accelerator.unwrap_model(model), load_file(folder / _weights_name(i)))
 
+    def _averaged_weights(self) -> dict[str, nn.Parameter]:
+        """Trained weights of the averaged models by name, those of the second one after `model_1.` and so on."""
+        prefixes = ["", *(f"model_{i}." for i in range(1, len(self._averaged)))]
+        return {
+            prefix + name: weight
+            for prefix, model in zip(prefixes, self._averaged, strict=True)
+            for name, weight in _trained(model).items()
+        }
+
     def _owns_averaged(self, optimizer: Optimizer) -> bool:
-        first = next(iter(_trained(self._averaged).values()))
+        first = next(iter(self._averaged_weights().values()))
         return any(p is first for group in optimizer.param_groups for p in group["params"])
 
     def _learning_rates(self) -> Callable[[int], list]:
@@ -559,6 +568,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         name = config.report_to
         raise InputError(
             f"report_to is {name!r}, but {name} is not installed: pip install it, or --report_to tensorboard"
+        )
+    if config.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            "bitsandbytes is not installed: pip install 'dermgen[bitsandbytes]', or leave out --use_8bit_adam"
         )
     project = ProjectConfiguration(
         project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))

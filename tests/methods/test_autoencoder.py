@@ -1,5 +1,6 @@
 """The small autoencoder's losses against closed forms, and its training."""
 
+import pytest
 import torch
 from diffusers import AutoencoderKL
 from torch.distributions import Normal, kl_divergence
@@ -34,6 +35,23 @@ def test_turns_and_colour_swaps_only_move_pixels():
     assert torch.equal(swapped[0], pixels[0].flip(0))
     assert torch.equal(swapped[1], pixels[1])
     assert all(torch.equal(a.sort(0).values, b.sort(0).values) for a, b in zip(swapped, pixels, strict=True))
+
+
+def test_every_setting_of_adam_counts(manifest_dir, tmp_path):
+    settings = {
+        "data_dir": str(manifest_dir), "resolution": 16, "channels": [8, 16], "train_batch_size": 2,
+        "max_train_steps": 1, "learning_rate": 1e-2, "lr_warmup_steps": 0, "adam_weight_decay": 0.0, "report_to": "none",
+    }  # fmt: skip
+    moved = []
+    for epsilon in (1e-8, 1e6):  # Adam divides a step by the second moment's root plus epsilon
+        run = tmp_path / str(epsilon)
+        vae = autoencoder.train(AutoencoderConfig(output_dir=str(run), adam_epsilon=epsilon, **settings))
+        torch.manual_seed(0)
+        start = autoencoder.build(AutoencoderConfig(output_dir=str(run), **settings))
+        weights = zip(vae.parameters(), start.parameters(), strict=True)
+        moved.append(max(float((a - b).abs().max()) for a, b in weights))
+    assert moved[0] == pytest.approx(1e-2, rel=0.01)
+    assert moved[1] < 1e-6
 
 
 def test_training_improves_reconstructions_and_measures_the_latents_scale(manifest_dir, tmp_path):

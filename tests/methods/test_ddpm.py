@@ -1,12 +1,14 @@
 """The DDPM's forward process, losses and sampler against their definitions; plain diffusers samples what it saves."""
 
+import json
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from small import config, train
 
 from dermgen.config import InputError
-from dermgen.methods.ddpm import DdpmGenerator, build, denoising_losses
+from dermgen.methods.ddpm import DdpmGenerator, build, denoising_losses, load_generator
 from dermgen.training.draws import Draws
 
 
@@ -25,6 +27,35 @@ def test_the_forward_process_has_the_mean_and_variance_of_its_steps(beta_schedul
     assert x.var().item() == pytest.approx(at_once.var().item(), rel=0.05)
     alpha_bar = torch.cumprod(1 - schedule.betas, 0)[t]
     assert at_once.mean().item() == pytest.approx((alpha_bar.sqrt() * start).item(), abs=0.03)
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
+def test_the_forward_process_ends_in_noise_however_many_steps_it_has(beta_schedule, tmp_path):
+    for steps in (21, 50, 100, 250, 500, 1000, 4000):
+        _, schedule = build(
+            config("ddpm", tmp_path, tmp_path, beta_schedule=beta_schedule, num_train_timesteps=steps), 2
+        )
+        assert 0 < schedule.betas.min() < schedule.betas.max() < 1
+        assert schedule.alphas_cumprod[-1] < 1e-3, steps
+    with pytest.raises(InputError, match="num_train_timesteps must be at least 21"):
+        config("ddpm", tmp_path, tmp_path, beta_schedule=beta_schedule, num_train_timesteps=20)
+
+
+def test_a_run_that_an_older_version_began_with_other_betas_is_drawn_from_but_not_resumed(manifest_dir, tmp_path):
+    """Its linear schedule had the betas of 1,000 steps whatever their number."""
+    run = tmp_path / "run"
+    train("ddpm", manifest_dir, run, max_train_steps=1)
+    old = DDPMScheduler(num_train_timesteps=100)
+    old.save_pretrained(run / "scheduler")
+    facts = json.loads((run / "provenance.json").read_text())
+    del facts["beta_end"]
+    (run / "provenance.json").write_text(json.dumps(facts))
+    drawing = load_generator(run, ["a"] * 7, 10, 1.0, "ddim", torch.device("cpu"))
+    assert torch.equal(drawing.scheduler.betas, old.betas)
+    for steps in (1, 2):  # the same command again, and a longer one
+        with pytest.raises(InputError, match="begun by an older version, whose linear schedule"):
+            train("ddpm", manifest_dir, run, max_train_steps=steps)
+    assert torch.equal(DDPMScheduler.from_pretrained(run / "scheduler").betas, old.betas)
 
 
 class Perfect(torch.nn.Module):

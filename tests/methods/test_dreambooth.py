@@ -208,14 +208,59 @@ def test_training_lowers_the_held_out_loss_and_draws_grids_of_base_and_tuned(tra
         max_images_per_class=4,
         rank=8,
     )
-    held_out = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines() if "held_out" in x]
-    assert [x["step"] for x in held_out] == [30, 60]
-    first, last = sum(losses(folder)[:5]) / 5, sum(x for x in losses(folder)[-5:] if x) / 5
-    assert last < first
+    untrained = train("untrained", max_train_steps=1, learning_rate=0.0, held_out_steps=1)
+    before, *after = (
+        (line["step"], line["held_out_loss"])
+        for run in (untrained, folder)
+        for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        if "held_out_loss" in line
+    )
+    assert [step for step, _ in after] == [30, 60]
+    assert after[-1][1] < 0.97 * before[1]
     grid = Image.open(folder / "samples" / "step-60.png")
     assert grid.size == (2 * 36 + 4, 4 * 36 + 4)  # a row of base images and one of tuned images for each prompt
     top, bottom = (grid.crop((4, y, 36, y + 32)).tobytes() for y in (4, 40))
     assert top != bottom
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_epochs_between_grids_count_in_place_of_the_default_steps(train, full):
+    grids = {"validation_prompt": ["a nevus"], "num_validation_images": 1, "validation_epochs": 1}
+    folder = train(full=full, max_images_per_class=1, train_batch_size=4, max_train_steps=5, **grids)
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == ["step-2.png", "step-4.png", "step-5.png"]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_all_trained_parts_are_saved_as_their_averages(train, full):
+    folder = train(full=full, train_text_encoder=True, ema_decay=0.9)
+    average = load_file(folder / "checkpoint-3" / "ema.safetensors")
+    parts = ("unet", ""), ("text_encoder", "model_1.")
+    for part, prefix in parts if full else ():
+        (path,) = (folder / part).glob("*.safetensors")
+        saved, last = load_file(path), load_file(folder / "checkpoint-3" / part / path.name)
+        for name, value in saved.items():
+            assert torch.equal(value, average[prefix + name]), name
+        assert any(not torch.equal(value, last[name]) for name, value in saved.items())
+    if not full:
+        saved, last = load_file(folder / LORA), load_file(folder / "checkpoint-3" / LORA)
+        moved = {name.split(".")[0] for name in saved if not torch.equal(saved[name], last[name])}
+        assert moved == {"unet", "text_encoder"}
+
+
+def test_a_run_whose_older_version_averaged_the_unet_alone_is_resumed(train):
+    options = {"full": True, "train_text_encoder": True, "ema_decay": 0.9}
+    folder = train(**options)
+    shutil.rmtree(folder / "checkpoint-3")
+    path = folder / "checkpoint-2" / "ema.safetensors"
+    save_file({k: v for k, v in load_file(path).items() if not k.startswith("model_1.")}, path)
+    train(**options)
+    assert (folder / "checkpoint-3").is_dir()
+
+
+def test_class_images_have_the_size_of_the_model_not_of_the_training(train, tmp_path):
+    options = {"with_prior_preservation": True, "class_prompt": "a nevus", "class_data_dir": str(tmp_path / "class")}
+    train(resolution=16, num_class_images=2, max_train_steps=1, **options)
+    assert [Image.open(path).size for path in (tmp_path / "class").iterdir()] == [(32, 32)] * 2
 
 
 def test_the_last_step_has_a_grid_also_with_averaged_weights(train):
@@ -331,6 +376,10 @@ def test_changed_settings_on_resume_are_refused(train):
         ({"enable_xformers_memory_efficient_attention": True}, "xformers is not installed"),
         ({"report_to": "wandb"}, "wandb is not installed"),
         ({"num_class_images": 0}, "num_class_images must be at least 1"),
+        ({"snr_gamma": 0.0}, "snr_gamma must be above 0"),
+        ({"seed": 2**32}, "seed must be from 0"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"validation_steps": 0}, "validation_steps must be at least 1"),
         ({"rank": 0}, "rank must be at least 1"),
         ({"image_interpolation_mode": "foo"}, "image_interpolation_mode must be one of"),
         ({"held_out_images": 0}, "held_out_images must be at least 1"),

@@ -345,6 +345,8 @@ def test_a_run_without_final_weights_is_not_drawn_from(name, trained, tested_dir
         ("stylegan2", {"ada_target": 7.0}, "ada_target is a mean sign"),
         ("stylegan2", {"r1_gamma": -5.0}, "r1_gamma must be at least 0"),
         ("stylegan2", {"loss": "wgan_gp", "ada_target": None, "r1_gamma": 1.0}, "r1_gamma is of the logistic loss"),
+        ("stylegan2", {"loss": "wgan_gp", "ada_target": None}, "r1_interval has no effect with --loss wgan_gp"),
+        ("stylegan2", {"gradient_penalty_weight": 5.0}, "gradient_penalty_weight has no effect with --loss logistic"),
         ("dcgan", {"discriminator_learning_rate": -1.0}, "discriminator_learning_rate must be at least 0"),
     ],
 )
@@ -368,7 +370,7 @@ def test_a_manifest_with_synthetic_images_is_not_learnt(synthetic_dir, tmp_path)
         ("vae", {"negative_prompt": "hair"}, "--negative_prompt has no meaning"),
         ("dcgan", {"direction": "b_to_a"}, "--direction has no meaning for a run of dcgan"),
         ("dcgan", {"num_images": 5}, "leave --num_images out"),
-        ("ddpm", {"num_inference_steps": 101}, "num_inference_steps is 101, but the run was trained with 100"),
+        ("ddpm", {"num_inference_steps": 101}, "num_inference_steps is 101, but the model was trained with 100"),
         ("dcgan", {"truncation": 0.7}, "--truncation has no meaning for a run of dcgan"),
         ("vae", {"resolution": 64}, "draws 16 px only"),
         ("cyclegan", {"init_images": None}, "give --init_images"),

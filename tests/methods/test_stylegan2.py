@@ -232,9 +232,38 @@ def test_the_wgan_recipe_updates_its_critic_n_times_a_step_with_images_of_its_ow
 
     monkeypatch.setattr(stylegan2, "gradient_penalty", spy)
     settings = {"loss": "wgan_gp", "n_critic": 3, "ada_target": None, "spectral_norm": True}
+    settings |= {"r1_interval": 16, "path_length_interval": 4}
     train("stylegan2", manifest_dir, tmp_path / "run", max_train_steps=2, **settings)
     assert len(seen) == 6
     assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
+
+
+def test_styles_and_small_feature_maps_are_float32_under_autocast():
+    torch.manual_seed(0)
+    generator = StyleGenerator(128, latent_dim=8, mapping_layers=2, channel_base=256, channel_max=8)
+    discriminator = StyleDiscriminator(128, channel_base=256, channel_max=8)
+    rounded = set()
+
+    def note(module, args, output):
+        if torch.is_autocast_enabled("cpu"):
+            rounded.add((type(module).__name__, args[0].shape[-1]))
+
+    for network in (generator, discriminator):
+        for module in network.modules():
+            if isinstance(module, ModulatedConv | EqualizedConv):
+                module.register_forward_hook(note)
+    z, y = torch.randn(4, 8), torch.zeros(4, dtype=torch.long)
+    noise = torch.randn(4, sum(size**2 for size in generator.noise_sizes))
+    exact = generator.map(z, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(generator.map(z, y), exact)
+        images = generator(z, y, noise)
+        logits = discriminator(images, y)
+    assert images.dtype == logits.dtype == torch.float32
+    # The four largest sizes; an upsampling convolution has the size before it.
+    assert rounded == {("ModulatedConv", size) for size in (8, 16, 32, 64, 128)} | {
+        ("EqualizedConv", size) for size in (16, 32, 64, 128)
+    }
 
 
 def test_pictures_of_mixed_and_blended_styles_are_left(manifest_dir, tmp_path):
