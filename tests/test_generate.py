@@ -13,9 +13,11 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
+from hub_server import Repo
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.transforms.functional import pil_to_tensor
+from world import change
 
 from dermgen.config import InputError
 from dermgen.data import manifest
@@ -424,6 +426,28 @@ def test_the_base_of_a_lora_run_is_found_where_it_was_and_known_by_its_weights(
     shutil.rmtree(there / "sd")
     with pytest.raises(InputError, match="and is not there any more: say where it is by --base_model"):
         run(run_dir, tmp_path / "c", num_images=1)
+
+
+def test_a_base_on_the_hub_is_fetched_by_its_id_and_another_kind_of_model_is_not(base_dir, lora_dir, hub, tmp_path):
+    """The cache is empty at first: nothing that is not there yet may be missed."""
+    files = {p.relative_to(base_dir).as_posix(): p.read_bytes() for p in base_dir.rglob("*") if p.is_file()}
+    hub.repos["model", "someone/base"] = Repo(files=files, private=False)
+    run_dir = shutil.copytree(lora_dir, tmp_path / "lora")
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace(str(base_dir), "someone/base"))
+    change(run_dir / "provenance.json", base_path=None)
+    there = run(run_dir, tmp_path / "a", num_images=1)
+    here = run(lora_dir, tmp_path / "b", num_images=1)
+    assert_same_images(there, here)
+    assert list(manifest.read(there)["model_sha256"]) == list(manifest.read(here)["model_sha256"])
+    change(run_dir / "provenance.json", base_sha256="of other weights")
+    with pytest.raises(InputError, match="someone/base has other weights than the base model"):
+        run(run_dir, tmp_path / "c", num_images=1)
+    index = json.dumps({"_class_name": "StableDiffusionXLPipeline"}).encode()
+    hub.repos["model", "someone/xl"] = Repo(files={**files, "model_index.json": index}, private=False)
+    with pytest.raises(InputError, match="someone/xl is a StableDiffusionXLPipeline, not a Stable Diffusion"):
+        run("someone/xl", tmp_path / "d", num_images=1)
+    assert not hub.asked("xl.*safetensors")
 
 
 def test_a_run_that_names_no_weights_of_its_base_is_still_read(base_dir, lora_dir, tmp_path, monkeypatch, capsys):

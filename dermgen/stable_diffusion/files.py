@@ -170,7 +170,10 @@ def local_folder(name_or_path: str, revision: str | None = None) -> Path | None:
         found = try_to_load_from_cache(name_or_path, "unet/config.json", revision=revision)
     except HFValidationError:
         return None  # a path, and nothing is there
-    return Path(found).parents[1] if isinstance(found, str) else None
+    folder = Path(found).parents[1] if isinstance(found, str) else None
+    # Its small files are there first.
+    whole = folder is not None and all(any((folder / part).glob("*.safetensors")) for part in WEIGHTED)
+    return folder if whole else None
 
 
 def base_sha256(folder: Path, variant: str | None = None) -> str:
