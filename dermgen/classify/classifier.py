@@ -1,6 +1,7 @@
 """Train a ViT or a ResNet on real and synthetic lesions, and measure it on real ones that it has not seen."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,8 @@ def train(config: ClassifierConfig) -> dict:
     model, optimizer = run.prepare(classifier, optimizer, average=classifier)
     model.train()
     folders = [config.data_dir, *([config.synthetic_dir] if config.synthetic_dir else [])]
+    for told in manifest.split_warnings(manifest.split_facts(config.data_dir)) if run.is_main else []:
+        print(f"warning: {told}", file=sys.stderr)
     run.record(
         leaky=manifest.split_facts(config.data_dir)["leaky"],
         classes=classes,

@@ -137,6 +137,16 @@ def test_lesions_are_drawn_and_not_images():
     assert many["mcnemar_p"] == few["mcnemar_p"]
 
 
+def test_a_study_on_the_old_split_says_so_first():
+    score = {"value": 0.5, "low": 0.4, "high": 0.6}
+    names = ("recall_mel", "bma", "macro_auroc", "macro_f1", "accuracy")
+    arms = [{"arm": "baseline", "scores": dict.fromkeys(names, score)}]
+    found = {"focus_class": "mel", "arms": arms, "test_images": 9, "test_lesions": 8, "seeds": [0], "leaky": False}
+    assert study.as_text(found).startswith("OLD SPLIT")  # of an earlier version, which did not name its method
+    assert study.as_text(found | {"split_method": manifest.SPLIT_METHOD}).startswith("Test split")
+    assert study.as_text(found | {"split_method": manifest.NO_GROUPS}).startswith("NO GROUPS")
+
+
 def test_the_names_of_arms():
     assert arm_settings("real+augment+filtered:1") == {
         "no_real": False, "no_augmentation": False, "oversample": False, "synthetic": True, "synthetic_ratio": 1.0, "only_kept": True,
