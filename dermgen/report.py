@@ -358,13 +358,12 @@ def _grid(table: pd.DataFrame, folder: Path, path: Path, like: pd.DataFrame | No
     chosen = pd.concat([subset(table[table["dx"] == dx], n, 0) for dx, n in counts.sort_index().items()])
     pictures = []
     for name in chosen["file_name"]:
-        path = folder / name
         try:
-            picture = Image.fromarray(preprocess.read_image(path))
+            picture = Image.fromarray(preprocess.read_image(folder / name))
         except (preprocess.BadImage, OSError) as error:
             why = getattr(error, "strerror", None) or error
             raise InputError(
-                f"{path}, an image of {folder}, cannot be shown: {why}; restore it or drop its row"
+                f"{folder / name}, an image of {folder}, cannot be shown: {why}; restore it or drop its row"
             ) from error
         picture.thumbnail((96, 96))
         pictures.append(picture)

@@ -87,6 +87,13 @@ def test_the_plots_on_the_page_are_files_beside_it(page, stages):
         assert base64.b64encode(path.read_bytes()).decode() in text
 
 
+def test_a_report_changes_no_file_of_what_it_is_about(tested_dir, tmp_path):
+    folder = shutil.copytree(tested_dir, tmp_path / "m")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    report(ReportConfig(folders=[str(folder)], output_dir=str(tmp_path / "r")))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_a_report_over_a_missing_image_names_it(tested_dir, tmp_path):
     folder = shutil.copytree(tested_dir, tmp_path / "m")
     for path in (folder / "images").iterdir():
