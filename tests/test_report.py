@@ -98,7 +98,7 @@ def test_a_report_over_a_missing_image_names_it(tested_dir, tmp_path):
     folder = shutil.copytree(tested_dir, tmp_path / "m")
     for path in (folder / "images").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match=r"images/.*, an image of .*m, cannot be shown: No such file or directory"):
+    with pytest.raises(InputError, match=r"images/.*, an image of .*m, cannot be shown: missing from disk"):
         report(ReportConfig(folders=[str(folder)], output_dir=str(tmp_path / "r")))
 
 
