@@ -8,6 +8,7 @@ from PIL import Image
 from dermgen import watermark
 from dermgen.config import InputError
 from dermgen.data import preprocess
+from dermgen.data.names import printable
 from dermgen.settings.inspect import InspectConfig
 
 TOLD = ("prompt", "seed", "guidance_scale", "num_inference_steps", "scheduler", "truncation")
@@ -35,7 +36,7 @@ def read(path: Path) -> dict:
     try:
         pixels = preprocess.read_image(path)
     except preprocess.BadImage as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{printable(path)}: {error}") from error
     with Image.open(path) as image:
         image.load()  # text after the pixels is read last
         text, exif, kind = dict(image.info), preprocess.has_exif(image), image.format
@@ -45,7 +46,7 @@ def read(path: Path) -> dict:
         facts = None  # another program's, or damaged: then it says nothing
     facts = facts if isinstance(facts, dict) else None
     return {
-        "path": str(path),
+        "path": printable(path),
         "kind": kind,
         "size": (pixels.shape[1], pixels.shape[0]),
         "facts": facts,

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from dermgen.config import InputError
+from dermgen.data.names import is_text, printable
 from dermgen.data.preprocess import FORMATS
 
 _MASK_STEM = re.compile(r"(.+)_(?:segmentation|mask|seg|lesion)", re.IGNORECASE)
@@ -34,15 +35,15 @@ def image_files(root: Path) -> list[Path]:
 
     Folders that `dermgen prepare` wrote are no part of a download and left out as well.
     """
-    return sorted(p for p in _walk(root) if p.suffix.lower() in FORMATS and _is_text(p))
+    return sorted(p for p in _walk(root) if p.suffix.lower() in FORMATS and is_text(p))
 
 
 def other_files(root: Path) -> list[tuple[str, str]]:
     """Files below a folder that are no images by their names, and why; system files and notes are left out."""
     found = []
     for path in sorted(_walk(root)):
-        name = str(path).encode(errors="backslashreplace").decode()
-        if not _is_text(path):
+        name = printable(path)
+        if not is_text(path):
             found.append((name, "file name is not UTF-8"))
         elif path.suffix.lower() not in (*FORMATS, *_NOTES) and path.name not in ("Thumbs.db", "desktop.ini"):
             found.append((name, f"not an image by its name ({path.suffix or 'no ending'})"))
@@ -179,11 +180,6 @@ def _only(paths: list[Path], what: str) -> Path | None:
     if len(paths) > 1 and len({hashlib.sha256(p.read_bytes()).digest() for p in paths}) > 1:
         raise InputError(f"two files may be the {what}, {paths[0]} and {paths[1]}: keep one of them in the data folder")
     return paths[0] if paths else None
-
-
-def _is_text(path: Path) -> bool:
-    """Whether the name is one that a table can hold: names on disk are bytes, of any encoding."""
-    return not any("\ud800" <= c <= "\udfff" for c in str(path))
 
 
 def _key(name: str) -> str:

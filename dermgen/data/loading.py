@@ -18,6 +18,7 @@ from torchvision.transforms import functional as TF
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
 from dermgen.data.cache import cached_array, key_of
+from dermgen.data.names import is_text, printable
 from dermgen.data.subsets import subset
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def folder_examples(folder: str | Path, prompt: str, what: str) -> list[Example]
     paths = image_files(folder)
     if not paths:
         raise InputError(f"{what}: {folder} has no images ({', '.join(sorted(preprocess.FORMATS))})")
+    if odd := [p for p in paths if not is_text(p)]:
+        raise InputError(f"{what}: the file name {printable(odd[0])} is not UTF-8: rename the file")
     stems = Counter(p.stem for p in paths)
     return [Example(str(p), prompt, p.stem if stems[p.stem] == 1 else p.name) for p in paths]
 

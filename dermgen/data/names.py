@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 MAX_BYTES = 120  # leaves room for an ending and a number under the 255 of file systems and the 143 of encrypted ones
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows
@@ -34,6 +34,16 @@ def leaves_folder(name: str) -> bool:
     """Whether a file name of a table points out of the table's folder, on any operating system."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     return posix.is_absolute() or bool(windows.drive or windows.root) or ".." in (*posix.parts, *windows.parts)
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path can stand in a table: names on disk are bytes, of any encoding."""
+    return not re.search("[\ud800-\udfff]", str(path))
+
+
+def printable(path: Path) -> str:
+    """A path for a terminal or a table, with the bytes that are no UTF-8 spelled out."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def _is_safe(text: str) -> bool:

@@ -143,9 +143,9 @@ def _check_whole(source: sources.Source, config: PrepareConfig, folder: Path) ->
     if len(missing) > MAX_REJECTED * total and not config.partial:
         manifest.write_csv(source.rejected, folder / "rejected.csv")
         raise InputError(
-            f"{len(missing)} of the {total} images in the table are missing from {config.data_dir} (such as "
-            f"{missing['image_id'].iloc[0]}; all in {folder / 'rejected.csv'}): complete the download, or give "
-            "--partial true if a part is meant"
+            f"{len(missing)} of the {total} images in the table are missing from {config.data_dir or config.source} "
+            f"(such as {missing['image_id'].iloc[0]}; all in {folder / 'rejected.csv'}): complete the download, or "
+            "give --partial true if a part is meant"
         )
 
 

@@ -1,9 +1,13 @@
 """Files that a training would stumble over are named before it starts."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from dermgen import inspection
 from dermgen.config import InputError
 from dermgen.data.loading import check_readable, folder_examples
 
@@ -19,3 +23,11 @@ def test_a_cut_off_jpeg_is_named_before_training_and_a_whole_folder_passes(tmp_p
     (tmp_path / "e.jpg").symlink_to(tmp_path / "nowhere.jpg")
     with pytest.raises(InputError, match=r"3 of 5 images cannot be read: .*b.jpg .truncated.*d.png.*e.jpg .broken"):
         check_readable(folder_examples(tmp_path, "", "data"))
+
+
+def test_a_file_name_that_is_not_utf8_is_one_sentence_and_can_be_inspected(tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xfc.png"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(odd)
+    with pytest.raises(InputError, match="the file name .*odd.udcfc.png is not UTF-8: rename the file"):
+        folder_examples(tmp_path, "", "instance_data_dir")
+    inspection.as_text(inspection.read(odd)).encode()
