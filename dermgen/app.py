@@ -90,8 +90,8 @@ class Studio:
         if self.facts.get("method") == "cyclegan":
             raise InputError(f"{config.model} translates images: use dermgen generate --init_images")
         # Whatever is wrong with the model is told now, not at the first click.
-        probe = {"prompt": "-", "base_model": config.base_model} if self.takes_prompts else {}
-        find_model(GenerateConfig(model=config.model, output_dir="-", **probe))
+        probe = {"prompt": "-"} if self.takes_prompts else {}
+        find_model(GenerateConfig(model=config.model, output_dir="-", **self._files(), **probe))
         self.train = self._training_images()
         self.neighbours: Neighbours | None = None
         self.threshold: float | None = None
@@ -177,7 +177,7 @@ class Studio:
             "model": self.config.model,
             "output_dir": str(folder),
             "seed": int(seed),
-            "base_model": self.config.base_model,
+            **self._files(),
         }
         if self.takes_prompts or self.facts.get("method") == "ddpm":
             common |= {"num_inference_steps": int(steps), "guidance_scale": float(guidance)}
@@ -190,6 +190,9 @@ class Studio:
         grid = folder.with_suffix(".yaml")
         grid.write_text(yaml.safe_dump({name: [value] for name, value in asked.items() if value}))
         return GenerateConfig(**common, grid=str(grid), num_images=int(num_images))
+
+    def _files(self) -> dict[str, str | None]:
+        return {"base_model": self.config.base_model, "variant": self.config.variant}
 
     def _training_images(self) -> pd.DataFrame | None:
         """The train split of the manifest that the run names, if it is here."""

@@ -305,7 +305,7 @@ def test_a_prompt_that_is_too_long_is_told_and_the_manifest_has_what_the_model_r
     )
     told = capsys.readouterr().out
     assert "3 of 3 prompts are too long for the model and are cut" in told
-    assert "3 of them become the same text" in told
+    assert "3 of them are the same to it" in told
     table = manifest.read(folder)
     tokenizer = load_pipeline(str(base_dir)).tokenizer
     read = tokenizer(table["prompt_read"][0], add_special_tokens=False).input_ids

@@ -4,6 +4,7 @@ Cached arrays are named by a hash of everything that they depend on: image bytes
 made them. A latent is kept as its distribution, so that it is sampled anew each time, and a mirrored image beside it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -251,9 +252,9 @@ def cut_texts(texts: Iterable[str], tokenizer, max_length: int | None = None) ->
 def tell_cut(cut: Mapping[str, str], number: int) -> str:
     """`cut_texts`'s answer as one sentence for a person, of `number` texts in all."""
     text, read = next(iter(cut.items()))
-    same = len(cut) - len(set(cut.values()))
-    more = f"; {same + 1} of them become the same text" if same else ""
+    same = sum(n for n in Counter(cut.values()).values() if n > 1)
+    more = f"; {same} of them are the same to it" if same else ""
     return (
-        f"warning: {len(cut)} of {number} prompts are too long for the model and are cut: of "
-        f"{text!r} the model reads only {read!r}{more}"
+        f"warning: {len(cut)} of {number} prompts are too long for the model and are cut: {text[:50]!r}… is read only "
+        f"up to …{read[-50:]!r}{more}"
     )

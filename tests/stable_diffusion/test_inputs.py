@@ -138,6 +138,9 @@ def test_of_a_text_that_is_too_long_the_part_is_told_that_is_read():
     texts = ["a dark lesion", "a dark lesion on the back", "a dark lesion on the back, dark", "a dark lesion"]
     cut = cut_texts(texts, tokenizer)
     assert cut == {"a dark lesion on the back, dark": "a dark lesion on the back"}
-    assert tell_cut(cut, 3).startswith("warning: 1 of 3 prompts are too long for the model and are cut: of 'a dark")
-    assert "become the same text" not in tell_cut(cut, 3)
+    assert tell_cut(cut, 3) == (
+        "warning: 1 of 3 prompts are too long for the model and are cut: 'a dark lesion on the back, dark'… is read only "
+        "up to …'a dark lesion on the back'"
+    )
+    assert tell_cut({"a b": "a", "a c": "a", "d e": "d"}, 9).endswith("; 2 of them are the same to it")
     assert set(cut_texts(texts, tokenizer, max_length=5).values()) == {"a dark lesion"}
