@@ -160,6 +160,7 @@ class PixelSet(Dataset):
         crop: cut the middle square; otherwise the image is returned whole.
         interpolation: a name of torchvision's `InterpolationMode`; PIL resizes with antialiasing.
         masks: load lesion masks as well; needs `crop`.
+        keep: bytes of decoded images that stay in memory, for a set that is read again and again.
     """
 
     def __init__(
@@ -170,7 +171,10 @@ class PixelSet(Dataset):
         crop: bool = True,
         interpolation: str = "lanczos",
         masks: bool = False,
+        keep: int = 0,
     ):
+        self._kept: dict[int, dict[str, Any]] = {}
+        self._room = keep
         self.examples, self.prompt_ids, self.masks, self.crop = examples, prompt_ids, masks, crop
         resize = transforms.Resize(resolution, InterpolationMode[interpolation.upper()])
         self.transform = transforms.Compose([resize, transforms.CenterCrop(resolution)]) if crop else resize
@@ -180,7 +184,15 @@ class PixelSet(Dataset):
         return len(self.examples)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        example = self.examples[i]
+        item = self._kept.get(i) or self._decode(self.examples[i])
+        if i not in self._kept:
+            size = sum(value.nbytes for value in item.values() if isinstance(value, torch.Tensor))
+            if size <= self._room:
+                self._kept[i] = item
+                self._room -= size
+        return {**item, "prompt_id": self.prompt_ids[i]}
+
+    def _decode(self, example: Example) -> dict[str, Any]:
         try:
             image = Image.fromarray(preprocess.read_image(Path(example.path)))
             name = "pixels" if self.crop else "whole"
@@ -193,7 +205,7 @@ class PixelSet(Dataset):
                 item["mask"] = mask
         except (preprocess.BadImage, OSError) as error:
             raise InputError(f"{example.path}: {error}") from error
-        return {**item, "prompt_id": self.prompt_ids[i]}
+        return item
 
 
 class LesionSet(Dataset):

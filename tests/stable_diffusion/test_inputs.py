@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from dermgen.config import InputError
-from dermgen.data.loading import PixelSet, collate, manifest_examples
+from dermgen.data.loading import Example, PixelSet, collate, manifest_examples
 from dermgen.stable_diffusion.inputs import (
     LatentSource,
     PromptSource,
@@ -144,3 +144,18 @@ def test_of_a_text_that_is_too_long_the_part_is_told_that_is_read():
     )
     assert tell_cut({"a b": "a", "a c": "a", "d e": "d"}, 9).endswith("; 2 of them are the same to it")
     assert set(cut_texts(texts, tokenizer, max_length=5).values()) == {"a dark lesion"}
+
+
+def test_a_set_that_keeps_its_images_reads_each_file_once_as_far_as_they_fit(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (80 * i, 0, 0)).save(path)
+    pixels = PixelSet([Example(str(p), "", p.stem) for p in paths], [5, 6, 7], 8, keep=2 * 3 * 8 * 8)
+    before = [pixels[i] for i in range(3)]
+    for path in paths:
+        path.unlink()
+    for i in range(2):
+        assert torch.equal(pixels[i]["pixels"], before[i]["pixels"])
+        assert pixels[i]["prompt_id"] == 5 + i
+    with pytest.raises(InputError, match=r"2\.png"):
+        pixels[2]
