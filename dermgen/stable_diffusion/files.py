@@ -114,8 +114,9 @@ def check_model(name_or_path: str, variant: str | None = None, revision: str | N
         held = f"; it holds {inside[0].name}, which is {_what(inside[0])}" if inside else ""
         raise InputError(f"{path} has no model_index.json: it is not the folder of a diffusers pipeline{held}")
     _check_parts(name_or_path, lambda name: path / name)
-    for file in sorted(path.glob("*/*.json")):
-        _read_json(file)
+    for part in (*WEIGHTED, "tokenizer"):
+        for file in sorted((path / part).glob("*.json")):
+            _read_json(file)
     if not any((path / "tokenizer" / name).exists() for name in ("tokenizer.json", "merges.txt")):
         raise InputError(f"{path} has no tokenizer: the pipeline is not whole, copy or download it again")
     if variant and not any(f".{variant}" in p.name for part in WEIGHTED for p in part_files(path, part, variant)):
