@@ -61,14 +61,15 @@ def evaluate(argv):
 
 
 def audit(argv):
-    """find synthetic images that copy a training image; exit status 2 if there are too many"""
+    """find synthetic images that copy a training image; exit status 2: too many, 3: cannot tell"""
     from dermgen.settings.evaluate import AuditConfig
 
     config = parse(AuditConfig, argv)
     from dermgen.evaluate.memorization import audit
 
-    if not audit(config)["passed"]:
-        sys.exit(2)
+    found = audit(config)
+    if not found["passed"]:
+        sys.exit(2 if found["verdict"] == "failed" else 3)
 
 
 def filter(argv):

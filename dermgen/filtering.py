@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from dermgen import plots, runs
 from dermgen.config import InputError, write_json
-from dermgen.data import manifest
+from dermgen.data import comparable, manifest
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products, scores
 from dermgen.settings.evaluate import FilterConfig
@@ -38,6 +38,8 @@ def filter_images(config: FilterConfig) -> dict:
         raise InputError(f"{config.synthetic} has images without a dx, so that no class can be asked of them")
     of = images.reference_sets(real)
     held_out, train = real.iloc[of["held_out"]], real.iloc[of["train"]]
+    faults, notes = comparable.check(real, held_out, synthetic, config.synthetic)
+    notes = [f"{reason} (as {example}): do not trust these scores" for reason, example in faults] + notes
     folder = Path(config.output_dir)
     accelerator = Accelerator()
 
@@ -59,6 +61,9 @@ def filter_images(config: FilterConfig) -> dict:
     kept = choose(quality, synthetic["dx"].to_numpy(), config.keep, config.threshold)
     if not kept.any():
         raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")
+    cost = _cost(embed(extractor, synthetic), kept, embed(extractor, held_out), accelerator.device)
+    if cost["kept"].get("kid", -np.inf) >= cost["random"].get("kid", np.inf) and not kept.all():
+        notes.append("by KID the kept images are no nearer to held-out ones than as many chosen at random")
     found = {
         "scorer": config.scorer if config.scorer == "features" else f"{config.scorer} {config.run}",
         "scorer_revision": revision,
@@ -74,8 +79,9 @@ def filter_images(config: FilterConfig) -> dict:
             for dx in sorted(set(synthetic["dx"]))
             for mine in [(synthetic["dx"] == dx).to_numpy()]
         },
-        "cost": _cost(embed(extractor, synthetic), kept, embed(extractor, held_out), accelerator.device),
+        "cost": cost,
         "shares": _shares(images.subgroups(synthetic), kept),
+        "warnings": notes,
     }
     if accelerator.is_main_process:
         view = synthetic.drop(columns=["path", "group"]).assign(
@@ -167,17 +173,27 @@ def _cost(
 ) -> dict:
     """Recall and coverage of held-out real images, precision and Vendi score, of all and of the kept images.
 
-    More images always cover more, so a random choice of as many images is measured beside the kept ones.
+    More images always cover more, so a random choice of as many images of each class is measured beside the kept ones.
+    Each is compared with held-out images that have its own shares of the classes, and without those that have none.
     """
-    reference = features.of_same_mix(held_out, synthetic, 0).features
-    rng = np.random.default_rng(0)
-    chance = rng.permutation(len(kept))[: int(kept.sum())]
+    labels, rng = synthetic.table["dx"].to_numpy(), np.random.default_rng(0)
+    known = np.isin(labels, held_out.table["dx"].unique())
+    chance = [
+        rng.permutation(rows)[: kept[rows].sum()]
+        for dx in sorted(set(labels))
+        for rows in [np.flatnonzero(labels == dx)]
+    ]
     cost = {}
-    for name, rows in (("all", np.arange(len(kept))), ("kept", np.flatnonzero(kept)), ("random", chance)):
-        x = synthetic.features[rows]
-        entry = {"n": len(rows), "vendi": scores.vendi(x).value}
-        if min(len(x), len(reference)) >= scores.MIN_IMAGES:
-            found, _ = scores.compare(reference, x, device)
+    for name, rows in (
+        ("all", np.arange(len(kept))),
+        ("kept", np.flatnonzero(kept)),
+        ("random", np.concatenate(chance)),
+    ):
+        part, compared = synthetic.take(rows), synthetic.take(rows[known[rows]])
+        entry = {"n": len(rows), "vendi": scores.vendi(part.features).value}
+        reference = features.of_same_mix(held_out, compared, 0)
+        if min(len(compared), len(reference)) >= scores.MIN_IMAGES:
+            found, _ = scores.compare(reference.features, compared.features, device)
             entry |= {k: found[k].value for k in ("recall", "coverage", "precision", "kid")}
         cost[name] = entry
     return cost
@@ -222,7 +238,8 @@ def as_text(found: dict, folder: Path) -> str:
     for name in ("precision", "recall", "coverage", "vendi", "kid"):
         if name in cost["kept"]:
             lines.append(f"{name:12}" + "".join(f"{cost[part][name]:>12.4g}" for part in ("all", "kept", "random")))
-    lines.append("(random: as many images, chosen by lot)")
+    lines.append("(random: a random subset with as many images of each class)")
+    lines += [f"note: {note}" for note in found["warnings"]]
     if found["judged_by_its_scorer"]:
         lines.append(f"note: {FLATTERED}")
     changes = sorted(

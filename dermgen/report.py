@@ -18,6 +18,7 @@ from dermgen.config import InputError, whole_file
 from dermgen.data import manifest, preprocess
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import subset
+from dermgen.evaluate.verdict import explanation
 from dermgen.filtering import FLATTERED
 from dermgen.settings.report import ReportConfig
 from dermgen.training.records import best_step, kept_scores, logged
@@ -181,8 +182,8 @@ def _scores(section: Section, folder: Path, plot: Path, real: Path | None) -> No
         f"{overall['n_synthetic']:,} synthetic images against {overall['n_real']:,} held-out real ones. Features: "
         f"{e['name']} (revision {e['revision']}) at {e['resolution']} px, resized {e['resize']}. The floor is what "
         f"{overall['n_floor']:,} real images get in their place. A score that is better against the "
-        "training split than against held-out images can come from copying. Intervals of 95 %; those of precision, "
-        "recall, density and coverage take the neighbourhoods as given."
+        "training split than against held-out images can come from copying. Intervals are 95 %, over new real and "
+        "synthetic images; those of precision, recall, density and coverage are cautious."
     )
     head = ["score", "value", "95 % interval", "floor (real)", "at the floor's number", "training split"]
     rows = [
@@ -237,9 +238,9 @@ def _audit(section: Section, folder: Path, plot: Path, real: Path | None) -> Non
     found = json.loads((folder / "audit.json").read_text())
     section.notes += manifest.split_warnings(found)
     if not found["passed"]:
-        section.notes.append(
-            f"More than {found['max_copy_rate']:.1%} of the images are copies: do not share this set as it is."
-        )
+        section.notes.append(f"{explanation(found)}.")
+    if found.get("exact_copies"):
+        section.notes.append(f"{len(found['exact_copies'])} of the synthetic images are files of the real set.")
     section.text(
         f"{found['copies']} of {found['n']:,} synthetic images are copies: {found['copy_rate']:.1%} "
         f"({found['low']:.1%} to {found['high']:.1%}). A copy is nearer to a training image than all but "
@@ -266,11 +267,12 @@ def _filter(section: Section, folder: Path, plot: Path, real: Path | None) -> No
         f"What that costs, by {found['extractor']}:"
     )
     cost = found["cost"]
+    section.notes += found.get("warnings", [])
     if found["judged_by_its_scorer"]:
         section.notes.append(FLATTERED)
     names = [n for n in ("precision", "recall", "coverage", "vendi", "kid") if n in cost["kept"]]
     rows = [[n, *(_num(cost[part].get(n)) for part in ("all", "kept", "random"))] for n in names]
-    section.table(["", "all", "kept", "as many by lot"], rows)
+    section.table(["", "all", "kept", "random subset"], rows)
     shares = [
         [f"{scope}: {value}", f"{s['before']:.1%}", f"{s['after']:.1%}"]
         for scope, of in found["shares"].items()
@@ -304,6 +306,7 @@ def _study(section: Section, folder: Path, plot: Path, real: Path | None) -> Non
     section.title = "Do synthetic images help a classifier?"
     found = json.loads((folder / "study.json").read_text())
     section.notes += manifest.split_warnings(found)
+    section.notes += found.get("notes", [])
     focus = found["focus_class"]
     length = f"{found['steps']:,} optimizer steps each" if found["steps"] else "the same number of epochs each"
     section.text(

@@ -26,36 +26,24 @@ def resampled_weights(groups: Sequence[Hashable], draws: int, seed: int) -> np.n
     return drawn[:, codes].astype(np.float64)
 
 
-def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of bootstrap values."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def standard_error(influence: np.ndarray, groups: Sequence[Hashable] | None = None) -> tuple[float, int]:
+    """Standard error of an estimate that is a mean of per-image influences, and the independent observations behind it.
 
-
-def bootstrap_errors(
-    influence: np.ndarray, groups: Sequence[Hashable] | None = None, draws: int = 1000, seed: int = 0
-) -> np.ndarray:
-    """Bootstrap draws of the error of an estimate that is a mean of per-image influences, (draws,).
-
-    For a mean this is the ordinary bootstrap; for a smooth statistic its linear part (the infinitesimal jackknife,
+    For a mean this is the ordinary one; for a smooth statistic that of its linear part (the infinitesimal jackknife,
     Efron 1982), which needs each image's influence once and no recomputation.
 
     Args:
         influence: (N,) what each image contributes beyond the mean; centred here.
-        groups: (N,) images of one group are drawn together; None draws each alone.
-        draws: bootstrap samples.
-        seed: of the draw.
+        groups: (N,) images of one group count as one observation; None means each alone.
     """
     centred = np.asarray(influence, np.float64) - np.mean(influence)
-    rng = np.random.default_rng(seed)
     if groups is not None:
         codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
         centred = np.bincount(codes, centred)
     n = len(centred)
-    errors = np.empty(draws)
-    for i in range(draws):
-        errors[i] = centred[rng.integers(n, size=n)].sum()
-    return errors / len(influence)
+    if n < 2:
+        return np.inf, n
+    return float(np.sqrt((centred**2).sum() * n / (n - 1)) / len(influence)), n
 
 
 @dataclass(frozen=True)
@@ -68,26 +56,44 @@ class Estimate:
     p: float
 
 
-def mean_over_seeds(of_seeds: np.ndarray, resampled: np.ndarray) -> Estimate:
+def mean_over_seeds(of_seeds: np.ndarray, of_lesions: float, freedom: float = np.inf) -> Estimate:
     """What a mean over few seeds says of seeds and lesions to come.
 
-    Its variance is that over test lesions, from the bootstrap, plus that of the mean of S seeds. With 3 seeds the
-    latter is itself poorly known, so t with Satterthwaite's degrees of freedom replaces the normal distribution;
-    drawing seeds with replacement would find every difference real on which 3 seeds agree by chance.
+    Its variance is that over test lesions plus that of the mean of S seeds. With 3 seeds the latter is itself poorly
+    known, so t with Satterthwaite's degrees of freedom replaces the normal distribution; drawing seeds with replacement
+    would find every difference real on which 3 seeds agree by chance.
 
     Args:
         of_seeds: (S,) the score, or the paired difference, of each seed on the whole test set.
-        resampled: (B,) its mean over seeds on bootstrap samples of the test set.
+        of_lesions: variance of their mean over test lesions.
+        freedom: degrees of freedom of that variance.
     """
     value, seeds = float(np.mean(of_seeds)), len(of_seeds)
-    of_lesions = float(np.var(resampled, ddof=1))
     of_training = float(np.var(of_seeds, ddof=1)) / seeds
     error = np.sqrt(of_lesions + of_training)
     if error == 0:
         return Estimate(value, value, value, 1.0 if value == 0 else 0.0)
-    freedom = (of_lesions + of_training) ** 2 * (seeds - 1) / of_training**2 if of_training else np.inf
+    uncertain = of_lesions**2 / freedom + of_training**2 / (seeds - 1)
+    freedom = (of_lesions + of_training) ** 2 / uncertain if uncertain else np.inf
     reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * error)
     return Estimate(value, value - reach, value + reach, float(2 * stats.t.sf(abs(value) / error, freedom)))
+
+
+def null_variance(contributions: np.ndarray, groups: Sequence[Hashable]) -> tuple[float, float]:
+    """Variance of a sum of paired differences if there is none in truth, and its degrees of freedom.
+
+    The differences are squared as they are, not centred (as in McNemar's test), since few lesions may agree by chance:
+    a bootstrap of one lesion has no variance at all. The degrees of freedom are the number of lesions that differ, or
+    what their unequal weights make of it, so that t with them is about the exact sign test.
+
+    Args:
+        contributions: (N,) what each image adds to the sum.
+        groups: (N,) the lesion of each image.
+    """
+    codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+    squares = np.bincount(codes, contributions) ** 2
+    variance = float(squares.sum())
+    return variance, float(variance**2 / (squares**2).sum()) if variance else np.inf
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
@@ -108,9 +114,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def wilson(count: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion."""
+def wilson(count: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion; of dependent cases `n` is the number of independent ones as certain."""
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(count, n, alpha=1 - LEVEL, method="wilson")
     return float(low), float(high)
+
+
+def share_interval(share: float, error: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share with a known standard error: that of as many cases as would have it, at most n.
+
+    It has a width at 0 and 1 too, where the estimated error is 0.
+    """
+    variance = share * (1 - share)
+    n = min(n, variance / error**2) if variance and error else n
+    low, high = wilson(share * n, n)
+    return min(low, share), max(high, share)

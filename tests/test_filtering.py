@@ -8,13 +8,15 @@ import pytest
 from conftest import SMALL_CLASSIFIER
 from datasets import load_dataset
 
+from dermgen import filtering
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.loading import LesionSet
 from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
-from dermgen.filtering import FilterConfig, choose, filter_images
+from dermgen.evaluate.features import FeatureSet
+from dermgen.filtering import FilterConfig, _cost, choose, filter_images
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,33 @@ def test_what_it_cost_is_told_before_and_after(tested_dir, synthetic_dir, tmp_pa
         assert sum(s["before"] for s in shares.values()) == pytest.approx(1)
         assert sum(s["after"] for s in shares.values()) == pytest.approx(1)
     assert json.loads((tmp_path / "f" / "filter.json").read_text()) == found
+
+
+def test_what_it_cost_is_of_classes_that_both_sides_have_and_in_the_kept_images_shares():
+    """Images of one place each; class b is nearly left out by a threshold, c has no held-out images."""
+
+    def part(**counts):
+        labels = [dx for dx, n in counts.items() for _ in range(n)]
+        places = np.array([[{"a": 0.0, "b": 9.0, "c": 90.0}[dx], 1.0] for dx in labels])
+        near = places + np.random.default_rng(0).normal(size=places.shape) / 9
+        return FeatureSet(pd.DataFrame({"dx": labels}), near.astype(np.float32), np.zeros((len(labels), 0)))
+
+    synthetic = part(a=60, b=60, c=30)
+    kept = np.array([True] * 60 + [i < 6 for i in range(60)] + [True] * 30)
+    cost = _cost(synthetic, kept, part(a=80, b=80), "cpu")
+    assert (cost["kept"]["n"], cost["random"]["n"]) == (96, 96)
+    for column in ("all", "kept", "random"):
+        assert cost[column]["precision"] > 0.9  # images of c would be far from every held-out one
+        assert abs(cost[column]["kid"]) < 0.1  # another mix of a and b than the reference's would be a distance
+
+
+def test_a_scorer_that_is_no_better_than_chance_is_told(tested_dir, synthetic_dir, tmp_path, monkeypatch):
+    same = {"n": 5, "vendi": 2.0, "kid": 0.1, "recall": 0.5, "coverage": 0.5, "precision": 0.5}
+    for kid, told in ((0.2, True), (0.05, False)):
+        cost = {"all": same, "kept": same | {"kid": kid}, "random": same}
+        monkeypatch.setattr(filtering, "_cost", lambda *_, cost=cost: cost)
+        found = filter_images(config(tested_dir, synthetic_dir, tmp_path / str(kid)))
+        assert any("no nearer to held-out ones than as many chosen at random" in w for w in found["warnings"]) == told
 
 
 def test_near_images_score_higher_than_far_ones(tested_dir, tmp_path):

@@ -15,19 +15,16 @@ def test_images_of_one_lesion_are_drawn_together():
     assert weights.std(axis=0).min() > 0
 
 
-def test_the_bootstrap_of_a_mean_has_its_standard_error():
+def test_the_standard_error_of_a_mean_is_its_textbook_one():
     values = np.random.default_rng(0).normal(3, 2, size=400)
-    errors = statistics.bootstrap_errors(values, draws=4000)
-    assert errors.std() == pytest.approx(values.std() / 20, rel=0.05)
-    assert abs(errors.mean()) < 0.02
+    assert statistics.standard_error(values) == pytest.approx((stats.sem(values), 400))
 
 
-def test_the_bootstrap_over_lesions_is_wider_where_their_images_agree():
+def test_images_of_one_lesion_count_as_one_observation():
     values = np.repeat(np.random.default_rng(0).normal(size=100), 4)
-    lesions = np.repeat(np.arange(100), 4)
-    alone = statistics.bootstrap_errors(values, draws=4000).std()
-    together = statistics.bootstrap_errors(values, lesions, draws=4000).std()
-    assert together / alone == pytest.approx(2, rel=0.07)  # sqrt(4): four copies tell no more than one
+    error, n = statistics.standard_error(values, np.repeat(np.arange(100), 4))
+    assert n == 100
+    assert error == pytest.approx(stats.sem(values[::4]))  # four copies tell no more than one
 
 
 def test_mcnemar_is_the_binomial_test_of_the_cases_on_which_the_two_differ():
@@ -48,15 +45,14 @@ def test_wilson_agrees_with_scipy():
 
 
 def test_with_many_seeds_alike_the_interval_is_that_of_the_lesions():
-    resampled = np.random.default_rng(0).normal(0.3, 0.1, size=20_000)
-    found = statistics.mean_over_seeds(np.array([0.3, 0.3, 0.3]), resampled)
-    assert (found.low, found.high) == pytest.approx((0.3 - 0.196, 0.3 + 0.196), abs=0.005)
-    assert found.p == pytest.approx(2 * stats.norm.sf(3), rel=0.1)
+    found = statistics.mean_over_seeds(np.array([0.3, 0.3, 0.3]), 0.01)
+    assert (found.low, found.high) == pytest.approx((0.3 - 0.196, 0.3 + 0.196), abs=1e-3)
+    assert found.p == pytest.approx(2 * stats.norm.sf(3))
 
 
 def test_with_lesions_without_end_the_interval_is_the_t_interval_of_the_seeds():
     seeds = np.array([0.1, 0.2, 0.4, 0.25])
-    found = statistics.mean_over_seeds(seeds, np.full(100, seeds.mean()))
+    found = statistics.mean_over_seeds(seeds, 0.0)
     expected = stats.ttest_1samp(seeds, 0)
     interval = expected.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
@@ -69,10 +65,29 @@ def test_of_differences_by_chance_one_in_twenty_is_called_real():
     for _ in range(3000):
         lesions = rng.normal(0, 0.5)  # all seeds are measured on one test set
         seeds = lesions + rng.normal(0, 1.0, size=3)
-        resampled = seeds.mean() + rng.normal(0, 0.5, size=300)
-        called += statistics.mean_over_seeds(seeds, resampled).p < 0.05
+        called += statistics.mean_over_seeds(seeds, 0.5**2).p < 0.05
     assert 0.03 < called / 3000 < 0.075
 
 
 def test_no_difference_at_all_is_not_real():
-    assert statistics.mean_over_seeds(np.zeros(3), np.zeros(10)) == statistics.Estimate(0, 0, 0, 1)
+    assert statistics.mean_over_seeds(np.zeros(3), 0.0) == statistics.Estimate(0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("n", [1, 3, 5, 6, 7, 12])
+def test_lesions_that_all_agree_are_judged_about_as_by_the_sign_test(n):
+    variance, freedom = statistics.null_variance(np.full(n, 1 / n), np.arange(n))
+    p = statistics.mean_over_seeds(np.ones(3), variance, freedom).p
+    assert (p < 0.05) == (stats.binomtest(n, n).pvalue < 0.05)
+
+
+def test_a_patients_lesions_count_as_one_of_paired_differences():
+    alone = statistics.null_variance(np.array([0.2, -0.1, 0.3]), ["a", "b", "c"])
+    together = statistics.null_variance(np.array([0.1, 0.1, -0.1, 0.15, 0.15]), ["a", "a", "b", "c", "c"])
+    assert together == pytest.approx(alone)
+
+
+def test_the_interval_of_a_share_has_a_width_where_its_error_is_0():
+    assert statistics.share_interval(1.0, 0.0, 30) == pytest.approx(statistics.wilson(30, 30))
+    assert statistics.share_interval(0.0, 0.0, 30) == pytest.approx(statistics.wilson(0, 30))
+    assert statistics.share_interval(0.5, 0.05, 400) == pytest.approx(statistics.wilson(50, 100))
+    assert statistics.share_interval(0.5, 0.001, 400) == pytest.approx(statistics.wilson(200, 400))

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from dermgen import statistics
+
+MIN_LESIONS = 6  # fewer that all agree do so by chance in over 5 % of cases (sign test)
 
 
 def compare(
@@ -21,9 +24,11 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Means over seeds with intervals, and paired tests against the baseline, for each arm.
 
-    Intervals and p-values are those of `statistics.mean_over_seeds`: the bootstrap draws the same test lesions for
-    every arm and seed. McNemar's test takes one vote per lesion, of probabilities averaged over its images and the
-    seeds, so it compares the classifiers as they are, not trainings to come. Holm's correction is over the arms.
+    Intervals and p-values are those of `statistics.mean_over_seeds`. Of differences in recall and BMA the variance over
+    test lesions is `statistics.null_variance`, which holds for a single lesion too; of other differences it is that of
+    a bootstrap that draws the same test lesions for every arm and seed. McNemar's test takes one vote per lesion, of
+    probabilities averaged over its images and the seeds, so it compares the classifiers as they are, not trainings to
+    come. Holm's correction is over the arms.
 
     Args:
         probabilities: of each arm, (N, C) of each seed.
@@ -43,6 +48,7 @@ def compare(
     found = {
         arm: [weighted_scores(p, labels, weights, classes) for p in of_seeds] for arm, of_seeds in probabilities.items()
     }
+    lesions = lesions_of(classes, labels, groups)
     votes = {arm: _votes(of_seeds, labels, groups) for arm, of_seeds in probabilities.items()}
     focus = f"recall_{focus_class}"
     entries: dict[str, dict[str, Any]] = {}
@@ -50,13 +56,16 @@ def compare(
         names = of_seeds[0]
         values = {name: np.stack([scores[name] for scores in of_seeds]) for name in names}
         entry = entries[arm] = {
-            "scores": {name: _estimate(v, bounded=True) for name, v in values.items()},
+            "scores": _scores(values, lesions),
             "of_seeds": {name: values[name][:, 0].tolist() for name in ("bma", focus)},
             "confusion": np.sum([_confusion(p, labels, len(classes)) for p in probabilities[arm]], axis=0).tolist(),
         }
         if arm != baseline:
             there = {name: np.stack([scores[name] for scores in found[baseline]]) for name in names}
-            entry["differences"] = {name: _estimate(values[name] - there[name]) for name in names}
+            gained = np.mean(_right(probabilities[arm], labels) - _right(probabilities[baseline], labels), axis=0)
+            entry["differences"] = _differences(
+                {k: values[k] - there[k] for k in names}, gained, labels, groups, classes
+            )
             entry["mcnemar_p"] = statistics.mcnemar(votes[arm], votes[baseline])
     compared = [entry for arm, entry in entries.items() if arm != baseline]
     for name in ("bma", focus):
@@ -67,7 +76,7 @@ def compare(
         entry["mcnemar_p_holm"] = p
     for arm, entry in entries.items():
         if arm != baseline:
-            entry["verdict"] = verdict(arm, entry, baseline, focus, len(compared))
+            entry["verdict"] = verdict(arm, entry, baseline, focus_class, len(compared), lesions[focus_class])
     return entries
 
 
@@ -118,8 +127,17 @@ def _auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.
         return np.where(total > 0, (pos * below).sum(1) / total, np.nan)
 
 
-def verdict(arm: str, entry: dict, baseline: str, focus: str, arms: int) -> str:
-    """One plain sentence: is the difference to the baseline real?"""
+def verdict(arm: str, entry: dict, baseline: str, focus_class: str, arms: int, lesions: int) -> str:
+    """One plain sentence: is the difference to the baseline real?
+
+    Args:
+        arm: its name.
+        entry: its scores and differences.
+        baseline: what it is compared with.
+        focus_class: the class whose recall is told too.
+        arms: compared with the baseline.
+        lesions: of the focus class in the test set.
+    """
     d = entry["differences"]["bma"]
     p = d["p_holm"]
     text = (
@@ -127,23 +145,85 @@ def verdict(arm: str, entry: dict, baseline: str, focus: str, arms: int) -> str:
         f"{d['high']:+.3f}) against {baseline}"
     )
     if p < 0.05:
-        text += f"; the {'gain' if d['value'] > 0 else 'loss'} is real (p = {p:.3f}, corrected for {arms} arms)"
+        text += f"; the {'gain' if d['value'] > 0 else 'loss'} is real ({_p(p)}, corrected for {arms} arms)"
     else:
-        text += f"; no difference can be shown (p = {p:.2f}, corrected for {arms} arms)"
-    f = entry["differences"][focus]
-    name = focus.removeprefix("recall_")
+        text += f"; no difference can be shown ({_p(p)}, corrected for {arms} arms)"
+    f = entry["differences"][f"recall_{focus_class}"]
+    text += f". Recall of {focus_class} {f['value']:+.3f}"
+    if lesions < MIN_LESIONS:
+        return f"{text}: too few test lesions to tell ({lesions})."
     shown = "real" if f["p_holm"] < 0.05 else "not shown"
-    return f"{text}. Recall of {name} {f['value']:+.3f} ({f['low']:+.3f} to {f['high']:+.3f}), {shown}."
+    return f"{text} ({f['low']:+.3f} to {f['high']:+.3f}), {shown}."
 
 
-def _estimate(values: np.ndarray, bounded: bool = False) -> dict[str, float]:
-    """(S, 1 + B) values, first those of the test set as it is, as value, low, high and p; `bounded` in [0, 1]."""
-    resampled = values[:, 1:].mean(0)
-    estimate = asdict(statistics.mean_over_seeds(values[:, 0], resampled[~np.isnan(resampled)]))
-    if bounded:
-        del estimate["p"]
-        estimate["low"], estimate["high"] = max(0.0, estimate["low"]), min(1.0, estimate["high"])
-    return estimate
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def lesions_of(classes: Sequence[str], labels: np.ndarray, groups: Sequence[Hashable]) -> dict[str, int]:
+    """How many test lesions, or patients, each class that occurs has."""
+    names = np.asarray(groups, dtype=str)
+    return {code: len(set(names[labels == c])) for c, code in enumerate(classes) if (labels == c).any()}
+
+
+def lesion_variances(values: Mapping[str, np.ndarray], lesions: Mapping[str, int]) -> dict[str, float]:
+    """Variance of each score over test lesions, from its bootstrap, but for classes with few.
+
+    Resamples of a single lesion are all alike, and those without it are left out, so that its recall would seem to be
+    certain. Recall has the variance that Wilson's interval speaks of, and BMA at least that of its classes together.
+
+    Args:
+        values: (1 + B,) of each score, first that of the test set as it is; NaN where a class is missing.
+        lesions: test lesions of each class.
+    """
+    found = {name: _variance(of[1:]) for name, of in values.items()}
+    for code, n in lesions.items():
+        recall = float(values[f"recall_{code}"][0])
+        low, high = statistics.share_interval(recall, np.sqrt(found[f"recall_{code}"]), n)
+        found[f"recall_{code}"] = (max(recall - low, high - recall) / stats.norm.ppf((1 + statistics.LEVEL) / 2)) ** 2
+    of_classes = [found[f"recall_{code}"] for code in lesions]
+    return found | {"bma": max(found["bma"], float(np.mean(of_classes)) / len(lesions))}
+
+
+def _scores(values: dict[str, np.ndarray], lesions: dict[str, int]) -> dict[str, dict[str, float]]:
+    """Value, low and high of each score, of (S, 1 + B) values, first those of the test set as it is."""
+    variances = lesion_variances({name: of.mean(0) for name, of in values.items()}, lesions)
+    found = {}
+    for name, of in values.items():
+        estimate = statistics.mean_over_seeds(of[:, 0], variances[name])
+        found[name] = {"value": estimate.value, "low": max(0.0, estimate.low), "high": min(1.0, estimate.high)}
+    return found
+
+
+def _differences(
+    values: dict[str, np.ndarray],
+    gained: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[Hashable],
+    classes: Sequence[str],
+) -> dict[str, dict[str, float]]:
+    """Value, low, high and p of each difference, of (S, 1 + B) values and of how much more often, of the seeds, each
+    image is right, (N,)."""
+    in_class = {f"recall_{code}": (labels == c) / (labels == c).sum() for c, code in enumerate(classes)}
+    weights = in_class | {"bma": np.mean(list(in_class.values()), axis=0)}
+    found = {}
+    for name, of in values.items():
+        if name in weights:
+            variance, freedom = statistics.null_variance(gained * weights[name], groups)
+        else:
+            variance, freedom = _variance(of[:, 1:].mean(0)), np.inf
+        found[name] = asdict(statistics.mean_over_seeds(of[:, 0], variance, freedom))
+    return found
+
+
+def _variance(resampled: np.ndarray) -> float:
+    """Over the samples that have what is measured; NaN where too few have."""
+    resampled = resampled[~np.isnan(resampled)]
+    return float(np.var(resampled, ddof=1)) if len(resampled) > 1 else np.nan
+
+
+def _right(probabilities: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    return np.stack([p.argmax(1) == labels for p in probabilities]).astype(float)
 
 
 def _confusion(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

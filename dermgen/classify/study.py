@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from accelerate import PartialState
 
-from dermgen import plots
+from dermgen import plots, watermark
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.classify.comparison import compare
 from dermgen.config import InputError, parse, write_json
-from dermgen.data import manifest, splits
+from dermgen.data import comparable, manifest, preprocess, splits
 from dermgen.settings.study import DEFAULT_ARMS, StudyConfig, arm_settings
 from dermgen.training.run import claim_together
 
@@ -33,11 +33,21 @@ def study(config: StudyConfig) -> dict:
         raise InputError(f"{config.real} has no test images of {', '.join(untested)}, whose recall would be unknown")
     folder = Path(config.output_dir)
     runs = {(arm, seed): _run_config(config, arm, seed) for arm in arms for seed in seeds}
-    for (arm, _), run in runs.items():
+    uneven = []
+    for (arm, seed), run in runs.items():
         try:
-            classifier.arm_rows(run, real)
+            rows = classifier.arm_rows(run, real)
         except InputError as error:
             raise InputError(f"arm {arm}: {error}") from error
+        if seed == seeds[0] and _is_uneven(rows):
+            uneven.append(arm)
+    synthetic = manifest.read_synthetic(config.synthetic)
+    notes = comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic)
+    if uneven and _is_marked(synthetic):
+        notes.append(
+            f"the synthetic images carry dermgen's watermark, and in {', '.join(uneven)} some classes have a larger "
+            "share of them than others, so a classifier may go by the mark: generate without --watermark for a study"
+        )
     state = PartialState()
     claim_together(state, folder, config, ("output_dir", "arms", "seeds", "bootstrap_draws", "baseline", "focus_class"))
     results = {}
@@ -46,11 +56,25 @@ def study(config: StudyConfig) -> dict:
             print(f"[{i + 1} of {len(runs)}] {arm}, seed {seed}", flush=True)
         results[arm, seed] = classifier.train(run)
     found = _summarize(config, arms, seeds, runs, results)
+    found["notes"] = notes
     if state.is_main_process:
         write_json(folder / "study.json", found)
         _draw(found, {key: Path(run.output_dir) for key, run in runs.items()}, folder / "plots")
         print(as_text(found))
     return found
+
+
+def _is_uneven(rows: pd.DataFrame) -> bool:
+    """Whether the synthetic share of a class's training images differs from that of another by over 10 points."""
+    shares = (rows["synthetic"] == "true").groupby(rows["dx"]).mean()
+    return bool(shares.max() - shares.min() > 0.1)
+
+
+def _is_marked(synthetic: pd.DataFrame) -> bool:
+    """Whether most of a random choice of the images carry the watermark."""
+    chosen = synthetic["path"].sample(min(len(synthetic), 15), random_state=0)
+    found = [watermark.detect(preprocess.read_image(Path(path))) > watermark.THRESHOLD for path in chosen]
+    return float(np.mean(found)) > 0.5
 
 
 def _summarize(config: StudyConfig, arms: Sequence[str], seeds: Sequence[int], runs: dict, results: dict) -> dict:
@@ -103,6 +127,7 @@ def as_text(found: dict) -> str:
     for e in found["arms"]:
         cells = [f"{s['value']:.3f} ({s['low']:.3f}-{s['high']:.3f})" for s in (e["scores"][c] for c in columns)]
         lines.append(f"{e['arm']:<{width}}" + "".join(f"{c:>24}" for c in cells))
+    lines += [f"note: {note}" for note in found["notes"]]
     return "\n".join([*lines, "", *(e["verdict"] for e in found["arms"] if "verdict" in e)])
 
 

@@ -1,7 +1,7 @@
 """`dermgen evaluate`: how good a synthetic set is, every score with its interval, its floor and its reference."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from dermgen import plots
+from dermgen import plots, statistics
 from dermgen.config import InputError, write_json
-from dermgen.data import manifest, splits
+from dermgen.data import comparable, manifest, splits
 from dermgen.data.subsets import choose
 from dermgen.evaluate import features, images, pairs, products, scores
 from dermgen.settings.evaluate import EvaluateConfig
@@ -53,6 +53,7 @@ def evaluate(config: EvaluateConfig) -> dict:
             f"scores need at least {scores.MIN_IMAGES} images on each side; {config.synthetic} has {len(synthetic)}, "
             f"{config.real} has {len(parts['held_out'])} held-out ones of its classes ({classes})"
         )
+    faults, notes = comparable.check(real_table, parts["held_out"].table, synthetic_table, config.synthetic)
     entries, too_few = _score_groups(parts, config, accelerator.device)
     found = {
         "real": config.real,
@@ -67,7 +68,8 @@ def evaluate(config: EvaluateConfig) -> dict:
             "kid": "unbiased estimate over all images, the mean over all subsets",
             "precision and recall": f"{scores.PRECISION_K} nearest neighbours",
             "density and coverage": f"{scores.DENSITY_K} nearest neighbours",
-            "intervals": "bootstrap of each image's influence, real images by lesion; neighbourhoods taken as given",
+            "intervals": "from each image's influence, on both sides, real images by lesion; those of precision, "
+            "recall, density and coverage are cautious: wider than needed rather than narrower",
         },
         **manifest.split_facts(config.real),
         "images": manifest.identity(synthetic_table),
@@ -76,7 +78,12 @@ def evaluate(config: EvaluateConfig) -> dict:
             "splits": sorted(set(parts["held_out"].table["split"]) - {""}),
             "sha256": manifest.identity(parts["held_out"].table)["sha256"],
         },
-        "warnings": _warnings(config, extractor, parts, entries[0]),
+        "warnings": [
+            *(f"{fault.reason}: do not trust the scores" for fault in faults),
+            *notes,
+            *_warnings(config, extractor, parts, entries[0]),
+        ],
+        "examples": [fault.example for fault in faults],  # of the first warnings, without which those can be shared
         "groups": entries,
         "too_few": too_few,
         "pairs": _pairs(parts, config, lpips),
@@ -235,7 +242,7 @@ def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips)
         "resize": features.RESIZE,
         "against": against,
         "nearest": {name: _median(values) for name, values in nearest.items()},
-        "floor": {name: _median(values) for name, values in floor.items()},
+        "floor": {name: _median(values, held_out.table["group"]) for name, values in floor.items()},
         "random": {name: _median(values) for name, values in alike(chosen, random).items()},
         "nearest_per_class": {
             dx: {name: _median(np.array(values)[labels == dx]) for name, values in nearest.items()}
@@ -249,12 +256,16 @@ def _apart(part: features.FeatureSet, from_: features.FeatureSet) -> np.ndarray:
     return np.flatnonzero(~part.table["group"].isin(set(from_.table["group"])))
 
 
-def _median(values: Sequence[float]) -> dict[str, float | None]:
-    """Median and bootstrap interval; None where it is infinite, as the PSNR of equal images."""
+def _median(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> dict[str, float | None]:
+    """Median and bootstrap interval, drawn by `groups` if there are; None where it is infinite, as the PSNR of equal
+    images."""
     values = np.asarray(values, float)
-    drawn = np.random.default_rng(0).integers(len(values), size=(1000, len(values)))
+    weights = statistics.resampled_weights(np.arange(len(values)) if groups is None else groups, 1000, 0)
+    order = np.argsort(values, kind="stable")
+    reached = weights[:, order].cumsum(axis=1)
+    medians = values[order][(reached >= reached[:, -1:] / 2).argmax(axis=1)]
     # inverted_cdf takes one of the values and never the difference of two infinite ones
-    interval = np.quantile(np.median(values[drawn], axis=1), [0.025, 0.975], method="inverted_cdf")
+    interval = np.quantile(medians, [0.025, 0.975], method="inverted_cdf")
     found = [float(np.median(values)), *map(float, interval)]
     return {k: v if np.isfinite(v) else None for k, v in zip(("value", "low", "high"), found, strict=True)}
 
@@ -288,10 +299,7 @@ def _warnings(
             f"the floor is of {overall['n_floor']} real images, all there are; compare it with the column of as many "
             "synthetic ones, since all scores but KID and precision depend on the number"
         )
-    held_out_ids = set(parts["held_out"].table["image_id"])
-    if held_out_ids & set(parts["synthetic"].table.get("source_image_id", [])):
-        notes.append("some synthetic images were drawn over held-out images (source_image_id): do not trust the scores")
-    if held_out_ids & extractor.trained_on:
+    if set(parts["held_out"].table["image_id"]) & extractor.trained_on:
         notes.append("the extractor was trained on held-out images: its scores are not to be trusted")
     if set(parts["train"].table["image_id"]) & extractor.trained_on:
         notes.append(
@@ -334,6 +342,7 @@ def as_text(found: dict) -> str:
         f"{overall['n_synthetic']} synthetic images against {overall['n_real']} held-out real ones; features of "
         f"{e['name']} ({e['revision']}) at {e['resolution']} px, {e['resize']}",
         *(f"note: {w}" for w in found["warnings"]),
+        *(f"      for example {example}" for example in found["examples"]),
         "",
         " " * 18 + f"{'value (95 % interval)':>34}{'real for real':>16}{'at its number':>16}{'train split':>14}",
     ]

@@ -11,10 +11,11 @@ from PIL import Image
 
 from dermgen import plots, statistics
 from dermgen.config import InputError, write_json
-from dermgen.data import manifest, preprocess
+from dermgen.data import comparable, manifest, preprocess
 from dermgen.data.duplicates import aligned_correlation, orient
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products
+from dermgen.evaluate.verdict import PASSED, RARE, chance_of_alarms, explanation, judge
 from dermgen.settings.evaluate import AuditConfig
 from dermgen.training.run import claim_together
 
@@ -32,7 +33,7 @@ def audit(config: AuditConfig) -> dict:
     """Write `audit.csv`, `audit.json`, a sheet of the closest pairs and the manifest view.
 
     Returns:
-        What `audit.json` holds; `passed` is false above `max_copy_rate`.
+        What `audit.json` holds; `verdict` is that of `judge`, and `passed` whether it is "passed".
 
     Raises:
         InputError: without a train split, or without enough held-out real images to calibrate on.
@@ -58,7 +59,13 @@ def audit(config: AuditConfig) -> dict:
         raise InputError(f"all {len(synthetic)} images of {config.synthetic} are without structure: are they blank?")
     usual, _, _ = neighbours.nearest(held_out)
     threshold = _calibrated(usual, held_out, config)
-    copies = distance < threshold
+    equal = comparable.equal_files(real, synthetic)
+    exact = np.isin(np.arange(len(synthetic)), [i for i, _ in equal])
+    copies = (distance < threshold) | exact
+    certain = int((exact | (distance < MIN_THRESHOLD)).sum())
+    lesions = held_out["group"][~np.isnan(usual)]
+    chance = chance_of_alarms(config.false_alarms, len(lesions), lesions.nunique())
+    verdict = judge(int(copies.sum()), certain, len(copies), chance, config.max_copy_rate)
     moved = _moved(synthetic, real)
     table = pd.DataFrame(
         {
@@ -73,8 +80,8 @@ def audit(config: AuditConfig) -> dict:
         "extractor": extractor.name,
         "extractor_revision": extractor.revision,
         "threshold": threshold,
-        # Of n held-out images the nearest one sets the threshold, and one in n + 1 new ones is nearer still.
-        "false_alarms": max(config.false_alarms, 1 / (len(held_out) + 1)),
+        "false_alarms": float(chance.mean()),
+        "most_false_alarms": float(chance.isf(RARE)),
         "featureless": int(np.isnan(distance).sum()),
         "train_images": len(train),
         "held_out_images": len(held_out),
@@ -82,7 +89,13 @@ def audit(config: AuditConfig) -> dict:
         **_rate(copies),
         "per_class": {dx: _rate(copies[synthetic["dx"] == dx]) for dx in sorted(set(synthetic["dx"])) if dx},
         "max_copy_rate": config.max_copy_rate,
-        "passed": bool(copies.mean() <= config.max_copy_rate),
+        "certain_copies": certain,
+        "exact_copies": [
+            {"image_id": synthetic["image_id"][i], "real_id": real["image_id"][j], "split": real["split"][j]}
+            for i, j in equal
+        ],
+        "verdict": verdict,
+        "passed": verdict == PASSED,
         "drawn_over_real": int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
         "unknown_sources": _unknown_sources(synthetic, real),
         "median_source_distance": None if np.isnan(moved).all() else float(np.nanmedian(moved)),
@@ -317,10 +330,14 @@ def _sheet(
 
 def as_text(found: dict, folder: Path) -> str:
     """The result for a terminal."""
+    exact = found["exact_copies"]
     lines = [
         *manifest.split_warnings(found),
+        *([f"{len(exact)} of the synthetic images are files of the real set:"] if exact else []),
+        *(f"  {e['image_id']} is {e['real_id']} (split: {e['split']})" for e in exact[:5]),
         f"{found['copies']} of {found['n']} synthetic images are copies: {found['copy_rate']:.1%} "
-        f"({found['low']:.1%} to {found['high']:.1%}); by chance {found['false_alarms']:.1%} would be called so",
+        f"({found['low']:.1%} to {found['high']:.1%}); of honest images {found['false_alarms']:.1%} would be called "
+        f"so, at worst {found['most_false_alarms']:.1%}",
         f"  median distance to the nearest of {found['train_images']} training images: "
         f"{found['median_distance']['synthetic']:.3f}, of {found['held_out_images']} held-out real images "
         f"{found['median_distance']['held_out']:.3f}; copies are below {found['threshold']:.3f}",
@@ -336,6 +353,6 @@ def as_text(found: dict, folder: Path) -> str:
         far = found["median_source_distance"]
         told = "" if far is None else f"; median distance to their own source: {far:.3f}"
         lines.append(f"{found['drawn_over_real']} images were drawn over real ones (source_image_id){told}")
-    if not found["passed"]:
-        lines.append(f"FAILED: more than {found['max_copy_rate']:.1%} are copies; do not share this set as it is")
+    if found["verdict"] != PASSED:
+        lines.append(explanation(found))
     return "\n".join(lines)

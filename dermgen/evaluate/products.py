@@ -12,9 +12,10 @@ import torch
 
 @dataclass(frozen=True)
 class Within:
-    """Of one set with itself: squared distances to the nearest others, (N, K) rising; kernel sums over others, (N,)."""
+    """Of one set with itself: squared distances to the nearest others, (N, K) rising, and which; kernel sums, (N,)."""
 
     squared_distances: torch.Tensor
+    neighbours: torch.Tensor  # (N, K) int64
     kernel_sums: torch.Tensor
 
     def radius(self, k: int) -> torch.Tensor:
@@ -23,15 +24,45 @@ class Within:
 
 
 @dataclass(frozen=True)
+class Hits:
+    """In how many balls of another set each point lies, (P,); of a point in just one, `which` is that ball."""
+
+    count: torch.Tensor
+    which: torch.Tensor
+
+    @classmethod
+    def none(cls, points: int, device: torch.device | str) -> "Hits":
+        return cls(*(torch.zeros(points, dtype=torch.int64, device=device) for _ in range(2)))
+
+    def add(self, points: slice, inside: torch.Tensor, first: int) -> None:
+        """Count a block of balls, the first of which has the number `first`; `inside` is (points, balls) bool."""
+        numbers = torch.arange(first, first + inside.shape[1], device=inside.device)
+        # A sum of numbers is the ball's own number where there is one; float32 holds those up to 16 million.
+        found = inside.float() @ torch.stack([torch.ones_like(numbers), numbers], dim=1).float()
+        self.count[points] += found[:, 0].long()
+        self.which[points] += found[:, 1].long()
+
+    @property
+    def share(self) -> float:
+        """Of points that are in a ball."""
+        return float((self.count > 0).double().mean())
+
+    def alone(self, balls: int) -> torch.Tensor:
+        """How many points each ball holds that no other does, (balls,)."""
+        return torch.bincount(self.which[self.count == 1], minlength=balls)
+
+
+@dataclass(frozen=True)
 class Across:
-    """Of synthetic images with real ones; `covered` by neighbourhoods is as in `scores`."""
+    """Of synthetic images with real ones; the balls are those of `scores`."""
 
     synthetic_kernel_sums: torch.Tensor  # (M,) float64, over real images
     real_kernel_sums: torch.Tensor  # (N,) float64, over synthetic images
-    in_real_manifold: torch.Tensor  # (M,) bool: inside the k-ball of some real image
-    in_synthetic_manifold: torch.Tensor  # (N,) bool: inside the k-ball of some synthetic image
+    in_real: Hits  # synthetic images in real ones' balls for precision
+    in_synthetic: Hits  # real images in synthetic ones' balls for recall
     real_balls: torch.Tensor  # (M,) in how many real images' density balls
-    has_synthetic_neighbour: torch.Tensor  # (N,) bool: some synthetic image is in its own density ball
+    covered: Hits  # which synthetic images are in each real image's own density ball, (N,)
+    in_larger_ball: torch.Tensor  # (N,) synthetic images in that ball when it reaches one real neighbour further
     nearest_real: torch.Tensor  # (M,) int64
     nearest_squared_distance: torch.Tensor  # (M,)
 
@@ -47,6 +78,7 @@ def within(x: np.ndarray, k: int, block: int = 2048, device: torch.device | str 
     """
     n = len(x)
     nearest = torch.full((n, k), torch.inf, device=device)
+    who = torch.zeros((n, k), dtype=torch.int64, device=device)
     kernel_sums = torch.zeros(n, dtype=torch.float64, device=device)
     starts = range(0, n, block)
     for i in starts:
@@ -63,10 +95,10 @@ def within(x: np.ndarray, k: int, block: int = 2048, device: torch.device | str 
             else:
                 columns = slice(j, j + len(b))
                 kernel_sums[columns] += kernel.sum(0).double()
-                nearest[columns] = _merge(nearest[columns], distances.T)
+                nearest[columns], who[columns] = _merge(nearest[columns], who[columns], distances.T, i)
             kernel_sums[rows] += kernel.sum(1).double()
-            nearest[rows] = _merge(nearest[rows], distances)
-    return Within(nearest.clamp_min(0), kernel_sums)
+            nearest[rows], who[rows] = _merge(nearest[rows], who[rows], distances, j)
+    return Within(nearest.clamp_min(0), who, kernel_sums)
 
 
 def across(
@@ -75,6 +107,7 @@ def across(
     real_radius: torch.Tensor,
     synthetic_radius: torch.Tensor,
     density_radius: torch.Tensor,
+    larger_radius: torch.Tensor,
     block: int = 2048,
     device: torch.device | str = "cpu",
 ) -> Across:
@@ -86,16 +119,16 @@ def across(
         real_radius: (N,) squared radius of each real image's ball for precision.
         synthetic_radius: (M,) squared radius of each synthetic image's ball for recall.
         density_radius: (N,) squared radius of each real image's ball for density and coverage.
+        larger_radius: (N,) the same if its nearest neighbour were not there.
         block: rows at a time.
         device: where the products are made.
     """
     n, m = len(real), len(synthetic)
     of_synthetic = torch.zeros(m, dtype=torch.float64, device=device)
     of_real = torch.zeros(n, dtype=torch.float64, device=device)
-    in_real = torch.zeros(m, dtype=torch.bool, device=device)
-    in_synthetic = torch.zeros(n, dtype=torch.bool, device=device)
+    in_real, in_synthetic, covered = (Hits.none(points, device) for points in (m, n, n))
     balls = torch.zeros(m, dtype=torch.int64, device=device)
-    covered = torch.zeros(n, dtype=torch.bool, device=device)
+    larger = torch.zeros(n, dtype=torch.int64, device=device)
     nearest = torch.full((m,), torch.inf, device=device)
     who = torch.zeros(m, dtype=torch.int64, device=device)
     for i in range(0, m, block):
@@ -109,16 +142,17 @@ def across(
             distances = _squared_distances(products, a, b)
             of_synthetic[rows] += kernel.sum(1).double()
             of_real[columns] += kernel.sum(0).double()
-            in_real[rows] |= (distances <= real_radius[columns]).any(1)
-            in_synthetic[columns] |= (distances <= synthetic_radius[rows, None]).any(0)
+            in_real.add(rows, distances <= real_radius[columns], j)
+            in_synthetic.add(columns, (distances <= synthetic_radius[rows, None]).T, i)
             inside = distances <= density_radius[columns]
             balls[rows] += inside.sum(1)
-            covered[columns] |= inside.any(0)
+            covered.add(columns, inside.T, i)
+            larger[columns] += (distances <= larger_radius[columns]).sum(0)
             closest, at = distances.min(1)
             closer = closest < nearest[rows]
             nearest[rows] = torch.where(closer, closest, nearest[rows])
             who[rows] = torch.where(closer, at + j, who[rows])
-    return Across(of_synthetic, of_real, in_real, in_synthetic, balls, covered, who, nearest.clamp_min(0))
+    return Across(of_synthetic, of_real, in_real, in_synthetic, balls, covered, larger, who, nearest.clamp_min(0))
 
 
 def nearest(
@@ -132,10 +166,7 @@ def nearest(
         who = torch.zeros((len(a), k), dtype=torch.int64, device=device)
         for j in range(0, len(base), block):
             b = _load(base, j, block, device)
-            found = torch.cat([best, _squared_distances(a @ b.T, a, b)], dim=1)
-            ids = torch.cat([who, torch.arange(j, j + len(b), device=device).expand(len(a), -1)], dim=1)
-            best, at = found.topk(k, dim=1, largest=False)
-            who = ids.gather(1, at)
+            best, who = _merge(best, who, _squared_distances(a @ b.T, a, b), j)
         distances.append(best.clamp_min(0).cpu().numpy())
         which.append(who.cpu().numpy())
     return np.concatenate(distances), np.concatenate(which)
@@ -156,7 +187,11 @@ def _squared_distances(products: torch.Tensor, a: torch.Tensor, b: torch.Tensor)
     return products.mul_(-2).add_(a.square().sum(1)[:, None]).add_(b.square().sum(1))
 
 
-def _merge(best: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+def _merge(
+    best: torch.Tensor, who: torch.Tensor, distances: torch.Tensor, first: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The smallest of the distances so far, with their columns, and of a block whose first column is `first`."""
     k = best.shape[1]
-    smallest = distances.topk(min(k, distances.shape[1]), dim=1, largest=False).values
-    return torch.cat([best, smallest], dim=1).topk(k, dim=1, largest=False).values
+    smallest, at = distances.topk(min(k, distances.shape[1]), dim=1, largest=False)
+    best, chosen = torch.cat([best, smallest], dim=1).topk(k, dim=1, largest=False)
+    return best, torch.cat([who, at + first], dim=1).gather(1, chosen)

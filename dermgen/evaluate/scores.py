@@ -7,6 +7,7 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 import torch
+from scipy import stats
 
 from dermgen import statistics
 from dermgen.config import InputError
@@ -20,22 +21,30 @@ FID_RELIABLE = 2048
 
 @dataclass(frozen=True)
 class Score:
-    """A value, and the influence of every image on it (0 on average), from which its interval is drawn."""
+    """A value, and the influence of every image on it, up to a constant, from which its interval is computed."""
 
     value: float
     real: np.ndarray | None = None
     synthetic: np.ndarray | None = None
     bounds: tuple[float, float] = (-np.inf, np.inf)  # that the score cannot leave
+    is_share: bool = False  # of images, so that at 0 and 1 too it is not known for sure
 
-    def interval(self, groups: Sequence[Hashable] | None = None, draws: int = 1000) -> tuple[float, float]:
-        """95 % interval: bootstrap of the influences, real ones by lesion where `groups` names the lesions."""
-        errors = np.zeros(draws)
-        if self.real is not None:
-            errors += statistics.bootstrap_errors(self.real, groups, draws, 0)
-        if self.synthetic is not None:
-            errors += statistics.bootstrap_errors(self.synthetic, None, draws, 1)
-        low, high = statistics.percentile_interval(errors)
-        return max(self.bounds[0], self.value + low), min(self.bounds[1], self.value + high)
+    def interval(self, groups: Sequence[Hashable] | None = None) -> tuple[float, float]:
+        """95 % interval over new images on both sides, real ones by lesion where `groups` names the lesions.
+
+        A share has Wilson's interval, of as many images as would have its standard error, and never of more than the
+        smaller side has; every other score Student's t.
+        """
+        sides = [
+            statistics.standard_error(influence, names)
+            for influence, names in ((self.real, groups), (self.synthetic, None))
+            if influence is not None
+        ]
+        error, least = float(np.hypot.reduce([e for e, _ in sides])), min(n for _, n in sides)
+        if self.is_share:
+            return statistics.share_interval(self.value, error, least)
+        reach = float(stats.t.ppf((1 + statistics.LEVEL) / 2, least - 1)) * error
+        return max(self.bounds[0], self.value - reach), min(self.bounds[1], self.value + reach)
 
 
 def compare(
@@ -44,7 +53,11 @@ def compare(
     """FID, KID, precision, recall, density and coverage of two feature sets, (N, D) and (M, D), from one pass.
 
     KID is the unbiased estimate over all images, which is what the average over subsets of any size estimates.
-    Precision, recall, density and coverage count `<=` at the edge of a ball; their intervals take the balls as given.
+    Precision, recall, density and coverage count `<=` at the edge of a ball.
+
+    An influence is what a score loses without that image. For density that is exact: its ball goes, and those of which
+    it was a neighbour grow. For the three shares balls do not grow: an image counts if it is in a ball, and a ball by
+    the images that no other one holds. `benchmarks/intervals.py` shows how often the intervals cover.
 
     Returns:
         The scores by name, and the pass, with each synthetic image's nearest real one.
@@ -55,7 +68,7 @@ def compare(
     n, m = len(real), len(synthetic)
     if min(n, m) < MIN_IMAGES:
         raise InputError(f"scores need at least {MIN_IMAGES} images on each side, got {n} real and {m} synthetic")
-    of_real = products.within(real, DENSITY_K, device=device)
+    of_real = products.within(real, DENSITY_K + 1, device=device)
     of_synthetic = products.within(synthetic, PRECISION_K, device=device)
     both = products.across(
         real,
@@ -63,15 +76,16 @@ def compare(
         of_real.radius(PRECISION_K),
         of_synthetic.radius(PRECISION_K),
         of_real.radius(DENSITY_K),
+        of_real.radius(DENSITY_K + 1),
         device=device,
     )
     scores = {
         "kid": _kid(of_real, of_synthetic, both, n, m),
         "fid": fid(real, synthetic),
-        "precision": _share(synthetic=both.in_real_manifold),
-        "recall": _share(real=both.in_synthetic_manifold),
-        "density": _share(synthetic=both.real_balls / DENSITY_K, most=np.inf),
-        "coverage": _share(real=both.has_synthetic_neighbour),
+        "precision": _share(both.in_real, n, of_real=False),
+        "recall": _share(both.in_synthetic, m, of_real=True),
+        "density": _density(of_real, both),
+        "coverage": _share(both.covered, m, of_real=True),
     }
     return scores, both
 
@@ -132,11 +146,25 @@ def mean_cosine(features: np.ndarray) -> Score:
     return Score(float(to_others.mean()), synthetic=2 * to_others)
 
 
-def _share(real: torch.Tensor | None = None, synthetic: torch.Tensor | None = None, most: float = 1) -> Score:
-    """A mean over the images of one side, from 0 to `most`."""
-    values = (real if real is not None else synthetic).double().cpu().numpy()
-    sides = (values, None) if real is not None else (None, values)
-    return Score(float(values.mean()), *sides, bounds=(0, most))
+def _share(hits: products.Hits, balls: int, of_real: bool) -> Score:
+    """The share of real (or synthetic) images that are in one of the other side's balls."""
+    points = (hits.count > 0).double().cpu().numpy()
+    others = hits.alone(balls).cpu().numpy() * (balls / len(points))
+    return Score(hits.share, *((points, others) if of_real else (others, points)), bounds=(0, 1), is_share=True)
+
+
+def _density(of_real: products.Within, both: products.Across) -> Score:
+    """The mean number of real images' balls that a synthetic image is in, divided by k."""
+    inside, larger = both.covered.count.double().cpu(), both.in_larger_ball.double().cpu()
+    neighbours = of_real.neighbours[:, :DENSITY_K].cpu()
+    n, m = len(inside), len(both.real_balls)
+    # Without an image its own ball is gone, and each ball that it was a neighbour in reaches one further.
+    grown = torch.zeros(n, dtype=torch.float64).index_add_(
+        0, neighbours.flatten(), (larger - inside).repeat_interleave(DENSITY_K)
+    )
+    synthetic = both.real_balls.double().cpu().numpy() / DENSITY_K
+    real = (inside - grown).numpy() * (n / (m * DENSITY_K))
+    return Score(float(synthetic.mean()), real, synthetic, bounds=(0, np.inf))
 
 
 def _kid(of_real: products.Within, of_synthetic: products.Within, both: products.Across, n: int, m: int) -> Score:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from huggingface_hub import DatasetCardData
 
 from dermgen import __version__
 from dermgen.classify.mixture import choose
 from dermgen.config import InputError
-from dermgen.data import manifest
+from dermgen.data import comparable, manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.loading import Example, check_readable
 from dermgen.data.names import file_stem, file_stems
@@ -58,7 +57,7 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
     for line in evidence.left_out:
         print(f"left out {line}")
     table, left_out = _without_copies(table, evidence) if config.without_copies else (table, 0)
-    origin = _origin(config, table)
+    origin = comparable.origin(config.data_dir, set(table.get("model_sha256", [])))
     real = _real(config)
     if real is not None:
         _refuse_held_out(table, real, origin["learnt"], config)
@@ -335,27 +334,6 @@ def _shards(rows: pd.DataFrame, max_bytes: int) -> Iterator[pd.DataFrame]:
             start, total = i, 0
         total += size
     yield rows.iloc[start:]
-
-
-def _origin(config: PublishDatasetConfig, table: pd.DataFrame) -> dict[str, Any]:
-    """What `generate` wrote beside the images of what their model had learnt; a filter's or an audit's view names them.
-
-    Returns:
-        As `runs.learnt`, with `packages`, `argv` and `seed` where they are known. Without such a file, or where it is
-        of other weights than drew these images, nothing is known.
-    """
-    folder = Path(config.data_dir)
-    for _ in range(4):
-        path = folder / "config.yaml"
-        settings = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
-        if "synthetic" not in settings:
-            break
-        folder = Path(settings["synthetic"])
-    path = folder / "provenance.json"
-    facts = json.loads(path.read_text()) if path.exists() else {}
-    if "learnt" not in facts or set(table.get("model_sha256", [])) != {facts["model_sha256"]}:
-        return {"learnt": None, "data": [], "base_data": [], "manifests": []}
-    return facts | {"seed": settings.get("seed")}
 
 
 def _learnt(synthetic: pd.DataFrame, origin: dict[str, Any]) -> list[dict]:

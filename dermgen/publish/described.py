@@ -14,7 +14,7 @@ import pandas as pd
 from safetensors import safe_open
 
 from dermgen import runs, statistics
-from dermgen.classify.comparison import weighted_scores
+from dermgen.classify.comparison import lesion_variances, lesions_of, weighted_scores
 from dermgen.config import InputError
 from dermgen.data import captions, manifest, splits
 from dermgen.data.cache import hash_file
@@ -283,13 +283,14 @@ def _measured(folder: Path, results: dict) -> dict[str, Any]:
     labels = np.array([classes.index(dx) for dx in table["dx"]])
     found = weighted_scores(table[[f"p_{c}" for c in classes]].to_numpy(), labels, weights, classes)
 
+    variances = lesion_variances(found, lesions_of(classes, labels, groups))
+
     def estimate(name: str) -> dict[str, float | None]:
-        drawn = found[name][1:]
-        drawn = drawn[np.isfinite(drawn)]
-        if not np.isfinite(found[name][0]) or not len(drawn):
+        value = float(found[name][0])
+        if not np.isfinite(value) or not np.isfinite(variances[name]):
             return {"value": None, "low": None, "high": None}
-        low, high = statistics.percentile_interval(drawn)
-        return {"value": float(found[name][0]), "low": low, "high": high}
+        reach = 1.96 * np.sqrt(variances[name])
+        return {"value": value, "low": max(0.0, value - reach), "high": min(1.0, value + reach)}
 
     return {
         "n": test["n"],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dermgen.config import InputError
 from dermgen.data.origins import License, respects
+from dermgen.evaluate.verdict import CANNOT_TELL, ENOUGH_HELD_OUT
 from dermgen.publish.evidence import Evidence, copies_among
 from dermgen.publish.privacy import Finding
 
@@ -66,8 +67,11 @@ def memorization(
     if copies > audit["max_copy_rate"] * n:
         reason = f"{copies} of {n} images copy a training image, more than the audit's {audit['max_copy_rate']:.1%}"
         remedy = "train for fewer steps or on more images"
+        if audit.get("verdict") == CANNOT_TELL:
+            reason = f"the audit cannot tell whether {copies} of {n} images are copies, or near a real one by chance"
+            remedy = f"audit against a manifest that holds out {ENOUGH_HELD_OUT} or more images"
         if hashes is not None:
-            remedy = f"leave the copies out with --without_copies, or {remedy}"
+            remedy = f"leave these images out with --without_copies, or {remedy}"
         return [Stop(gate, reason, remedy)]
     return []
 

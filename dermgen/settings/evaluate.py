@@ -39,9 +39,10 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """Find synthetic images that copy a training image; exit status 2 if there are too many.
+    """Find synthetic images that copy a training image; exit status 2: too many, 3: cannot tell.
 
-    A copy is an image that is nearer to a training image than all but a few held-out real lesions are.
+    A copy is an image that is nearer to a training image than all but a few held-out real lesions are. With few
+    held-out images many honest ones are nearer by chance, too.
     """
 
     real: str = option(None, "manifest folder of the real images that the model was trained on (its train split)")
@@ -52,7 +53,7 @@ class AuditConfig:
     extractor: str = option("pixels", f"proposes the nearest images: {EXTRACTORS}")
     candidates: int = option(8, "nearest training images in feature space that are compared pixel by pixel")
     false_alarms: float = option(0.002, "share of held-out real images that may be called copies; sets the threshold")
-    max_copy_rate: float = option(0.01, "exit with status 2 above this share of copies")
+    max_copy_rate: float = option(0.01, "share of copies that is accepted")
     index: Literal["auto", "exact", "faiss"] = option("auto", "auto is exact up to 100,000 training images, then faiss")
     batch_size: int = option(256, "images at a time")
     cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")

@@ -119,6 +119,48 @@ def test_a_gain_on_which_the_seeds_disagree_is_not_called_real():
     assert "no difference can be shown" in unsteady["verdict"]
 
 
+def one_melanoma(lesions=1, nevi=40):
+    """The other arm calls all melanomas right, with every seed; the baseline none."""
+    labels = np.array([0] * nevi + [1] * lesions)
+    wrong = np.eye(2)[np.zeros(len(labels), int)]
+    return compare(
+        {"baseline": [wrong] * 3, "other": [np.eye(2)[labels]] * 3}, labels, np.arange(len(labels)), ["nv", "mel"],
+        "baseline", "mel", 200,
+    )  # fmt: skip
+
+
+def test_one_test_lesion_makes_no_gain_real_and_no_recall_certain():
+    entries = one_melanoma()
+    assert "real" not in entries["other"]["verdict"]
+    assert "Recall of mel +1.000: too few test lesions to tell (1)." in entries["other"]["verdict"]
+    assert entries["other"]["differences"]["bma"]["p"] > 0.05
+    for arm in entries.values():
+        assert arm["scores"]["recall_mel"]["high"] - arm["scores"]["recall_mel"]["low"] > 0.5
+        assert arm["scores"]["bma"]["high"] - arm["scores"]["bma"]["low"] > 0.2
+    assert "is real" in one_melanoma(lesions=12)["other"]["verdict"]
+
+
+def test_a_tiny_p_value_is_not_written_as_zero():
+    assert "(p < 0.001, corrected for 1 arms)" in one_melanoma(lesions=40)["other"]["verdict"]
+
+
+@pytest.mark.parametrize("rare", [1, 2, 5, 6, 30])
+def test_without_a_difference_at_most_7_percent_are_called_real(rare, monkeypatch):
+    """The seeds of an arm agree on 95 % of lesions; `benchmarks/study_test.py` has more."""
+    monkeypatch.setattr("dermgen.classify.comparison._auroc", lambda s, p, w: np.full(len(w), 0.5))  # slow, unused
+    rng, called = np.random.default_rng(0), np.zeros(2)
+    labels = np.repeat([0, 1, 2], [40, 30, rare])
+    for _ in range(120):
+        answers = {}
+        for arm in "ab":
+            stable = rng.random(len(labels)) < 0.6
+            right = [stable ^ (rng.random(len(labels)) < 0.05) for _ in range(3)]
+            answers[arm] = [np.eye(3)[np.where(r, labels, (labels + 1) % 3)] for r in right]
+        found = compare(answers, labels, np.arange(len(labels)), ["x", "y", "z"], "a", "z", 100)["b"]
+        called += ["is real" in found["verdict"], "), real." in found["verdict"]]
+    assert (called / 120 <= 0.07).all(), called
+
+
 def test_lesions_are_drawn_and_not_images():
     few, many = compared(12), None
     rng = np.random.default_rng(0)

@@ -33,7 +33,7 @@ from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.skin_tone import tone, typology_angle
 from dermgen.evaluate import features, images, pairs
-from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
+from dermgen.evaluate.evaluate import EvaluateConfig, _median, _parts, evaluate
 from dermgen.evaluate.features import FeatureSet, of_same_mix
 
 
@@ -89,10 +89,19 @@ def test_every_score_has_its_interval_reference_and_floor(found, tested_dir):
     } <= set(rows)
 
 
-def test_the_floor_is_of_as_many_real_images_of_each_class(found):
-    overall = found[1]["groups"][0]
-    assert overall["n_floor"] <= overall["n_synthetic"]
-    assert overall["n_floor"] >= 0.5 * overall["n_synthetic"]
+def test_the_floor_is_of_as_many_real_images_of_each_class_as_the_synthetic_set_has(tested_dir, synthetic_dir):
+    plain = features.load("pixels")
+
+    def part(table):
+        return features.features(plain, table.reset_index(drop=True), Accelerator())
+
+    real, synthetic = part(images.read(tested_dir, False)), part(images.read(synthetic_dir, True))
+    parts = _parts(real, synthetic, plain)
+    stand_in = of_same_mix(parts["stand_in"], synthetic, 0, at_most=len(synthetic)).table["dx"].value_counts()
+    wanted = synthetic.table["dx"].value_counts()
+    assert not set(parts["stand_in"].table["split"]) & {"test"}
+    shares = stand_in / stand_in.sum() - wanted / wanted.sum()
+    assert shares.abs().max() < 0.05
 
 
 def test_fid_of_few_images_is_called_unreliable(found):
@@ -330,35 +339,11 @@ def test_the_floor_is_not_of_images_that_the_extractor_was_trained_on(tested_dir
 
 
 def test_two_processes_find_what_one_finds(found, tested_dir, synthetic_dir, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "dermgen.cli",
-        "evaluate",
-    ]
-    flags = [
-        "--real",
-        tested_dir,
-        "--synthetic",
-        synthetic_dir,
-        "--output_dir",
-        tmp_path / "e",
-        "--extractor",
-        "pixels",
-    ]
+    launch = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m dermgen.cli evaluate"
+    flags = f"--real {tested_dir} --synthetic {synthetic_dir} --output_dir {tmp_path / 'e'} --extractor pixels"
+    command = f"{launch} {flags} --lpips none --min_images 7".split()
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "DERMGEN_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(
-        [*command, *map(str, flags), "--lpips", "none", "--min_images", "7"],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     theirs = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     ours = json.loads((found[0] / "evaluation.json").read_text())
@@ -367,11 +352,15 @@ def test_two_processes_find_what_one_finds(found, tested_dir, synthetic_dir, tmp
     )
 
 
-def test_the_floor_and_as_many_synthetic_images_are_scored_alike(found):
-    overall = found[1]["groups"][0]
-    assert overall["n_train"] <= overall["n_real"]
+def test_the_column_at_the_floors_number_is_of_as_many_synthetic_images(tested_dir, synthetic_dir, tmp_path):
+    """So a set of which no image is left out scores there what it scores as a whole."""
+    table = manifest.read(tested_dir)
+    few = manifest.read(synthetic_dir).groupby("dx").head(7)
+    manifest.write_view(few[few["dx"].isin(["nv", "mel"])], synthetic_dir, tmp_path / "few")
+    overall = evaluate(config(tested_dir, tmp_path / "few", tmp_path / "e"))["groups"][0]
+    assert (table["split"] == "train").sum() > overall["n_floor"] == overall["n_synthetic"]
     for name, s in overall["scores"].items():
-        assert (s["at_floor_n"] is None) == (s["floor"] is None), name
+        assert s["at_floor_n"] == pytest.approx(s["value"], rel=1e-4, abs=1e-6), name
 
 
 def test_a_plain_folder_against_a_manifest_is_compared_without_classes(tested_dir, synthetic_dir, tmp_path):
@@ -426,3 +415,11 @@ def test_a_set_of_another_program_with_files_and_labels_alone_is_judged_as_ours_
     assert set(manifest.read_synthetic(tmp_path / "theirs")["dx"]) == set(table["label"])
     with pytest.raises(InputError, match="lacks the columns"):
         manifest.read_real(tmp_path / "theirs")
+
+
+def test_the_interval_of_a_median_is_drawn_by_lesion():
+    values = np.repeat(np.random.default_rng(0).normal(size=30), 4)
+    alone, together = _median(values), _median(values, np.repeat(np.arange(30), 4))
+    assert alone["value"] == together["value"] == pytest.approx(np.median(values))
+    assert together["high"] - together["low"] > 1.5 * (alone["high"] - alone["low"])
+    assert _median([np.inf, np.inf, 1.0]) == {"value": None, "low": 1.0, "high": None}

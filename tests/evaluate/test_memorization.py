@@ -1,10 +1,9 @@
 """The audit finds planted copies of training images, and calls hardly any honest image a copy."""
 
 import io
+import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,14 @@ from conftest import ham10000, needs_ham10000
 from datasets import load_dataset
 from PIL import Image, ImageOps
 
+from dermgen import cli
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 from dermgen.data.prepare import PrepareConfig, prepare
 from dermgen.evaluate import images, memorization, products
 from dermgen.evaluate.memorization import AuditConfig, audit
+from dermgen.evaluate.verdict import chance_of_alarms, judge
 
 
 def crop(image, share):
@@ -170,28 +171,79 @@ def test_the_tables_say_the_same_and_the_view_loads_as_a_dataset(audited):
     assert (folder / "sheets" / "closest.png").exists()
 
 
-def test_nothing_of_the_synthetic_set_is_changed(audited, planted):
-    before = manifest.read(planted)
-    assert "copy" not in before.columns
-    assert all((planted / name).exists() for name in before["file_name"])
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_too_many_copies_end_the_command_with_status_2(real_dir, planted, tmp_path):
+def test_nothing_of_the_synthetic_set_is_changed(real_dir, planted, tmp_path):
+    manifest.write_view(manifest.read(planted).head(12), planted, tmp_path / "s")
+    before = contents(tmp_path / "s")
+    audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "s"), output_dir=str(tmp_path / "a"), candidates=1))
+    assert contents(tmp_path / "s") == before
+
+
+@pytest.mark.parametrize(("verdict", "status", "told"), [("failed", 2, "FAILED"), ("cannot tell", 3, "CANNOT TELL")])
+def test_an_audit_that_is_not_passed_ends_the_command_with_its_own_status(
+    verdict, status, told, real_dir, planted, tmp_path, monkeypatch, capsys
+):
     manifest.write_view(manifest.read(planted).tail(16), planted, tmp_path / "s")
-    command = [
-        sys.executable,
-        "-m",
-        "dermgen.cli",
-        "audit",
-        "--real",
-        str(real_dir),
-        "--synthetic",
-        str(tmp_path / "s"),
-    ]
-    flags = ["--output_dir", str(tmp_path / "a"), "--candidates", "2"]
-    result = subprocess.run([*command, *flags], capture_output=True, text=True)
-    assert result.returncode == 2, result.stderr
-    assert "FAILED" in result.stdout
+    monkeypatch.setattr(memorization, "judge", lambda *_: verdict)
+    flags = f"--real {real_dir} --synthetic {tmp_path / 's'} --output_dir {tmp_path / 'a'} --candidates 2"
+    with pytest.raises(SystemExit) as ended:
+        cli.audit(flags.split())
+    assert ended.value.code == status
+    assert told in capsys.readouterr().out
+    assert json.loads((tmp_path / "a" / "audit.json").read_text())["verdict"] == verdict
+
+
+def test_a_set_of_copies_is_failed(audited):
+    assert audited[1]["verdict"] == "failed"
+    assert not audited[1]["passed"]
+
+
+def test_files_of_the_held_out_images_are_copies_too_and_are_named(real_dir, planted, tmp_path, capsys):
+    manifest.write_view(manifest.read(planted).head(20), planted, tmp_path / "s")
+    real, names = images.read(real_dir, False), manifest.read(tmp_path / "s")["file_name"]
+    test = real[real["split"] == "test"]
+    (tmp_path / "s" / names[3]).unlink()
+    (tmp_path / "s" / names[3]).write_bytes(Path(test["path"].iloc[0]).read_bytes())
+    found = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "s"), output_dir=str(tmp_path / "a")))
+    assert [(e["real_id"], e["split"]) for e in found["exact_copies"]] == [(test["image_id"].iloc[0], "test")]
+    assert manifest.read(tmp_path / "a")["copy"][3] == "true"
+    assert found["verdict"] == "failed"  # 1 of 20, and nothing that chance explains
+    assert f"is {test['image_id'].iloc[0]} (split: test)" in capsys.readouterr().out
+
+
+def verdicts(held_out, planted, sets=400):
+    """Shares of the verdicts on sets of 500 images, of which the first `planted` are copies, by the rule alone."""
+    rng, found = np.random.default_rng(0), []
+    chance = chance_of_alarms(0.002, held_out, held_out)
+    for _ in range(sets):
+        usual, distance = (rng.lognormal(-0.5, 0.12, size=n) for n in (held_out, 500))
+        distance[:planted] = 0.01
+        copies = int((distance < np.quantile(usual, 0.002, method="lower")).sum())
+        found.append(judge(copies, planted, 500, chance, 0.01))
+    return {verdict: found.count(verdict) / sets for verdict in ("passed", "failed", "cannot tell")}
+
+
+@pytest.mark.parametrize("held_out", [50, 60, 100, 300, 600, 3000])
+def test_honest_sets_hardly_ever_fail_and_copies_always_do(held_out):
+    honest = verdicts(held_out, 0)
+    assert honest["failed"] <= 0.05
+    assert honest["cannot tell"] < 0.05 or held_out < 300
+    assert verdicts(held_out, 15)["failed"] == 1
+
+
+def test_the_share_of_false_alarms_is_as_uncertain_as_simulated():
+    rng = np.random.default_rng(0)
+    for lesions, views, wanted in ((60, 1, 0.002), (60, 2, 0.002), (900, 1, 0.002)):
+        shares = []
+        for _ in range(2000):
+            usual = np.repeat(rng.uniform(size=lesions), views)  # the share of new images below x is x
+            shares.append(np.quantile(usual, wanted, method="lower"))
+        chance = chance_of_alarms(wanted, lesions * views, lesions)
+        assert np.mean(shares) == pytest.approx(chance.mean(), rel=0.1)
+        assert np.quantile(shares, 0.975) == pytest.approx(chance.ppf(0.975), rel=0.15)
 
 
 def test_training_images_given_as_synthetic_are_refused(real_dir, tmp_path):

@@ -1,0 +1,127 @@
+"""Whether real images can judge a synthetic set: what that knows of them, and whether both are of one size."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+from PIL import Image
+
+from dermgen.config import InputError
+from dermgen.data.cache import hash_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def origin(folder: str | Path, models: set[str]) -> dict[str, Any]:
+    """What `generate` recorded beside the images of their model's training; the view of a filter or audit names them.
+
+    Args:
+        folder: of the synthetic set.
+        models: values of `model_sha256` in its table.
+
+    Returns:
+        As `runs.learnt`, with `packages`, `argv` and `seed` where they are known. Without such a file, or where it is
+        of other weights than drew these images, nothing is known and `learnt` is None.
+    """
+    folder = Path(folder)
+    for _ in range(4):
+        path = folder / "config.yaml"
+        settings = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+        if "synthetic" not in settings:
+            break
+        folder = Path(settings["synthetic"])
+    path = folder / "provenance.json"
+    facts = json.loads(path.read_text()) if path.exists() else {}
+    if "learnt" not in facts or models != {facts["model_sha256"]}:
+        return {"learnt": None, "data": [], "base_data": [], "manifests": []}
+    return facts | {"seed": settings.get("seed")}
+
+
+class Fault(NamedTuple):
+    """Why held-out images cannot judge a set, and an image of which it is true; ids may name patients, so apart."""
+
+    reason: str
+    example: str
+
+
+def equal_files(real: "pd.DataFrame", synthetic: "pd.DataFrame") -> list[tuple[int, int]]:
+    """Rows of synthetic images that are files of the real set, byte for byte, each with the real image's row."""
+    real_row = {digest: i for i, digest in enumerate(_hashes(real))}
+    return [(i, real_row[digest]) for i, digest in enumerate(_hashes(synthetic)) if digest in real_row]
+
+
+def check(
+    real: "pd.DataFrame", held_out: "pd.DataFrame", synthetic: "pd.DataFrame", folder: str | Path
+) -> tuple[list[Fault], list[str]]:
+    """Why held-out images cannot judge a synthetic set, and notes on what limits their judgement.
+
+    Args:
+        real: rows of the whole real set, with `path`.
+        held_out: those that judge.
+        synthetic: rows of the synthetic set, with `path`.
+        folder: the synthetic set's, which records what its model was trained on.
+    """
+    import pandas as pd
+
+    faults, notes = [], _of_other_sizes(held_out["path"], synthetic["path"])
+    if equal := equal_files(real, synthetic):
+        i, j = equal[0]
+        splits = real["split"].iloc[[j for _, j in equal]].replace("", "no split").value_counts()
+        named = ", ".join(f"{name}: {n}" for name, n in splits.items())
+        reason = f"{len(equal)} of the {len(synthetic)} synthetic images are files of the real set ({named})"
+        faults.append(Fault(reason, f"{synthetic['image_id'].iloc[i]}, which is {real['image_id'].iloc[j]}"))
+    drawn_over = set(held_out["image_id"]) & set(synthetic.get("source_image_id", [])) - {""}
+    if drawn_over:
+        reason = f"some of the synthetic images were drawn over {len(drawn_over)} held-out images"
+        faults.append(Fault(reason, min(drawn_over)))
+    trained_on = origin(folder, set(synthetic.get("model_sha256", [])))["learnt"]
+    if trained_on is None:
+        notes.append("the synthetic set does not record what its model was trained on: it may have been these images")
+        return faults, notes
+    known = held_out["image_id"][pd.Series(_hashes(held_out), held_out.index).isin(trained_on)]
+    if len(known):
+        faults.append(Fault(f"the model was trained on {len(known)} held-out images", known.iloc[0]))
+    return faults, notes
+
+
+def require(real: "pd.DataFrame", held_out: "pd.DataFrame", synthetic: "pd.DataFrame", folder: str | Path) -> list[str]:
+    """The notes of `check`; raises `InputError` where it finds a fault."""
+    faults, notes = check(real, held_out, synthetic, folder)
+    if faults:
+        raise InputError(
+            f"{folder} cannot be judged by these held-out images: "
+            + "; ".join(f"{reason} (as {example})" for reason, example in faults)
+            + ". Generate from a model that was trained on the train split of this manifest"
+        )
+    return notes
+
+
+def _of_other_sizes(real: Sequence[str], synthetic: Sequence[str]) -> list[str]:
+    """A note if the images of the two sets have different sizes."""
+    sides = []
+    for paths in (real, synthetic):
+        with ThreadPoolExecutor() as pool:
+            sides.append(round(statistics.median(pool.map(_shorter_side, paths))))
+    if max(sides) <= 1.1 * min(sides):
+        return []
+    return [
+        f"the shorter side of the real images has {sides[0]} pixels, that of the synthetic ones {sides[1]}: a "
+        "difference in sharpness counts as a difference in content"
+    ]
+
+
+def _shorter_side(path: str) -> int:
+    with Image.open(path) as image:
+        return min(image.size)
+
+
+def _hashes(table: "pd.DataFrame") -> list[str]:
+    if "sha256" in table:
+        return list(table["sha256"])
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(hash_file, table["path"]))

@@ -1,0 +1,55 @@
+"""When an audit for copies is passed, given what chance explains."""
+
+from scipy import stats
+
+from dermgen.statistics import LEVEL
+
+PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot tell"
+RARE = (1 - LEVEL) / 2
+ENOUGH_HELD_OUT = 300  # of which chance alone seldom calls 1 % of honest images copies
+
+
+def chance_of_alarms(wanted: float, images: int, lesions: int):
+    """The distribution (of scipy) of the share of honest images that are called copies.
+
+    The threshold is the j-th smallest distance of the held-out images, and the share of new images of the same kind
+    below it has a beta distribution, Beta(j, n + 1 - j) of n independent ones. With few that share is often large.
+
+    Args:
+        wanted: the quantile that sets the threshold.
+        images: held-out images.
+        lesions: held-out lesions or patients, the independent observations.
+    """
+    order = 1 + int(wanted * (images - 1))
+    order = max(1, order * lesions / images)
+    return stats.beta(order, lesions + 1 - order)
+
+
+def judge(copies: int, certain: int, n: int, chance, most: float) -> str:
+    """Whether an audit is passed: "passed", "failed" or "cannot tell".
+
+    Up to the accepted share of copies it is passed. Above, it is failed if honest images would reach that number in
+    under 2.5 % of audits, or if as many copies are certain; otherwise chance may explain them.
+
+    Args:
+        copies: images below the threshold.
+        certain: those that no honest image is as near as: the same file, or as good as the same picture.
+        n: images.
+        chance: of false alarms, from `chance_of_alarms`.
+        most: accepted share of copies.
+    """
+    if copies <= most * n:
+        return PASSED
+    by_chance = float(stats.betabinom.sf(copies - 1, n, *chance.args))
+    return FAILED if by_chance < RARE or certain > most * n else CANNOT_TELL
+
+
+def explanation(found: dict) -> str:
+    """What an audit that is not passed means and what to do, a sentence or two; of an older one too."""
+    if found.get("verdict") != CANNOT_TELL:
+        return f"FAILED: more than {found['max_copy_rate']:.1%} are copies; do not share this set as it is"
+    return (
+        f"CANNOT TELL: of {found['held_out_images']} held-out images, chance alone may call up to "
+        f"{found['most_false_alarms']:.1%} of honest images copies. Look at the closest pairs, and hold out more real "
+        f"images, {ENOUGH_HELD_OUT} or more (`dermgen prepare --split`); do not share this set as it is"
+    )
