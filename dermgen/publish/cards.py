@@ -209,7 +209,7 @@ def _memorization(evidence: Evidence, published: Collection[str] | None) -> dict
     low, high = wilson(copies, n) if n else (0.0, 1.0)
     of = {"copies": copies, "n": n, "copy_rate": copies / max(1, n), "low": low, "high": high}
     of["split_warnings"] = manifest.split_warnings(evidence.audit)
-    return {**evidence.audit, **of, "train_images": len(evidence.compared)}
+    return {"verdict": None, **evidence.audit, **of, "train_images": len(evidence.compared)}
 
 
 def _scores(found: Mapping[str, Any], learnt: Collection[str] | None) -> dict[str, Any]:

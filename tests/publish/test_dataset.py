@@ -353,6 +353,22 @@ def test_splits_that_the_model_has_learnt_are_not_published_as_held_out(world, t
         publish(world.drawn, world.results, include_real=str(turned), dry_run=True)
 
 
+def test_an_audit_that_cannot_tell_is_no_pass_and_says_what_to_do():
+    hashes = [f"h{i}" for i in range(100)]
+    audit = {
+        "copies": 5, "n": 100, "max_copy_rate": 0.01, "verdict": "cannot tell", "images": {"sha256": hashes},
+        "train": ["t"], "copied": hashes[:5], "unknown_sources": [],
+    }  # fmt: skip
+    evidence = Evidence(audit=audit, audits=[audit])
+    of_set = gates.memorization(evidence, "it", ["t"], hashes)
+    of_model = gates.memorization(evidence, "it", ["t"])
+    for (stop,) in (of_set, of_model):
+        assert "the audit cannot tell whether 5 of 100 images are copies" in str(stop)
+        assert "holds out 300 or more images" in stop.remedy
+    assert "--without_copies" in of_set[0].remedy
+    assert gates.memorization(evidence, "it", ["t"], hashes[5:]) == []  # as --without_copies leaves the set
+
+
 def test_when_all_are_copies_it_says_so(world, hub, tmp_path):
     hashes = sorted(hash_file(p) for p in (world.drawn / "images").glob("*.png"))
     results = two_audits(world, tmp_path, copied=(hashes, hashes), copies=(100, 100))
