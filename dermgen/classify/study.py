@@ -1,7 +1,7 @@
 """`dermgen study`: classifiers trained with and without synthetic images, on the same test set, compared with care."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +33,15 @@ def study(config: StudyConfig) -> dict:
         raise InputError(f"{config.real} has no test images of {', '.join(untested)}, whose recall would be unknown")
     folder = Path(config.output_dir)
     runs = {(arm, seed): _run_config(config, arm, seed) for arm in arms for seed in seeds}
-    uneven = []
-    for (arm, seed), run in runs.items():
+    rows = {}
+    for (arm, _), run in runs.items():
         try:
-            rows = classifier.arm_rows(run, real)
+            rows[arm] = classifier.arm_rows(run, real)
         except InputError as error:
             raise InputError(f"arm {arm}: {error}") from error
-        if seed == seeds[0] and _is_uneven(rows):
-            uneven.append(arm)
     synthetic = manifest.read_synthetic(config.synthetic)
     notes = comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic)
-    if uneven and _is_marked(synthetic):
-        notes.append(
-            f"the synthetic images carry dermgen's watermark, and in {', '.join(uneven)} some classes have a larger "
-            "share of them than others, so a classifier may go by the mark: generate without --watermark for a study"
-        )
+    notes += watermark_notes(rows, synthetic)
     state = PartialState()
     claim_together(state, folder, config, ("output_dir", "arms", "seeds", "bootstrap_draws", "baseline", "focus_class"))
     results = {}
@@ -64,17 +58,28 @@ def study(config: StudyConfig) -> dict:
     return found
 
 
-def _is_uneven(rows: pd.DataFrame) -> bool:
-    """Whether the synthetic share of a class's training images differs from that of another by over 10 points."""
-    shares = (rows["synthetic"] == "true").groupby(rows["dx"]).mean()
-    return bool(shares.max() - shares.min() > 0.1)
+def watermark_notes(rows: Mapping[str, pd.DataFrame], synthetic: pd.DataFrame) -> list[str]:
+    """A note if the images carry the watermark and an arm gives a class a larger share of them than another.
 
-
-def _is_marked(synthetic: pd.DataFrame) -> bool:
-    """Whether most of a random choice of the images carry the watermark."""
+    Args:
+        rows: that each arm trains on.
+        synthetic: the synthetic set, of which a random 15 images are looked at.
+    """
+    uneven = []
+    for arm, of_arm in rows.items():
+        shares = (of_arm["synthetic"] == "true").groupby(of_arm["dx"]).mean()
+        if shares.max() - shares.min() > 0.1:
+            uneven.append(arm)
+    if not uneven:
+        return []
     chosen = synthetic["path"].sample(min(len(synthetic), 15), random_state=0)
-    found = [watermark.detect(preprocess.read_image(Path(path))) > watermark.THRESHOLD for path in chosen]
-    return float(np.mean(found)) > 0.5
+    marked = [watermark.detect(preprocess.read_image(Path(path))) > watermark.THRESHOLD for path in chosen]
+    if np.mean(marked) < 0.5:
+        return []
+    return [
+        f"the synthetic images carry dermgen's watermark, and in {', '.join(uneven)} some classes have a larger "
+        "share of them than others, so a classifier may go by the mark: generate without --watermark for a study"
+    ]
 
 
 def _summarize(config: StudyConfig, arms: Sequence[str], seeds: Sequence[int], runs: dict, results: dict) -> dict:

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import SMALL_CLASSIFIER
+from PIL import Image
 from sklearn import metrics as sk
 
+from dermgen import watermark
 from dermgen.classify import classifier, study
 from dermgen.classify.comparison import compare, weighted_scores
 from dermgen.classify.study import StudyConfig, arm_settings
@@ -67,10 +70,29 @@ def test_an_arm_is_run_only_once_and_others_can_be_added(found, asked, monkeypat
     assert all(e["scores"] == old[e["arm"]] for e in again["arms"] if e["arm"] in old)
 
 
-def test_its_pictures_are_there(found, asked):
-    folder = Path(asked.output_dir) / "plots"
-    names = {p.stem for p in folder.glob("*.png")}
-    assert {"arms", "confusion", "dose_response", "training_curves", "recall_changes_real"} <= names
+def test_every_plot_is_drawn(found, asked):
+    plots = {path.stem: path for path in (Path(asked.output_dir) / "plots").glob("*.png")}
+    assert {"arms", "confusion", "dose_response", "training_curves", "recall_changes_real"} <= set(plots)
+    for name, path in plots.items():
+        with Image.open(path) as image:
+            assert len(set(image.convert("L").resize((100, 100)).tobytes())) > 10, name  # not blank
+
+
+def test_images_with_the_watermark_are_noted_where_their_share_tells_the_class(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(128, 20, size=(4, 12, 12, 3)).repeat(8, axis=1).repeat(8, axis=2).clip(0, 255).astype(np.uint8)
+    sets = {}
+    for name, change in (("plain", lambda image: image), ("marked", watermark.embed)):
+        paths = [tmp_path / f"{name}_{i}.png" for i in range(len(noise))]
+        for path, image in zip(paths, noise, strict=True):
+            Image.fromarray(change(image)).save(path)
+        sets[name] = pd.DataFrame({"path": list(map(str, paths))})
+    even = pd.DataFrame({"dx": ["nv", "nv", "mel", "mel"], "synthetic": ["true", "false"] * 2})
+    uneven = even.assign(synthetic=["false", "false", "true", "false"])
+    (note,) = study.watermark_notes({"even": even, "uneven": uneven}, sets["marked"])
+    assert "watermark, and in uneven some classes" in note
+    assert study.watermark_notes({"even": even}, sets["marked"]) == []
+    assert study.watermark_notes({"uneven": uneven}, sets["plain"]) == []
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -146,7 +168,7 @@ def test_a_tiny_p_value_is_not_written_as_zero():
 
 @pytest.mark.parametrize("rare", [1, 2, 5, 6, 30])
 def test_without_a_difference_at_most_7_percent_are_called_real(rare, monkeypatch):
-    """The seeds of an arm agree on 95 % of lesions; `benchmarks/study_test.py` has more."""
+    """The seeds of an arm agree on 95 % of lesions; `benchmarks/study_test.py` has more repeats."""
     monkeypatch.setattr("dermgen.classify.comparison._auroc", lambda s, p, w: np.full(len(w), 0.5))  # slow, unused
     rng, called = np.random.default_rng(0), np.zeros(2)
     labels = np.repeat([0, 1, 2], [40, 30, rare])
@@ -162,7 +184,6 @@ def test_without_a_difference_at_most_7_percent_are_called_real(rare, monkeypatc
 
 
 def test_lesions_are_drawn_and_not_images():
-    few, many = compared(12), None
     rng = np.random.default_rng(0)
     labels = rng.integers(2, size=300)
     wrong = rng.permutation(300)[:100]
@@ -170,13 +191,18 @@ def test_lesions_are_drawn_and_not_images():
         arm: np.where(np.isin(np.arange(300), wrong[k:]), 1 - labels, labels)
         for arm, k in (("baseline", 0), ("other", 12))
     }
-    fourfold = {arm: [np.eye(2)[np.repeat(a, 4)]] * 3 for arm, a in answers.items()}
-    many = compare(fourfold, np.repeat(labels, 4), np.repeat(np.arange(300), 4), ["mel", "nv"], "baseline", "mel", 500)[
-        "other"
-    ]
-    width = lambda e: e["differences"]["bma"]["high"] - e["differences"]["bma"]["low"]  # noqa: E731
-    assert width(many) == pytest.approx(width(few), rel=0.01)
-    assert many["mcnemar_p"] == few["mcnemar_p"]
+
+    def with_views(n):
+        probabilities = {arm: [np.eye(2)[np.repeat(a, n)]] * 3 for arm, a in answers.items()}
+        of_image = (np.repeat(labels, n), np.repeat(np.arange(300), n))
+        return compare(probabilities, *of_image, ["mel", "nv"], "baseline", "mel", 500)["other"]
+
+    once, fourfold = with_views(1), with_views(4)
+    for name in ("bma", "accuracy", "recall_mel"):
+        for part in ("scores", "differences"):
+            widths = [e[part][name]["high"] - e[part][name]["low"] for e in (once, fourfold)]
+            assert widths[0] == pytest.approx(widths[1], rel=0.01), (part, name)
+    assert fourfold["mcnemar_p"] == once["mcnemar_p"]
 
 
 def test_a_study_on_the_old_split_says_so_first():
@@ -189,7 +215,7 @@ def test_a_study_on_the_old_split_says_so_first():
     assert study.as_text(found | {"split_method": manifest.NO_GROUPS}).startswith("NO GROUPS")
 
 
-def test_the_names_of_arms():
+def test_an_arm_is_what_its_name_says_or_an_error():
     assert arm_settings("real+augment+filtered:1") == {
         "no_real": False, "no_augmentation": False, "oversample": False, "synthetic": True, "synthetic_ratio": 1.0, "only_kept": True,
     }  # fmt: skip

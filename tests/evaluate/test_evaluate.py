@@ -185,17 +185,21 @@ def test_features_that_are_nan_are_refused_with_the_images_named(tested_dir, tmp
         features.features(broken, table, Accelerator(), cache_dir=tmp_path)
 
 
-def test_a_dinov2_and_a_clip_folder_are_extractors(tmp_path):
+def test_a_dinov2_and_a_clip_folder_give_what_transformers_gives(tmp_path):
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    Dinov2Model(Dinov2Config(**small)).save_pretrained(tmp_path / "dino")
-    CLIPVisionModelWithProjection(CLIPVisionConfig(**small, intermediate_size=16, projection_dim=8)).save_pretrained(
-        tmp_path / "clip"
-    )
-    for name, width in (("dino", 16), ("clip", 8)):
-        ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(tmp_path / name)
+    dino = Dinov2Model(Dinov2Config(**small)).eval()
+    clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**small, intermediate_size=16, projection_dim=8)).eval()
+    pixels = torch.randint(256, (3, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for name, model, of in (("dino", dino, "pooler_output"), ("clip", clip, "image_embeds")):
+        model.save_pretrained(tmp_path / name)
+        processor = ViTImageProcessor(size={"height": 28, "width": 28})
+        processor.save_pretrained(tmp_path / name)
         extractor = features.load(str(tmp_path / name))
-        assert (extractor.resolution, extractor.width) == (28, width)
-        assert extractor.embed(torch.zeros(3, 3, 28, 28, dtype=torch.uint8)).shape == (3, width)
+        assert (extractor.resolution, extractor.width) == (28, {"dino": 16, "clip": 8}[name])
+        inputs = processor([image.permute(1, 2, 0).numpy() for image in pixels], return_tensors="pt")
+        with torch.no_grad():
+            expected = model(**inputs)[of]
+        torch.testing.assert_close(extractor.embed(pixels), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["inception", "dinov2", "no/such-model", "inception:missing.pth"])

@@ -12,7 +12,9 @@ from world import change, changed, draw, judge
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file
+from dermgen.publish import gates
 from dermgen.publish.dataset import PublishDatasetConfig, publish_dataset
+from dermgen.publish.evidence import Evidence
 
 
 @pytest.fixture(autouse=True)
