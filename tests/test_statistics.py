@@ -91,3 +91,22 @@ def test_the_interval_of_a_share_has_a_width_where_its_error_is_0():
     assert statistics.share_interval(0.0, 0.0, 30) == pytest.approx(statistics.wilson(0, 30))
     assert statistics.share_interval(0.5, 0.05, 400) == pytest.approx(statistics.wilson(50, 100))
     assert statistics.share_interval(0.5, 0.001, 400) == pytest.approx(statistics.wilson(200, 400))
+
+
+@pytest.mark.parametrize("rare", [1, 2, 3, 5, 6, 11, 30])
+def test_without_a_difference_at_most_7_percent_are_called_real_however_few_lesions_a_class_has(rare):
+    """Two arms right on 60 % of lesions, whose 3 seeds agree on 95 %; `benchmarks/study_test.py` compares whole arms."""
+    rng, called = np.random.default_rng(0), np.zeros(2)
+    lesions = [40, 30, rare]
+    label = np.repeat([0, 1, 2], lesions)
+    of_class = (label[:, None] == [0, 1, 2]) / np.array(lesions)
+    for _ in range(400):
+        a, b = (
+            (rng.random(len(label)) < 0.6) ^ (rng.random((3, len(label))) < 0.05)  # of each seed
+            for _ in range(2)
+        )
+        gained = b.astype(float) - a
+        for i, weights in enumerate((of_class.mean(1), of_class[:, 2])):  # BMA, and recall of the rare class
+            variance = statistics.null_variance(gained.mean(0) * weights, np.arange(len(label)))
+            called[i] += statistics.mean_over_seeds(gained @ weights, *variance).p < 0.05
+    assert (called / 400 <= 0.07).all(), called / 400
