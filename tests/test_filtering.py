@@ -96,8 +96,8 @@ def test_what_it_cost_is_of_classes_that_both_sides_have_and_in_the_kept_images_
 
     def part(**counts):
         labels = [dx for dx, n in counts.items() for _ in range(n)]
-        places = np.array([[{"a": 0.0, "b": 9.0, "c": 90.0}[dx], 1.0] for dx in labels])
-        near = places + np.random.default_rng(0).normal(size=places.shape) / 9
+        places = np.array([[{"a": 0.0, "b": 1.0, "c": 10.0}[dx], 1.0] for dx in labels])
+        near = places + np.random.default_rng(0).normal(size=places.shape) / 20
         return FeatureSet(pd.DataFrame({"dx": labels}), near.astype(np.float32), np.zeros((len(labels), 0)))
 
     synthetic = part(a=60, b=60, c=30)

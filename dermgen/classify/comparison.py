@@ -106,12 +106,19 @@ def weighted_scores(
         f1 = 2 * right / np.where(true > 0, true + called, np.nan)
     auroc = np.stack([_auroc(probabilities[:, i], labels == i, weights) for i in range(c)], axis=1)
     return {
-        "bma": np.nanmean(recall, axis=1),
+        "bma": _mean_of_known(recall),
         "accuracy": right.sum(1) / weights.sum(1),
-        "macro_f1": np.nanmean(f1, axis=1),
-        "macro_auroc": np.nanmean(auroc, axis=1),
+        "macro_f1": _mean_of_known(f1),
+        "macro_auroc": _mean_of_known(auroc),
         **{f"recall_{code}": recall[:, i] for i, code in enumerate(classes)},
     }
+
+
+def _mean_of_known(of_classes: np.ndarray) -> np.ndarray:
+    """Mean over the classes that occur, (B,); NaN where none is known."""
+    known = ~np.isnan(of_classes)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, of_classes, 0).sum(1) / known.sum(1)
 
 
 def _auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
