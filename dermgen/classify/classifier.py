@@ -47,10 +47,10 @@ def train(config: ClassifierConfig) -> dict:
     if len(classes) < 2:
         raise InputError(f"{config.data_dir} has only the class {classes[0]}: a classifier needs two or more")
     rows = arm_rows(config, real)
+    notes = []
     if config.synthetic_dir:
         synthetic = manifest.read_synthetic(config.synthetic_dir)
-        for note in comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic_dir):
-            print(f"note: {note}")
+        notes = comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic_dir)
     parts = {split: manifest.select(real, split=split, where=config.data_dir) for split in ("val", "test")}
     check_readable(
         [Example(p, "", "") for p in [*rows["path"].unique(), *parts["val"]["path"], *parts["test"]["path"]]]
@@ -58,6 +58,8 @@ def train(config: ClassifierConfig) -> dict:
     if not config.from_scratch:
         networks.check_pretrained(config.pretrained_model_name_or_path, config.revision, config.resolution)
     run = Run(config)
+    if run.is_main and notes:
+        print("\n".join(f"note: {note}" for note in notes))
     records.keep_to_images(run.output_dir, rows, run.accelerator)
     done = run.output_dir / "results.json"
     dataset = LesionSet(rows, classes, config.resolution)

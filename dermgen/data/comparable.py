@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -105,8 +105,7 @@ def _of_other_sizes(real: Sequence[str], synthetic: Sequence[str]) -> list[str]:
     """A note if the images of the two sets have different sizes."""
     sides = []
     for paths in (real, synthetic):
-        with ThreadPoolExecutor() as pool:
-            sides.append(round(statistics.median(pool.map(_shorter_side, paths))))
+        sides.append(round(statistics.median(_of_each(_shorter_side, paths))))
     if max(sides) <= 1.1 * min(sides):
         return []
     return [
@@ -123,5 +122,17 @@ def _shorter_side(path: str) -> int:
 def _hashes(table: "pd.DataFrame") -> list[str]:
     if "sha256" in table:
         return list(table["sha256"])
+    return _of_each(hash_file, table["path"])
+
+
+def _of_each(read: Callable[[str], Any], paths: Sequence[str]) -> list:
+    """What `read` finds in each file; a file that cannot be read is an `InputError`."""
+
+    def of(path: str):
+        try:
+            return read(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error}): replace it, or remove it from metadata.csv") from error
+
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(hash_file, table["path"]))
+        return list(pool.map(of, paths))

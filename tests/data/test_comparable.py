@@ -116,3 +116,13 @@ def test_sets_of_different_sizes_are_noted(side, noted, drawn, tested_dir):
     notes = check(tested_dir, drawn)[1]
     told = f"the shorter side of the real images has 32 pixels, that of the synthetic ones {side}"
     assert any(note.startswith(told) for note in notes) == noted
+
+
+def test_a_broken_or_missing_synthetic_image_is_one_sentence(drawn, tested_dir):
+    broken = drawn / manifest.read(drawn)["file_name"][0]
+    broken.unlink()
+    with pytest.raises(InputError, match=f"{broken.name} cannot be read"):
+        check(tested_dir, drawn)
+    broken.write_bytes(b"no image")
+    with pytest.raises(InputError, match=f"{broken.name} cannot be read"):
+        check(tested_dir, drawn)
