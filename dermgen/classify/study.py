@@ -132,7 +132,7 @@ def as_text(found: dict) -> str:
     for e in found["arms"]:
         cells = [f"{s['value']:.3f} ({s['low']:.3f}-{s['high']:.3f})" for s in (e["scores"][c] for c in columns)]
         lines.append(f"{e['arm']:<{width}}" + "".join(f"{c:>24}" for c in cells))
-    lines += [f"note: {note}" for note in found["notes"]]
+    lines += [f"note: {note}" for note in found.get("notes", [])]
     return "\n".join([*lines, "", *(e["verdict"] for e in found["arms"] if "verdict" in e)])
 
 
