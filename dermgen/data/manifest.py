@@ -184,14 +184,25 @@ def split_facts(folder: str | Path) -> dict:
     """How a manifest was split, to be kept wherever something is learnt or measured on it.
 
     Returns:
-        `leaky`, whether it was split by image on demand; `split_method`, "" where `dermgen prepare` did not split it.
+        `leaky`, whether it was split by image on demand; `split_method`, "" where others split it and lesions are known.
     """
     path = Path(folder, "prepare.json")
-    prepared = json.loads(path.read_text()) if path.exists() else {}
-    return {
-        "leaky": bool(prepared.get("leaky")),
-        "split_method": prepared.get("split_method", OLD_SPLIT if prepared else ""),
-    }
+    if path.exists():
+        prepared = json.loads(path.read_text())
+        return {"leaky": bool(prepared.get("leaky")), "split_method": prepared.get("split_method", OLD_SPLIT)}
+    return {"leaky": False, "split_method": "" if _knows_groups(Path(folder, "metadata.csv")) else NO_GROUPS}
+
+
+def _knows_groups(path: Path) -> bool:
+    """Whether a table tells the lesion or patient of any of its real images; true where it has none to tell of."""
+    if not path.exists():
+        return True
+    table = tables.read_table(path)
+    if not {"synthetic", "lesion_id", "patient_id"} <= set(table):
+        return True
+    real = [tables.truth(text) == "false" for text in table["synthetic"]]
+    ids = table.loc[real, ["lesion_id", "patient_id"]]
+    return ids.empty or any(tables.known(text) for text in ids.to_numpy().ravel())
 
 
 def split_warnings(found: Mapping) -> list[str]:

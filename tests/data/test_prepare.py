@@ -93,6 +93,8 @@ def test_a_manifest_of_an_earlier_version_says_that_its_split_is_the_old_one(man
         prepare(PrepareConfig(**yaml.safe_load((folder / "config.yaml").read_text()) | {"output_dir": str(folder)}))
     (folder / "prepare.json").unlink()  # split by other hands
     assert manifest.split_warnings(manifest.facts(folder)) == []
+    manifest.write(manifest.read(folder).assign(lesion_id="NA", patient_id=""), folder)
+    assert "NO GROUPS" in manifest.split_warnings(manifest.split_facts(folder))[0]
 
 
 def test_a_second_run_keeps_what_is_done_and_another_setting_is_refused(phantoms, tmp_path):
