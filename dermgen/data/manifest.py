@@ -184,7 +184,7 @@ def split_facts(folder: str | Path) -> dict:
     """How a manifest was split, to be kept wherever something is learnt or measured on it.
 
     Returns:
-        `leaky`, whether it was split by image on demand; `split_method`, "" where others split it and lesions are known.
+        `leaky`, whether it was split by image on demand; `split_method`, "" where others split it and know lesions.
     """
     path = Path(folder, "prepare.json")
     if path.exists():
