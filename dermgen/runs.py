@@ -1,4 +1,8 @@
-"""A finished run: of a method trained from scratch its generator and discriminator, of any the hash of its weights."""
+"""A finished run: of a method trained from scratch its generator and discriminator, of any the hash of its weights.
+
+The methods are imported where one is loaded: they bring the scores of a GAN's validation, 100 MiB, into every training
+that only writes its card.
+"""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +16,6 @@ import yaml
 
 from dermgen.config import InputError
 from dermgen.data.cache import hash_file, key_of
-from dermgen.methods import cyclegan, dcgan, ddpm, stylegan2, vae
 from dermgen.sampling import ImageCritic, ImageGenerator
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.records import best_folder, best_step, kept_scores
@@ -146,6 +149,8 @@ def load_generator(
         direction: of a CycleGAN.
         sources: images that a CycleGAN translates, uint8 (N, 3, H, W).
     """
+    from dermgen.methods import cyclegan, dcgan, ddpm, stylegan2, vae
+
     if run.method == "ddpm":
         return ddpm.load_generator(run.weights, run.classes, num_inference_steps, guidance_scale, scheduler, device)
     if run.method == "vae":
@@ -172,6 +177,8 @@ def load_critic(folder: str, device: torch.device, kind: str | None = None) -> t
     if run is None or run.method not in ("dcgan", "stylegan2", "cyclegan"):
         what = f"a run of {run.method}, which has no discriminator" if run else "no run of a GAN"
         raise InputError(f"{folder} is {what}: give a run of train_scripts/dcgan.py, stylegan2.py or cyclegan.py")
+    from dermgen.methods import cyclegan, dcgan, stylegan2
+
     if run.method == "dcgan":
         return run, dcgan.load_critic(run.folder, run.classes, device)
     if run.method == "stylegan2":
@@ -187,6 +194,8 @@ class KindCritic:
     """The two discriminators of a CycleGAN between two classes, each for the images of its own."""
 
     def __init__(self, run: TrainedRun, device: torch.device):
+        from dermgen.methods import cyclegan
+
         self.first = run.classes[0]
         self.of = {kind: cyclegan.load_critic(run.folder, kind, run.resolution, device) for kind in ("a", "b")}
 
