@@ -247,14 +247,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
-def claim_folder(folder: Path, config: Any, may_change: Collection[str] = (), leftovers: Collection[str] = ()) -> None:
+def claim_folder(folder: Path, config: Any, may_change: Collection[str] = ()) -> None:
     """Make `folder` the place of a job with these settings, kept in its `config.yaml`; a job goes on in its own folder.
 
     Args:
         folder: made if it is missing.
         config: the dataclass of settings.
         may_change: settings that do not matter for going on.
-        leftovers: names of files that a job killed at its start may have left.
 
     Raises:
         InputError: if the folder belongs to a job with other settings, or to something else.
@@ -275,7 +274,7 @@ def claim_folder(folder: Path, config: Any, may_change: Collection[str] = (), le
             )
     elif folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: choose a folder")
-    elif folder.exists() and any(not p.name.startswith(".") and p.name not in leftovers for p in folder.iterdir()):
+    elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise InputError(f"{folder} has files in it that are not dermgen's: choose a new output_dir")
     try:
         folder.mkdir(parents=True, exist_ok=True)

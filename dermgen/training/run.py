@@ -538,12 +538,11 @@ def claim_together(
     folder: Path,
     config: Any,
     may_change: Collection[str] = (),
-    leftovers: Collection[str] = (),
 ) -> None:
     """`config.claim_folder` by one process, the others waiting."""
     require_together(state)
     if state.is_main_process:
-        configs.claim_folder(folder, config, may_change, leftovers)
+        configs.claim_folder(folder, config, may_change)
     state.wait_for_everyone()
 
 
@@ -611,7 +610,7 @@ def _device_name(accelerator: Accelerator) -> str:
 def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerator) -> str:
     """Make the run folder, or check that it is this run's own; return the run's id."""
     provenance = output_dir / "provenance.json"
-    claim_together(accelerator, output_dir, config, config.MAY_CHANGE, leftovers=("config.yaml.partial",))
+    claim_together(accelerator, output_dir, config, config.MAY_CHANGE)
     if accelerator.is_main_process and not provenance.exists():
         configs.write_json(provenance, {"run": uuid.uuid4().hex, **versions()})
     accelerator.wait_for_everyone()
