@@ -145,7 +145,7 @@ def _check_whole(source: sources.Source, config: PrepareConfig, folder: Path) ->
         raise InputError(
             f"{len(missing)} of the {total} images in the table are missing from {config.data_dir or config.source} "
             f"(such as {missing['image_id'].iloc[0]}; all in {folder / 'rejected.csv'}): complete the download, or "
-            "give --partial true if a part is meant"
+            "give --partial if a part is meant"
         )
 
 
