@@ -60,7 +60,7 @@ def train(config: ClassifierConfig) -> dict:
     run = Run(config)
     if run.is_main and notes:
         print("\n".join(f"note: {note}" for note in notes))
-    records.keep_to_images(run.output_dir, rows, run.accelerator)
+    records.keep_to_images(run.output_dir, rows.to_dict("records"), run.accelerator)
     done = run.output_dir / "results.json"
     dataset = LesionSet(rows, classes, config.resolution)
     steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(dataset)

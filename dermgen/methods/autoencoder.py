@@ -3,7 +3,6 @@
 import itertools
 from pathlib import Path
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
@@ -41,7 +40,7 @@ def train(config: AutoencoderConfig) -> AutoencoderKL:
     dataset = PixelSet(examples, [0] * len(examples), config.resolution)
     run = Run(config)
     rows = [{"image_id": e.image_id, "path": e.path, "dx": "", "synthetic": "false"} for e in examples]
-    records.keep_to_images(run.output_dir, pd.DataFrame(rows), run.accelerator)
+    records.keep_to_images(run.output_dir, rows, run.accelerator)
     run.record(data=[manifest.facts(config.data_dir, [e.image_id for e in examples])])
     vae = build(config)
     side = config.resolution // 2 ** (len(vae.config.block_out_channels) - 1)

@@ -224,7 +224,7 @@ def _training_sets(sides: Sequence[Lesions], config: CycleganConfig, run: Run) -
     import pandas as pd
 
     rows = pd.concat([side.train for side in sides], ignore_index=True)
-    hash_of = records.keep_to_images(run.output_dir, rows, run.accelerator)
+    hash_of = records.keep_to_images(run.output_dir, rows.to_dict("records"), run.accelerator)
     folders = [config.data_dir, config.data_dir_b or config.data_dir]
     run.record(
         method="cyclegan",

@@ -51,7 +51,7 @@ from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run, load_trained_state
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 # Of decoded images of each set: decoding takes a sixth of a small model's step, and few images usually fit in.
 KEPT_BYTES = 32 * 2**20
@@ -223,22 +223,20 @@ def _data_facts(config: DreamboothConfig, examples: Sequence[Example]) -> dict:
     return {"images": len(examples), "images_per_class": {}, "licenses": [""], "sources": [""], "leaky": False}
 
 
-def _learnt(config: DreamboothConfig, examples: Sequence[Example], prior: Sequence[Example]) -> "pd.DataFrame":
+def _learnt(config: DreamboothConfig, examples: Sequence[Example], prior: Sequence[Example]) -> list[dict]:
     """The real images that are learnt, for `records.keep_to_images`: of class images, one's own."""
-    import pandas as pd
-
     own = {str(path) for path in own_images(Path(config.class_data_dir))} if prior else set()
     rows = [{"image_id": e.image_id, "path": e.path} for e in examples]
     rows += [{"image_id": f"class/{Path(e.path).name}", "path": e.path} for e in prior if e.path in own]
-    return pd.DataFrame(rows).assign(dx="", synthetic="false")
+    return [{**row, "dx": "", "synthetic": "false"} for row in rows]
 
 
 def _keep_base_training_set(model: str, run: Run) -> None:
     """Keep what the base model had learnt, where its folder tells: whoever looks for copies must look there too."""
-    import pandas as pd
-
     found = [path for path in (Path(model, "training_set.csv"), Path(model, "base_training_set.csv")) if path.exists()]
     if found and run.is_main:
+        import pandas as pd
+
         tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in found]
         manifest.write_csv(pd.concat(tables, ignore_index=True), run.output_dir / "base_training_set.csv")
 

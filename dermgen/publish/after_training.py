@@ -1,17 +1,14 @@
-"""What the training scripts do besides: a card in the run's folder, and `--push_to_hub`."""
+"""What the training scripts do besides: a card in the run's folder, and `--push_to_hub`.
+
+Cards and the Hub are imported where they are needed: with pandas they take 90 MiB, which a training can do without.
+"""
 
 import os
 import shlex
 from pathlib import Path
 
 from dermgen.config import InputError, whole_file
-from dermgen.data import manifest
-from dermgen.data.origins import BASE_LICENSES
-from dermgen.publish import gates, hub
-from dermgen.publish.cards import data_licenses
-from dermgen.publish.described import describe
-from dermgen.publish.evidence import Evidence
-from dermgen.publish.model import PublishModelConfig, publish_model, render_card
+from dermgen.settings.publish import PublishModelConfig
 from dermgen.settings.training import TrainConfig
 
 
@@ -28,6 +25,12 @@ def check_upload(config: TrainConfig, draws: bool = True) -> None:
     """
     if not config.push_to_hub:
         return
+    from dermgen.data import manifest
+    from dermgen.data.origins import BASE_LICENSES
+    from dermgen.publish import gates, hub
+    from dermgen.publish.cards import data_licenses
+    from dermgen.publish.evidence import Evidence
+
     target = hub.check(hub.named(_repo_id(config), "model"))
     how = "without --push_to_hub, then dermgen generate, dermgen audit and dermgen publish model RUN --evidence AUDIT"
     stops = gates.memorization(Evidence(), how, None) if draws else []
@@ -52,6 +55,9 @@ def finish(config: TrainConfig) -> None:
     """
     if os.environ.get("RANK", "0") != "0":
         return
+    from dermgen.publish.described import describe
+    from dermgen.publish.model import publish_model, render_card
+
     run = Path(config.output_dir)
     with whole_file(run / "README.md") as partial:
         partial.write_text(render_card(describe(run), run.name), encoding="utf-8")

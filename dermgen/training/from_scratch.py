@@ -79,7 +79,7 @@ def training_set(lesions: Lesions, config: FromScratchConfig, run: Run, method: 
     Raises:
         InputError: if the folder's run was begun with other images.
     """
-    hash_of = records.keep_to_images(run.output_dir, lesions.train, run.accelerator)
+    hash_of = records.keep_to_images(run.output_dir, lesions.train.to_dict("records"), run.accelerator)
     run.record(
         method=method,
         classes=lesions.classes,

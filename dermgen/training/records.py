@@ -1,22 +1,19 @@
 """What is in a run folder: checkpoints, logged lines, the images it was trained on, the weights that scored best."""
 
+import csv
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 
-from dermgen.config import InputError
-from dermgen.data import manifest
+from dermgen.config import InputError, whole_file
 from dermgen.data.cache import hash_file
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 STATE_FILE = "dermgen_state.json"
 
@@ -43,12 +40,12 @@ def cut(path: Path, step: int) -> None:
         os.replace(partial, path)
 
 
-def keep_to_images(run_dir: Path, rows: "pd.DataFrame", accelerator: Accelerator) -> dict[str, str]:
+def keep_to_images(run_dir: Path, rows: Sequence[Mapping[str, str]], accelerator: Accelerator) -> dict[str, str]:
     """Write down what the run trains on, `training_set.csv`, or refuse to go on with other images.
 
     Args:
         run_dir: its folder.
-        rows: with `image_id`, `dx`, `synthetic` and `path`; a row that is drawn twice as often occurs twice.
+        rows: with `image_id`, `dx`, `synthetic` and `path`; an image that is drawn twice as often occurs twice.
         accelerator: one process writes, the others wait.
 
     Returns:
@@ -57,24 +54,30 @@ def keep_to_images(run_dir: Path, rows: "pd.DataFrame", accelerator: Accelerator
     Raises:
         InputError: if the run was begun with other images, by their ids, classes or bytes.
     """
-    import pandas as pd
-
-    table = rows[["image_id", "dx", "synthetic"]].assign(times=1)
-    table = table.groupby(["image_id", "dx", "synthetic"], as_index=False, sort=False)["times"].sum()
-    path_of = dict(zip(rows["image_id"], rows["path"], strict=True))
+    times = Counter((row["image_id"], row["dx"], row["synthetic"]) for row in rows)
+    path_of = {row["image_id"]: row["path"] for row in rows}
+    ids = [image_id for image_id, *_ in times]
     with ThreadPoolExecutor() as pool:
-        table["sha256"] = list(pool.map(hash_file, map(path_of.get, table["image_id"])))
+        hash_of = dict(zip(ids, pool.map(hash_file, map(path_of.get, ids)), strict=True))
+    table = [["image_id", "dx", "synthetic", "times", "sha256"]]
+    table += [[*image, str(n), hash_of[image[0]]] for image, n in times.items()]
     path = run_dir / "training_set.csv"
-    # "" and missing must not differ: an image without a class is read back as it was written.
-    if path.exists() and not pd.read_csv(path, dtype=str, keep_default_na=False).equals(table.astype(str)):
+    if path.exists() and _read_csv(path) != table:
         raise InputError(
             f"{run_dir} was trained on other images, as its training_set.csv tells: choose a new output_dir"
         )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not path.exists():
-        manifest.write_csv(table, path)
+        with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(table)
     accelerator.wait_for_everyone()
-    return dict(zip(table["image_id"], table["sha256"], strict=True))
+    return hash_of
+
+
+def _read_csv(path: Path) -> list[list[str]]:
+    """Without pandas, which takes 90 MiB that a training on a plain folder can do without."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
 
 
 def best_step(scores: Mapping[int, float]) -> int:
