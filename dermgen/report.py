@@ -91,7 +91,7 @@ def _data(section: Section, folder: Path, plot: Path, real: Path | None) -> None
     section.notes += manifest.split_warnings(manifest.split_facts(folder))
     section.text(
         f"{audit['images']:,} images of {audit['groups']:,} groups; a group is a lesion or patient with its "
-        f"near-duplicates and lies in one split. Groups in more than one split: "
+        f"near-duplicates. Groups in more than one split: "
         f"{'not known' if audit['groups_crossing_splits'] is None else audit['groups_crossing_splits']}. "
         f"Near-duplicates under different ids: {audit['near_duplicate_pairs']} pairs. "
         f"Licence: {', '.join(sorted(set(table['license']) - {''})) or 'unknown'}."

@@ -13,10 +13,10 @@ from PIL import Image
 
 from dermgen.config import InputError
 from dermgen.data.names import is_text, printable
-from dermgen.data.preprocess import FORMATS
+from dermgen.data.preprocess import FORMATS, BadImage, is_two_valued, read_image
 
 _MASK_STEM = re.compile(r"(.+)_(?:segmentation|mask|seg|lesion)", re.IGNORECASE)
-OTHER_FILE = "another file of its id is used"
+OTHER_FILE, OTHER_KIND = "another file of its id is used", "not an image by its name"
 _NOTES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".xlsx", ".xls", ".pdf", ".html", ".xml", ".yaml")
 _MASK_FOLDER = re.compile(r"segmentation|mask|_lesion$|_roi$", re.IGNORECASE)
 
@@ -35,18 +35,18 @@ def image_files(root: Path) -> list[Path]:
 
     Folders that `dermgen prepare` wrote are no part of a download and left out as well.
     """
-    return sorted(p for p in _walk(root) if p.suffix.lower() in FORMATS and is_text(p))
+    return sorted(p for p in walk(root) if p.suffix.lower() in FORMATS and is_text(p))
 
 
 def other_files(root: Path) -> list[tuple[str, str]]:
     """Files below a folder that are no images by their names, and why; system files and notes are left out."""
     found = []
-    for path in sorted(_walk(root)):
+    for path in sorted(walk(root)):
         name = printable(path)
         if not is_text(path):
             found.append((name, "file name is not UTF-8"))
         elif path.suffix.lower() not in (*FORMATS, *_NOTES) and path.name not in ("Thumbs.db", "desktop.ini"):
-            found.append((name, f"not an image by its name ({path.suffix or 'no ending'})"))
+            found.append((name, f"{OTHER_KIND} ({path.suffix or 'no ending'})"))
     return found
 
 
@@ -100,7 +100,7 @@ def match_class_folder(folder: Path, elsewhere: Sequence[Path] = ()) -> list[tup
     """The photographs of a class folder, each with its mask or "".
 
     A file called `NAME_mask`, `NAME_segmentation` or `NAME_lesion`, or in a folder below that is called so, is the mask
-    of the photograph NAME; where there is no such photograph, it is one.
+    of the photograph NAME; where there is no such photograph, or it shows colours as only a photograph does, it is one.
 
     Args:
         folder: of one class.
@@ -114,7 +114,7 @@ def match_class_folder(folder: Path, elsewhere: Sequence[Path] = ()) -> list[tup
     for path in paths:
         base = mask_of(path, folder)
         partners = [p for p in stems[base] if p != path and mask_of(p, folder) is None] if base else []
-        if partners or path.parent.name.endswith("_roi"):
+        if (partners and not _is_photograph(path)) or path.parent.name.endswith("_roi"):
             masks[base].append(path)
     for path in elsewhere:
         masks[mask_of(path, path.parent.parent) or _key(path.stem)].append(path)
@@ -155,7 +155,7 @@ def find_names(root: Path, names: Sequence[str]) -> list[Path]:
         path = root / name
         if not path.is_file():
             if not listed:
-                for p in _walk(root):
+                for p in walk(root):
                     listed.setdefault(_key(p.relative_to(root).as_posix()), []).append(p)
             near = listed.get(_key(name.replace("\\", "/").removeprefix("./")), [])
             path = near[0] if len(near) == 1 else path
@@ -163,7 +163,8 @@ def find_names(root: Path, names: Sequence[str]) -> list[Path]:
     return found
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones and those that `dermgen prepare` wrote; links are followed."""
     seen = set()
     for name, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(name)
@@ -184,6 +185,16 @@ def _only(paths: list[Path], what: str) -> Path | None:
 
 def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold().removesuffix("_downsampled")
+
+
+def _is_photograph(path: Path) -> bool:
+    """Whether a file that is named as a mask is a photograph after all: in colour, and of more than two values."""
+    if _is_grey(path) or not _MASK_STEM.fullmatch(path.stem):
+        return False
+    try:
+        return not is_two_valued(read_image(path)[::4, ::4])
+    except BadImage:
+        return False  # is refused with its reason when it is read
 
 
 def _is_grey(path: Path) -> bool:

@@ -3,10 +3,13 @@
 import pandas as pd
 
 from dermgen.config import InputError
+from dermgen.labels import TAXONOMIES
 
 # Usual names, in lower case and without blanks, dashes and underscores.
 LESIONS = frozenset("lesionid lesion lesionno lesionnumber groupid group".split())
 PATIENTS = frozenset("patientid patient patientno patientnumber subjectid subject caseid case personid person".split())
+_VAGUE = frozenset("group lesion case".split())  # just as often an arm of a study, or a diagnosis
+_MEAN_GROUP = 20  # images; a vague column of larger groups holds no ids
 
 _DESCRIPTIVE = frozenset(
     "image_id path mask_path dx age sex localization dx_type caption source license split file_name label".split()
@@ -19,28 +22,39 @@ def usual(column: str) -> str | None:
     return "lesion_id" if name in LESIONS else "patient_id" if name in PATIENTS else None
 
 
-def find_groups(table: pd.DataFrame, named: str | None, where: str) -> tuple[pd.DataFrame, list[str]]:
+def find_groups(
+    table: pd.DataFrame, named: str | None, where: str, no_groups: bool = False
+) -> tuple[pd.DataFrame, list[str]]:
     """Fill `lesion_id` and `patient_id` of a raw table from its further columns.
 
     Args:
         table: raw, with whatever columns the user's table has.
         named: the column that the user names; otherwise those of usual names are taken.
         where: the data set, for messages.
+        no_groups: the user says that there are none, so columns of vague names are none.
 
     Returns:
-        The table, and a sentence for each column that was taken.
+        The table, and a sentence for each column that was taken, or left because of `no_groups`.
 
     Raises:
-        InputError: if the named column is not there, or two columns could be meant.
+        InputError: if the named column is not there or would replace known ids, or two columns could be meant.
     """
     named = next((c for c in table if named and c.lower() == named.strip().lower()), named)
     if named is not None and named not in table:
-        raise InputError(f"{where} has no column {named!r} for --group_column: there is {_columns(table)}")
+        raise InputError(f"{where} has no column {named!r} for --group_column; {_columns(table)}")
     blank = [name for name in ("lesion_id", "patient_id") if (table[name] == "").all()]
-    columns = [c for c in table if usual(c) in blank and (table[c] != "").any()] if named is None else [named]
-    notes = []
+    guessed = [c for c in table if usual(c) in blank and (table[c] != "").any() and _may_be_ids(table, c)]
+    columns, notes = [named] if named is not None else guessed, []
+    if no_groups and named is None:
+        columns = [c for c in guessed if c.lower() not in _VAGUE]
+        notes = [f"--no_groups: the column {c!r} is not taken as groups" for c in guessed if c not in columns]
     for column in columns:
         target = usual(column) or ("lesion_id" if "lesion_id" in blank else "patient_id")
+        if target not in (*blank, column):
+            raise InputError(
+                f"{where} has ids in {target}, which --group_column {column} would replace: leave it out, or join the "
+                "two in one column"
+            )
         rivals = [c for c in columns if usual(c) == target]
         if len(rivals) > 1:
             raise InputError(
@@ -64,7 +78,7 @@ def require_groups(table: pd.DataFrame, no_groups: bool, where: str) -> None:
     if not known and not no_groups:
         raise InputError(
             f"{where} has no lesion or patient ids, so images of one lesion could fall into several splits: name their "
-            f"column by --group_column (there is {_columns(table)}), or give --no_groups if there is none"
+            f"column by --group_column ({_columns(table)}), or give --no_groups if there is none"
         )
 
 
@@ -75,4 +89,14 @@ def any_known(table: pd.DataFrame) -> bool:
 
 def _columns(table: pd.DataFrame) -> str:
     further = [c for c in table if c not in _DESCRIPTIVE and (table[c] != "").any()]
-    return ", ".join(further) or "no further column"
+    return f"further columns: {', '.join(further)}" if further else "it has no further columns"
+
+
+def _may_be_ids(table: pd.DataFrame, column: str) -> bool:
+    """Whether a column of a vague name has many values, most of them no classes; true for any other name."""
+    if column.lower() not in _VAGUE:
+        return True
+    values = table.loc[table[column] != "", column]
+    distinct = set(values.str.lower())
+    classes = {*table["dx"].str.lower(), *(v for v in distinct if any(t.find(v) for t in TAXONOMIES.values()))}
+    return len(values) < _MEAN_GROUP * len(distinct) and 2 * len(distinct - classes) > len(distinct)

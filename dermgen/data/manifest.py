@@ -189,8 +189,17 @@ def split_facts(folder: str | Path) -> dict:
     path = Path(folder, "prepare.json")
     if path.exists():
         prepared = json.loads(path.read_text())
-        return {"leaky": bool(prepared.get("leaky")), "split_method": prepared.get("split_method", OLD_SPLIT)}
+        method = prepared.get("split_method")
+        if method is None:
+            method = OLD_SPLIT if _knows_groups(Path(folder, "metadata.csv")) else NO_GROUPS
+        return {"leaky": bool(prepared.get("leaky")), "split_method": method}
     return {"leaky": False, "split_method": "" if _knows_groups(Path(folder, "metadata.csv")) else NO_GROUPS}
+
+
+def is_of_earlier_version(folder: str | Path) -> bool:
+    """Whether a manifest was split before the method was written down."""
+    path = Path(folder, "prepare.json")
+    return path.exists() and "split_method" not in json.loads(path.read_text())
 
 
 def _knows_groups(path: Path) -> bool:

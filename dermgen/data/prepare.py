@@ -20,6 +20,8 @@ from dermgen.settings.prepare import PrepareConfig
 
 # What may differ between the first run and one that goes on with it.
 _FREE_SETTINGS = ("num_workers", "data_dir", "output_dir", "tokenizer", "partial")
+# What may not even while there is no manifest: the copies of a Hub data set stand on it. Images know their settings.
+_FIXED_SETTINGS = ("source", "image_column", "hub_split")
 MAX_REJECTED = 0.05
 
 
@@ -30,8 +32,9 @@ def prepare(config: PrepareConfig) -> Path:
         InputError: for a folder prepared with other settings, more than 5 % bad files, or too few groups to split.
     """
     folder = Path(config.output_dir)
-    claim_folder(folder, config, _FREE_SETTINGS)
-    if manifest.split_facts(folder)["split_method"] == manifest.OLD_SPLIT:
+    unfinished = not (folder / "metadata.csv").exists()
+    claim_folder(folder, config, set(vars(config)) - set(_FIXED_SETTINGS) if unfinished else _FREE_SETTINGS)
+    if manifest.is_of_earlier_version(folder):
         raise InputError(
             f"{folder} was split by an earlier version, and would be split otherwise now while runs may stand on it: "
             "choose a new output_dir"
@@ -46,16 +49,17 @@ def prepare(config: PrepareConfig) -> Path:
     _check_whole(source, config, folder)
     if config.keep_split and "split" not in source.table:
         raise InputError(f"--keep_split: {config.data_dir} has no train and test folders above its classes")
-    source, has_groups = _with_groups(source, config)
+    source, has_groups, taken = _with_groups(source, config)
     source.table["stem"] = file_stems(source.table["image_id"])
     known = splits.join_groups(source.table["lesion_id"], source.table["patient_id"])
-    _split(source.table, known, config)  # what no splitting can make good is said before hours of work
+    _check_kept_split(source.table, known, config)
+    _split(source.table, known, config, taken)  # what no splitting can make good is said before hours of work
     results = process_all(source.table, Steps.of(config), folder, config.num_workers)
     bad = [i for i, r in enumerate(results) if r["reason"]]
     rejected = source.table.iloc[bad][["image_id", "path"]].assign(reason=[results[i]["reason"] for i in bad])
     rejected = pd.concat([source.rejected, rejected], ignore_index=True)
     manifest.write_csv(rejected, folder / "rejected.csv")
-    bad = rejected["reason"][~rejected["reason"].isin(sources.NOT_BAD)]
+    bad = rejected["reason"][~rejected["reason"].str.startswith(sources.NOT_BAD)]
     total = len(source.table) + len(source.rejected) - len(rejected) + len(bad)
     if len(bad) > MAX_REJECTED * total:
         raise InputError(
@@ -72,7 +76,8 @@ def prepare(config: PrepareConfig) -> Path:
         thumbnails, hashes = (np.stack([r[name] for r in results]) for name in ("thumbnail", "hashes"))
         pairs = duplicates.find_pairs(thumbnails, hashes, known)
     groups = splits.join_groups(known, pairs=pairs)
-    table["split"] = _split(table, groups, config)
+    table["split"] = _split(table, groups, config, taken)
+    crossing = splits.crossing_groups(table["split"], groups)
     differences = balance.compare(table, _dealt(groups, config), config.seed)
     audit = {
         "images": len(table),
@@ -80,7 +85,7 @@ def prepare(config: PrepareConfig) -> Path:
         "near_duplicate_pairs": len(pairs),
         "groups_joined": int(known.max() - groups.max()),
         "images_of_unknown_group": int(((table["lesion_id"] == "") & (table["patient_id"] == "")).sum()),
-        "groups_crossing_splits": splits.crossing_groups(table["split"], groups) if has_groups else None,
+        "groups_crossing_splits": crossing if has_groups or crossing else None,
         "images_per_split": {name: int((table["split"] == name).sum()) for name in manifest.SPLITS},
         "class_off_by": _class_off_by(table, config),
         "differences": differences,
@@ -103,13 +108,14 @@ def prepare(config: PrepareConfig) -> Path:
     lines = [_lint(table, config.tokenizer)] if config.tokenizer else []
     unused = ["path", "mask_path", "stem", *(["dx_type"] if (table["dx_type"] == "").all() else [])]
     manifest.write(table.drop(columns=unused), folder)
-    _before_after(source.table.iloc[good].reset_index(drop=True), table, folder, config.seed)
+    _before_after(source.table.iloc[good].reset_index(drop=True), table, folder, config)
     facts = {
         "taxonomy": source.taxonomy.name,
         "leaky": config.allow_leaky_split,
         "split_method": _split_method(config, has_groups),
         "audit": audit,
         "rejected": rejected["reason"].value_counts().to_dict(),
+        "split_kept": config.keep_split,
         "partial": config.partial,
         "notes": list(source.notes),
         "read_as_unknown": source.unclear or {},
@@ -149,17 +155,35 @@ def _check_whole(source: sources.Source, config: PrepareConfig, folder: Path) ->
         )
 
 
-def _with_groups(source: sources.Source, config: PrepareConfig) -> tuple[sources.Source, bool]:
-    """The source with its lesions and patients known by the manifest's columns, and whether any is known."""
+def _check_kept_split(table: pd.DataFrame, known: np.ndarray, config: PrepareConfig) -> None:
+    """Bring the words of the split that the data comes with to ours; refuse others, and a split that leaks."""
+    if not config.keep_split:
+        return
+    if odd := sorted({word for word in table["split"] if word.lower() not in sources.SPLIT_WORDS}):
+        raise InputError(
+            f"--keep_split: the column 'split' must say train, val or test for each image, but holds {odd[0]!r}: "
+            "correct it, or leave out --keep_split"
+        )
+    table["split"] = [sources.SPLIT_WORDS[word.lower()] for word in table["split"]]
+    crossing = splits.crossing_groups(table["split"], known)
+    if crossing and not config.allow_leaky_split:
+        raise InputError(
+            f"--keep_split: {crossing} lesions or patients are in more than one split, which makes every score "
+            "worthless: leave out --keep_split, or give --allow_leaky_split to mark the results as LEAKY"
+        )
+
+
+def _with_groups(source: sources.Source, config: PrepareConfig) -> tuple[sources.Source, bool, list[str]]:
+    """The source with its lesions and patients in the manifest's columns, whether any is known, and where from."""
     where = str(config.data_dir or config.source)
-    table, notes = find_groups(source.table, config.group_column, where)
+    table, notes = find_groups(source.table, config.group_column, where, config.no_groups)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     known = any_known(table)
     if not config.allow_leaky_split:
         require_groups(table, config.no_groups, where)
     columns = [*sources.RAW_COLUMNS, *(["split"] if config.keep_split else [])]
-    return replace(source, table=table[columns].copy()), known
+    return replace(source, table=table[columns].copy()), known, notes
 
 
 def _split_method(config: PrepareConfig, has_groups: bool) -> str:
@@ -179,11 +203,11 @@ def _fractions(config: PrepareConfig) -> dict[str, float]:
     return dict(zip(manifest.SPLITS, config.split or (0.7, 0.15, 0.15), strict=True))
 
 
-def _split(table: pd.DataFrame, groups: np.ndarray, config: PrepareConfig) -> np.ndarray:
+def _split(table: pd.DataFrame, groups: np.ndarray, config: PrepareConfig, taken: list[str]) -> np.ndarray:
     if config.keep_split:
         return _with_val(table, groups, config)
     dealt = splits.split_groups(table["dx"], _dealt(groups, config), _fractions(config), config.seed)
-    splits.check_shares(dealt, groups, _fractions(config))
+    splits.check_shares(dealt, groups, _fractions(config), taken)
     return dealt
 
 
@@ -208,11 +232,12 @@ def _lint(table: pd.DataFrame, tokenizer_name: str) -> str:
     return captions.lint_message(captions.lint_table(table, tokenizer), len(table), tokenizer.model_max_length)
 
 
-def _before_after(raw: pd.DataFrame, table: pd.DataFrame, folder: Path, seed: int) -> None:
-    chosen = choose(table["image_id"], 16, seed, table["lesion_id"], table["dx"], "turns")
+def _before_after(raw: pd.DataFrame, table: pd.DataFrame, folder: Path, config: PrepareConfig) -> None:
+    chosen = choose(table["image_id"], 16, config.seed, table["lesion_id"], table["dx"], "turns")
     images, names = [], []
     for i in chosen:
-        before = Image.fromarray(preprocess.read_image(Path(raw["path"][i])))
+        photo, _ = preprocess.read_photo(Path(raw["path"][i]), config.transparency, config.bit_depth)
+        before = Image.fromarray(photo)
         before.thumbnail((160, 160))
         after = Image.open(folder / table["file_name"][i])
         after.thumbnail((160, 160))
@@ -222,9 +247,12 @@ def _before_after(raw: pd.DataFrame, table: pd.DataFrame, folder: Path, seed: in
     contact_sheet(images, folder / "sheets" / "before_after.png", 8, names)
 
 
-def _crossing(audit: dict) -> str:
+def _crossing(facts: dict) -> str:
+    audit = facts["audit"]
     if audit["groups_crossing_splits"] is None:
         return "  groups crossing splits: nobody can tell, since no lesion or patient ids are known   NO GROUPS"
+    if facts["split_method"] == manifest.NO_GROUPS:
+        return f"  groups crossing splits: at least {audit['groups_crossing_splits']}, of near-duplicates   NO GROUPS"
     unknown = audit["images_of_unknown_group"]
     told = f" ({unknown} images of unknown lesion and patient are a group each)" if unknown else ""
     return f"  groups crossing splits: {audit['groups_crossing_splits']}{told}"
@@ -233,14 +261,15 @@ def _crossing(audit: dict) -> str:
 def _report(facts: dict, folder: Path, lines: list[str]) -> str:
     audit, rejected = facts["audit"], facts["rejected"]
     text = [
-        f"{audit['images']} images of {audit['groups']} groups (lesions, patients and near-duplicates joined)",
+        f"{audit['images']} images of {audit['groups']} groups (lesions, patients and near-duplicates)",
         "  classes    " + ", ".join(f"{c} {n}" for c, n in audit["images_per_class"].items()),
         "  splits     " + ", ".join(f"{s} {n}" for s, n in audit["images_per_split"].items()),
         "  splits compared: the value that differs most in each column; a small p means more than chance",
         *(f"    {line}" for line in balance.as_lines(audit["differences"])),
         "  near-duplicates under different ids: "
-        f"{audit['near_duplicate_pairs']} pairs, {audit['groups_joined']} groups joined",
-        _crossing(audit) + ("   LEAKY" if facts["leaky"] else ""),
+        f"{audit['near_duplicate_pairs']} pairs"
+        + ("" if facts["split_kept"] else f", {audit['groups_joined']} groups joined"),
+        _crossing(facts) + ("   LEAKY" if facts["leaky"] else ""),
         "  rejected   " + (", ".join(f"{n} x {reason}" for reason, n in rejected.items()) or "none"),
         *(f"  converted  {n} x {what}" for what, n in facts["converted"].items()),
         *(f"  masks      {facts['masks'][kind]} {kind}" for kind in ODD_MASKS if kind in facts["masks"]),
@@ -254,6 +283,12 @@ def _report(facts: dict, folder: Path, lines: list[str]) -> str:
     ]
     if facts["leaky"]:
         print("warning: the split is by image; scores on it are LEAKY and will be marked so", file=sys.stderr)
+    elif facts["split_kept"] and audit["groups_crossing_splits"]:
+        print(
+            f"warning: at least {audit['groups_crossing_splits']} groups of near-duplicates are in more than one split "
+            "of those that the data came with, so scores will be too good: leave out --keep_split to split it anew",
+            file=sys.stderr,
+        )
     if unlike := balance.warning(audit["differences"]):
         print(unlike, file=sys.stderr)
     return "\n".join(text)

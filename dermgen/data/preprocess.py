@@ -3,6 +3,7 @@
 Each step is pure: image in, image out. Images are uint8 RGB (H, W, 3), masks uint8 (H, W) of 0 and 255.
 """
 
+import errno
 import io
 import struct
 import warnings
@@ -33,6 +34,10 @@ _CAMERA_TAGS = {270, 271, 272, 306, 315, 33432, 34665, 34853, 33723}
 
 class BadImage(ValueError):
     """A file that cannot be used, with the reason in a few words."""
+
+
+class Unreadable(BadImage):
+    """A file that the disk does not give, so that nothing is known about what is in it."""
 
 
 def has_exif(image: Image.Image) -> bool:
@@ -96,12 +101,20 @@ def read_mask(path: Path) -> np.ndarray:
     return np.asarray(mask.convert("RGB")).max(axis=2)
 
 
+def is_two_valued(pixels: np.ndarray) -> bool:
+    """Whether (H, W) or (H, W, 3) looks like a mask: 95 % of pixels are close to the lowest or highest of a channel."""
+    values = pixels.reshape(*pixels.shape[:2], -1).astype(np.int64)
+    low, high = values.min(axis=(0, 1)), values.max(axis=(0, 1))
+    near = 0.1 * (high - low).max()
+    return bool(((values - low <= near) | (high - values <= near)).all(axis=2).mean() >= 0.95)
+
+
 def is_whole_png(path: Path) -> bool:
-    """Whether a file that we wrote is there to its end: a power cut can leave it empty or cut off."""
+    """Whether a file is a PNG and there to its end: a power cut can leave it empty or cut off."""
     try:
-        with Image.open(path) as image:
-            image.verify()  # the checksum of every chunk
-    except (OSError, SyntaxError, ValueError):
+        with Image.open(path, formats=["PNG"]) as image:  # other formats have no checksums, whatever they are called
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
     return True
 
@@ -118,7 +131,7 @@ def _load(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
             raise BadImage(f"{image.width} x {image.height} pixels are over {MAX_PIXELS // 10**6} megapixels")
         image.load()
     except FileNotFoundError as error:
-        raise BadImage("broken link" if path.is_symlink() else "missing from disk") from error
+        raise Unreadable("broken link" if path.is_symlink() else "missing from disk") from error
     except Image.DecompressionBombError as error:
         raise BadImage(f"over {MAX_PIXELS // 10**6} megapixels") from error
     except UnidentifiedImageError as error:
@@ -126,6 +139,8 @@ def _load(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         if isinstance(error, BadImage):
             raise
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):  # EINVAL: a place outside of a damaged file
+            raise Unreadable(f"cannot be read ({error.strerror})") from error
         raise BadImage(f"truncated or damaged ({error})") from error
     notes = []
     expected = FORMATS.get(path.suffix.lower())

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -56,10 +56,12 @@ def process_all(table: pd.DataFrame, steps: Steps, folder: Path, num_workers: in
         duplicates), `crop`, `mask` ("", "used" or one of `ODD_MASKS`) and `notes` (what was converted in reading).
     """
     log = folder / ".finished.jsonl"
+    logged = log.read_text(errors="replace") if log.exists() else ""
     finished = {}
-    if log.exists():
-        lines = [line for line in log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
-        finished = {note["image_id"]: note for note in map(json.loads, lines)}
+    for line in logged.splitlines():
+        with suppress(json.JSONDecodeError):  # a line that a full disk or a power cut left half written
+            note = json.loads(line)
+            finished[note["image_id"]] = note
     jobs = [(row, finished.get(row["image_id"]), steps, folder) for row in table.to_dict("records")]
     results = []
     with (
@@ -67,6 +69,8 @@ def process_all(table: pd.DataFrame, steps: Steps, folder: Path, num_workers: in
         open(log, "a") as file,
         tqdm(total=len(jobs), desc="images", unit="image", dynamic_ncols=True) as progress,
     ):
+        if logged and not logged.endswith("\n"):
+            file.write("\n")
         for (row, kept, *_), result in zip(jobs, run_all(_process_file, jobs), strict=True):
             results.append(result)
             progress.update()
@@ -131,8 +135,9 @@ def _process_file(job: tuple[dict, dict | None, Steps, Path]) -> dict:
             _write_png(target, image)
             kept = {"key": key, "crop": crop, "mask": kind, "notes": list(notes)}
     except preprocess.BadImage as error:
-        for stale in (target, mask_target):  # of an earlier run, when the file was another one
-            stale.unlink(missing_ok=True)
+        if not isinstance(error, preprocess.Unreadable):
+            for stale in (target, mask_target):  # of an earlier run, when the file was another one
+                stale.unlink(missing_ok=True)
         return {"reason": str(error)}
     thumbnail, hashes = duplicates.fingerprint(Image.fromarray(image))
     of_file = {name: kept[name] for name in ("key", "crop", "mask", "notes")}
@@ -146,7 +151,7 @@ def _key(path: str, mask_path: str, steps: Steps) -> str:
         try:
             digest.update(hashlib.sha256(Path(name).read_bytes()).digest() if name else b"none")
         except OSError as error:
-            raise preprocess.BadImage(f"cannot be read ({error.strerror})") from error
+            raise preprocess.Unreadable(f"cannot be read ({error.strerror})") from error
     return digest.hexdigest()
 
 
@@ -177,7 +182,8 @@ def _read_mask(path: Path, shape: tuple) -> tuple[np.ndarray | None, str]:
     low, high = int(mask.min()), int(mask.max())
     if low == high:
         return (np.full_like(mask, 255), "full") if high else (None, "empty")
-    if high - low < 64 and len(np.unique(mask)) > 2:  # numbers of regions, most likely
+    # Numbers of regions, most likely, or a photograph.
+    if (high - low < 64 and len(np.unique(mask)) > 2) or not preprocess.is_two_valued(mask):
         return None, "unclear"
     return (mask > (low + high) / 2).astype(np.uint8) * 255, "used"
 

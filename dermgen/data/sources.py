@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -28,8 +29,9 @@ RAW_COLUMNS = (
 CC_BY_NC = "CC BY-NC 4.0"
 NO_FILE, NO_ROW, NO_CLASS = "missing from disk", "missing from the table", "none of the classes (UNK)"
 # Parts of a download that are not there, or not meant: neither says that something is wrong with a file.
-NOT_BAD = frozenset([NO_FILE, NO_ROW, NO_CLASS, files.OTHER_FILE])
-_SPLIT_FOLDERS = {
+NO_FOLDER = "in no class folder"
+NOT_BAD = (NO_FILE, NO_ROW, NO_CLASS, NO_FOLDER, files.OTHER_FILE, files.OTHER_KIND)  # how such reasons begin
+SPLIT_WORDS = {
     **dict.fromkeys(["train", "training"], "train"),
     **dict.fromkeys(["val", "valid", "validation"], "val"),
     **dict.fromkeys(["test", "testing"], "test"),
@@ -65,7 +67,7 @@ def ham10000(data_dir: Path) -> Source:
 def isic2018(data_dir: Path) -> Source:
     """ISIC 2018 task 3: one-hot GroundTruth.csv, LesionGroupings.csv."""
     path, part = _ground_truth(data_dir, "ISIC2018_Task3_{}_GroundTruth")
-    table = _join(_one_hot(_read(path)), _find(data_dir, "*LesionGroupings", ".csv", needed=False))
+    table = _join(_one_hot(_read(path), HAM10000), _find(data_dir, "*LesionGroupings", ".csv", needed=False))
     table = table.assign(source="ISIC 2018", license=CC_BY_NC)
     return _match(table, data_dir, HAM10000, f"ISIC2018_Task3_{part}_(Input|Images)")
 
@@ -73,7 +75,7 @@ def isic2018(data_dir: Path) -> Source:
 def isic2019(data_dir: Path) -> Source:
     """ISIC 2019: one-hot GroundTruth.csv, Metadata.csv with age_approx, anatom_site_general, lesion_id, sex."""
     path, part = _ground_truth(data_dir, "ISIC_2019_{}_GroundTruth")
-    table = _join(_one_hot(_read(path)), _find(data_dir, f"ISIC_2019_{part}_Metadata", ".csv", needed=False))
+    table = _join(_one_hot(_read(path), ISIC2019), _find(data_dir, f"ISIC_2019_{part}_Metadata", ".csv", needed=False))
     table = table.rename(columns={"age_approx": "age", "anatom_site_general": "localization"})
     table = table.assign(source="ISIC 2019", license=CC_BY_NC)
     return _match(table, data_dir, ISIC2019, f"ISIC_2019_{part}_Input")
@@ -108,10 +110,10 @@ def imagefolder(data_dir: Path) -> Source:
     folders = _folders(root)
     if not folders:
         raise InputError(f"{data_dir} has no folder per class and no metadata.csv")
-    if len(folders) > 1 and all(f.name.lower() in _SPLIT_FOLDERS for f in folders):
-        parts = [(_SPLIT_FOLDERS[f.name.lower()], c) for f in folders for c in _folders(f)]
-        if parts:
-            return _class_folders(root, parts)
+    named = [f for f in folders if f.name.lower() in SPLIT_WORDS]
+    parts = [(SPLIT_WORDS[f.name.lower()], c) for f in named for c in _folders(f)]
+    if len(named) > 1 and parts:
+        return _class_folders(root, parts)
     return _class_folders(root, [("", f) for f in folders])
 
 
@@ -143,6 +145,10 @@ def _class_folders(root: Path, parts: Sequence[tuple[str, Path]]) -> Source:
     if captions := sum(len(list(f.rglob("*.txt"))) for _, f in parts):
         notes.append(f"{captions} .txt files beside the images are not read: captions belong in a metadata.csv")
     others = [other for _, folder in parts for other in files.other_files(folder)]
+    outside = [str(p) for p in files.image_files(root) if not listed.keys() & set(p.parents)]
+    if outside:
+        notes.append(f"{len(outside)} images are in no class folder and not used, such as {outside[0]}")
+    others += [(path, NO_FOLDER) for path in outside]
     return _finish(table, from_labels(classes), notes, others)
 
 
@@ -213,8 +219,7 @@ def hub_dataset(
         label = "" if item[label_column] in (None, -1) else name_of(item[label_column])
         known = [k for k in item if k in ("age", "sex", "localization", "caption", group_column) or groups.usual(k)]
         extra = {k: "" if item[k] is None else str(item[k]) for k in known}
-        group = str(item[group_column]) if group_column else ""
-        rows.append({"image_id": f"{i:07d}", "path": str(path), "dx": label, "lesion_id": group, **extra})
+        rows.append({"image_id": f"{i:07d}", "path": str(path), "dx": label, **extra})
     table = pd.DataFrame(rows).assign(source=dataset_id)
     return _finish(table, from_labels(table["dx"]))
 
@@ -299,12 +304,14 @@ def _listed(rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=["image_id", "path", "reason"], dtype=str)
 
 
-def _one_hot(table: pd.DataFrame) -> pd.DataFrame:
+def _one_hot(table: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame:
     """`image, MEL, NV, …` with one 1 a row to `image_id, dx`; a row without a 1 gets no label."""
     if "dx" in table:  # as Dataverse gives the test set
         return table
-    codes = [c for c in table.columns if c not in ("image_id", "score_weight", "validation_weight")]
-    values = table[codes].apply(lambda c: pd.to_numeric(c.str.replace(",", ".")))
+    codes = [c for c in table.columns if taxonomy.find(c) or c == "unk"]
+    if not codes:
+        raise InputError(f"the table of labels has no column of a class: it has {', '.join(table.columns)}")
+    values = table[codes].apply(lambda c: pd.to_numeric(c.str.replace(",", "."), errors="coerce")).fillna(0)
     labels = [codes[int(row.argmax())].lower() if row.max() > 0.5 else "" for row in values.to_numpy()]
     return pd.DataFrame({"image_id": table["image_id"], "dx": labels})
 
@@ -357,7 +364,7 @@ def _find(data_dir: Path, stem: str, *suffixes: str, needed: bool = True) -> Pat
 
 def _matching(data_dir: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(
-        (p for p in data_dir.rglob(stem + "*") if p.is_file() and p.suffix.lower() in suffixes),
+        (p for p in files.walk(data_dir) if fnmatchcase(p.name, f"{stem}*") and p.suffix.lower() in suffixes),
         key=lambda p: (*_rank(p, stem), p),
     )
 

@@ -74,8 +74,16 @@ def split_groups(labels: Sequence[str], groups: Sequence[int], fractions: dict[s
     return np.array([of_group[g] for g in table["group"]])
 
 
-def check_shares(splits: Sequence[str], groups: Sequence[int], fractions: dict[str, float]) -> None:
+def check_shares(
+    splits: Sequence[str], groups: Sequence[int], fractions: dict[str, float], taken: Sequence[str] = ()
+) -> None:
     """Refuse a split that holds under half or over twice of what was asked for.
+
+    Args:
+        splits: one name per image.
+        groups: one group number per image.
+        fractions: split name to fraction.
+        taken: sentences about the columns that the groups come from.
 
     Raises:
         InputError: naming the split, and the largest group, which is mostly why.
@@ -85,10 +93,11 @@ def check_shares(splits: Sequence[str], groups: Sequence[int], fractions: dict[s
         found = shares.get(name, 0.0)
         if asked and not asked / 2 <= found <= asked * 2:
             largest = pd.Series(list(groups)).value_counts()
+            told = f" ({'; '.join(taken)})" if taken else ""
             raise InputError(
                 f"the split {name} would hold {found:.1%} of {len(splits)} images where {asked:.0%} were asked for: "
                 f"there are {len(largest)} groups of lesions, patients and near-duplicates, the largest with "
-                f"{largest.iloc[0]} images; check the ids, add images, or ask for other fractions with --split"
+                f"{largest.iloc[0]} images; check the ids{told}, add images, or ask for other fractions with --split"
             )
 
 

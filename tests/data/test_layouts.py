@@ -306,3 +306,52 @@ def test_a_prepared_folder_of_an_earlier_version_goes_on(tmp_path):
     (folder / "config.yaml").write_text("\n".join(line for line in settings if not line.startswith(young)))
     (folder / ".finished.jsonl").write_text('{"image_id": "A", "crop": "center", "has_mask": false}\n')
     assert pd.read_csv(run(raw, tmp_path / "m") / "metadata.csv").equals(before)
+
+
+def test_what_lies_outside_of_split_and_class_folders_is_no_class_and_listed(tmp_path):
+    for n, name in enumerate(["train/mel/a", "train/nv/b", "test/mel/c", "test/flat", "sample/d", "above"]):
+        picture(tmp_path / f"{name}.png", n)
+    source = sources.imagefolder(tmp_path)
+    assert source.table[["dx", "split"]].to_numpy().tolist() == [["mel", "test"], ["mel", "train"], ["nv", "train"]]
+    assert sorted(os.path.relpath(p, tmp_path) for p in source.rejected["path"]) == [
+        "above.png", "sample/d.png", "test/flat.png",
+    ]  # fmt: skip
+    assert set(source.rejected["reason"]) == {sources.NO_FOLDER}
+    assert any("3 images are in no class folder" in note for note in source.notes)
+
+
+def test_a_colour_photograph_that_is_named_as_a_mask_stays_a_photograph(tmp_path):
+    picture(tmp_path / "mel" / "x.png", 1)
+    picture(tmp_path / "mel" / "x_lesion.jpg", 2)
+    picture(tmp_path / "mel" / "y.png", 3)
+    mask(tmp_path / "mel" / "y_lesion.png", size=(48, 40))
+    Image.open(tmp_path / "mel" / "y_lesion.png").convert("RGB").save(tmp_path / "mel" / "y_lesion.png")
+    table = sources.imagefolder(tmp_path).table
+    assert [os.path.basename(p) for p in table["path"]] == ["x.png", "x_lesion.jpg", "y.png"]
+    assert [os.path.basename(p) for p in table["mask_path"]] == ["", "", "y_lesion.png"]
+
+
+def test_a_photograph_in_the_place_of_a_mask_is_unclear(tmp_path):
+    raw = ham(tmp_path / "raw")
+    picture(raw / "masks" / "A_mask.jpg", 9)
+    folder = run(raw, tmp_path / "m")
+    assert facts(folder)["odd_masks"] == ["A"]
+    assert set(manifest.read(folder)["mask_file_name"]) == {""}
+
+
+def test_files_of_other_kinds_beside_photographs_never_stop_a_run(tmp_path):
+    for n in range(4):
+        picture(tmp_path / "raw" / "ab"[n % 2] / f"{n}.png", n)
+        (tmp_path / "raw" / "ab"[n % 2] / f"{n}.npy").write_bytes(b"x")
+    found = facts(run(tmp_path / "raw", tmp_path / "m", source="imagefolder", no_groups=True))
+    assert found["rejected"] == {"not an image by its name (.npy)": 4}
+
+
+def test_tables_are_found_in_linked_folders_and_never_among_the_hidden_files_of_macos(tmp_path):
+    ham(tmp_path / "elsewhere")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert len(sources.ham10000(tmp_path / "raw").table) == 3
+    (tmp_path / "raw" / "._ISIC_2020_Training_GroundTruth.csv").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "raw" / "._LesionGroupings.csv").write_bytes(b"\0\5\x16\7")
+    assert sources._find(tmp_path / "raw", "*LesionGroupings", ".csv", needed=False) is None

@@ -1,5 +1,6 @@
 """`dermgen prepare` from folder to manifest: audit, rejects, resuming, copies, and datasets reading the result."""
 
+import errno
 import io
 import json
 import os
@@ -279,7 +280,9 @@ def test_usual_names_of_groups_are_found_and_named(name, tmp_path, capsys):
 
 def test_without_groups_a_column_must_be_named_or_the_split_is_marked(tmp_path, capsys):
     raw = photographs(tmp_path / "raw", user_table("series", lambda i: f"S{i // 4}"))
-    with pytest.raises(InputError, match=r"no lesion or patient ids.*--group_column \(there is series\).*--no_groups"):
+    with pytest.raises(
+        InputError, match=r"no lesion or patient ids.*--group_column \(further columns: series\).*--no_groups"
+    ):
         run(raw, tmp_path / "m", source="imagefolder")
     with pytest.raises(InputError, match="no column 'serie' for --group_column"):
         run(raw, tmp_path / "m0", source="imagefolder", group_column="serie")
@@ -307,3 +310,122 @@ def test_how_a_diagnosis_was_confirmed_stays_in_the_manifest(tmp_path):
     folder = run(photographs(tmp_path / "raw", table), tmp_path / "m", source="imagefolder")
     assert set(manifest.read(folder)["dx_type"]) == {"histopathology", ""}
     assert "dx_type" in {d["column"] for d in facts(folder)["audit"]["differences"]}
+
+
+def test_a_half_written_note_of_an_interrupted_run_costs_that_image_only(phantoms, tmp_path):
+    folder = run(phantoms, tmp_path / "m")
+    log = folder / ".finished.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines[:-1], lines[-1][:40]]))
+    before = {p: p.stat().st_mtime_ns for p in (folder / "images").iterdir()}
+    for _ in range(2):
+        run(phantoms, tmp_path / "m")
+    assert sum(p.stat().st_mtime_ns != time for p, time in before.items()) == 1
+    assert json.loads(log.read_text().splitlines()[-1]) == json.loads(lines[-1])
+
+
+def test_a_file_that_the_disk_does_not_give_keeps_what_was_made_of_it(phantoms, tmp_path, monkeypatch):
+    folder = run(phantoms, tmp_path / "m")
+    kept = sorted((folder / "images").iterdir())
+    read = Path.read_bytes
+
+    def stale(path):
+        if path.name == f"{kept[0].stem}.jpg":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    run(phantoms, tmp_path / "m")
+    assert facts(folder)["rejected"] == {"cannot be read (Stale file handle)": 1}
+    assert sorted((folder / "images").iterdir()) == kept
+
+
+def test_settings_may_change_until_there_is_a_manifest(tmp_path):
+    raw = tmp_path / "raw"
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        deep = np.random.default_rng(len(name)).integers(0, 4096, (24, 24), dtype=np.uint16)
+        Image.fromarray(deep).save(raw / f"{name}.png")
+        Image.fromarray((deep // 16).astype(np.uint8)).save(raw / f"{name}_plain.png")
+    settings = {"source": "imagefolder", "no_groups": True, "find_duplicates": False, "split": [1.0, 0.0, 0.0]}
+    with pytest.raises(InputError, match="give --bit_depth"):
+        run(raw, tmp_path / "m", **settings)
+    assert "--bit_depth" in (tmp_path / "m" / "rejected.csv").read_text()
+    folder = run(raw, tmp_path / "m", **settings, bit_depth=12)
+    assert len(manifest.read(folder)) == 8
+    with pytest.raises(InputError, match="bit_depth was 12 and is 14"):
+        run(raw, tmp_path / "m", **settings, bit_depth=14)
+
+
+def test_near_duplicates_across_a_kept_split_are_said_with_their_number(tmp_path, capsys):
+    for i in range(12):
+        place = tmp_path / "raw" / ("test" if i % 3 == 0 else "train") / "ab"[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_lesion("nv", 9, i, 128)[0][0]).save(place / f"{i}.png")
+    shutil.copy(tmp_path / "raw" / "test" / "a" / "0.png", tmp_path / "raw" / "train" / "a" / "copy.png")
+    settings = {"source": "imagefolder", "keep_split": True, "no_groups": True, "resolution": 128}
+    folder = run(tmp_path / "raw", tmp_path / "m", **settings)
+    assert facts(folder)["audit"]["groups_crossing_splits"] == 1
+    said = capsys.readouterr()
+    assert "groups crossing splits: at least 1, of near-duplicates   NO GROUPS" in said.out
+    assert "joined" not in said.out
+    assert "at least 1 groups of near-duplicates are in more than one split" in said.err
+
+
+def test_a_kept_split_must_say_known_words_and_keep_lesions_whole(phantoms, tmp_path):
+    raw = shutil.copytree(phantoms, tmp_path / "raw")
+    table = pd.read_csv(raw / "HAM10000_metadata.csv")
+    of_lesion = table["lesion_id"].rank(method="dense").astype(int)
+
+    def kept(words, name):
+        table.assign(split=words).to_csv(raw / "HAM10000_metadata.csv", index=False)
+        return run(raw, tmp_path / name, keep_split=True, find_duplicates=False)
+
+    with pytest.raises(InputError, match="must say train, val or test for each image, but holds 'fold1'"):
+        kept([["fold1", "train"][i % 2] for i in of_lesion], "a")
+    with pytest.raises(InputError, match=r"--keep_split: \d+ lesions or patients are in more than one split"):
+        kept([["train", "test"][i % 2] for i in range(len(table))], "b")
+    folder = kept([["Training", "testing", "VALID"][i % 3] for i in of_lesion], "c")
+    assert set(manifest.read(folder)["split"]) == {"train", "val", "test"}
+
+
+def test_a_named_column_of_groups_never_replaces_known_ids(tmp_path):
+    raw = photographs(tmp_path / "raw", user_table("patient_id,subject", lambda i: f"P{i // 4},S{i}"))
+    with pytest.raises(InputError, match="has ids in patient_id, which --group_column subject would replace"):
+        run(raw, tmp_path / "m", source="imagefolder", group_column="subject")
+    both = photographs(tmp_path / "both", user_table("lesion_id,series", lambda i: f"L{i // 2},S{i // 4}"))
+    table = manifest.read(run(both, tmp_path / "m2", source="imagefolder", group_column="series"))
+    assert (table["lesion_id"].nunique(), table["patient_id"].nunique()) == (20, 10)
+
+
+@pytest.mark.parametrize("name", ["group", "lesion", "case"])
+def test_a_column_of_a_vague_name_is_groups_only_if_it_looks_so_and_can_be_declined(name, tmp_path, capsys):
+    arms = photographs(tmp_path / "arms", user_table(name, lambda i: ["treated", "control"][i % 2]))
+    with pytest.raises(InputError, match=rf"no lesion or patient ids.*\(further columns: {name}\)"):
+        run(arms, tmp_path / "m", source="imagefolder")
+    words = photographs(tmp_path / "words", user_table(name, lambda i: ["nevus", "melanoma", "df", "bcc"][i % 4]))
+    with pytest.raises(InputError, match="no lesion or patient ids"):
+        run(words, tmp_path / "m", source="imagefolder")
+    ids = photographs(tmp_path / "ids", user_table(name, lambda i: f"G{i // 4}"))
+    assert facts(run(ids, tmp_path / "m1", source="imagefolder"))["audit"]["groups"] == 10
+    capsys.readouterr()
+    blind = run(ids, tmp_path / "m2", source="imagefolder", no_groups=True)
+    assert f"--no_groups: the column {name!r} is not taken as groups" in capsys.readouterr().err
+    assert manifest.split_facts(blind)["split_method"] == manifest.NO_GROUPS
+
+
+def test_too_large_groups_are_refused_with_the_column_that_they_come_from(tmp_path):
+    raw = photographs(tmp_path / "raw", user_table("subject", lambda i: f"S{i // 20}"))
+    with pytest.raises(InputError, match=r"check the ids \(the column 'subject' is taken as patient_id\)"):
+        run(raw, tmp_path / "m", source="imagefolder")
+
+
+def test_an_old_manifest_without_ids_says_no_groups_and_stays_as_it_is(tmp_path):
+    raw = photographs(tmp_path / "raw", user_table("device", lambda i: "x"))
+    folder = run(raw, tmp_path / "m", source="imagefolder", no_groups=True)
+    of_old = facts(folder)
+    del of_old["split_method"]
+    (folder / "prepare.json").write_text(json.dumps(of_old))
+    assert "NO GROUPS" in manifest.split_warnings(manifest.split_facts(folder))[0]
+    with pytest.raises(InputError, match="was split by an earlier version"):
+        run(raw, tmp_path / "m", source="imagefolder", no_groups=True)

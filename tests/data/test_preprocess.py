@@ -184,9 +184,11 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 12_000, 9_000, 8, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    (tmp_path / "bomb.png").write_bytes(data)
+    for name, side in (("bomb.png", 12_000), ("larger.png", 60_000)):
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, 9_000, 8, 2, 0, 0, 0))
+        data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+        (tmp_path / name).write_bytes(data)
+    assert not preprocess.is_whole_png(tmp_path / "larger.png")
     with pytest.raises(preprocess.BadImage, match="12000 x 9000 pixels are over 100 megapixels"):
         preprocess.read_image(tmp_path / "bomb.png")
 

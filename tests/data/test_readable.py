@@ -17,6 +17,11 @@ def test_a_cut_off_jpeg_is_named_before_training_and_a_whole_folder_passes(tmp_p
     for name in ("a.jpg", "b.jpg", "c.png", "d.png"):
         Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / name)
     check_readable(folder_examples(tmp_path, "", "data"))
+    jpeg = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "f.png").write_bytes(jpeg[: len(jpeg) // 2])  # has no checksums, whatever it is called
+    with pytest.raises(InputError, match=r"1 of 5 images cannot be read: .*f.png .truncated"):
+        check_readable(folder_examples(tmp_path, "", "data"))
+    (tmp_path / "f.png").unlink()
     for name in ("b.jpg", "d.png"):
         data = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])

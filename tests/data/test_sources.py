@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from dermgen.config import InputError
-from dermgen.data import sources
+from dermgen.data import groups, sources
 
 
 def image(path, size=(12, 10)):
@@ -120,7 +120,9 @@ def test_a_hub_data_set_is_read_with_its_columns_and_label_names(tmp_path):
     data.to_parquet(tmp_path / "hub" / "data" / "train-00000.parquet")
     source = sources.hub_dataset(str(tmp_path / "hub"), tmp_path / "down", "photo", "diagnosis", "case", "train")
     assert list(source.table["dx"]) == ["nv", "mel", "mel", "nv"]
-    assert list(source.table["lesion_id"]) == ["a", "b", "b", "c"]
+    table, _ = groups.find_groups(source.table, "case", "hub")
+    assert list(table["patient_id"]) == ["a", "b", "b", "c"]
+    assert set(table["lesion_id"]) == {""}  # a case is a patient, not a lesion besides
     assert [Image.open(p).width for p in source.table["path"]] == [10, 11, 12, 13]
     with pytest.raises(InputError, match="no column 'image': it has photo, diagnosis, case"):
         sources.hub_dataset(str(tmp_path / "hub"), tmp_path / "down", "image", "diagnosis", None, "train")
@@ -163,3 +165,14 @@ def test_an_empty_class_folder_is_an_error(tmp_path):
     (tmp_path / "nv").mkdir()
     with pytest.raises(InputError, match="class folder 'nv' .* is empty"):
         sources.imagefolder(tmp_path)
+
+
+def test_one_hot_labels_are_the_same_after_a_table_was_saved_again(tmp_path):
+    (tmp_path / "ISIC2018_Task3_Training_GroundTruth.csv").write_text(
+        "Unnamed: 0,image,MEL,NV,BCC,AKIEC,BKL,DF,VASC,comment\n0,A,1,,,,,,,sure\n7,B,,1,,,,,,\n9,C,,,,,,,,none\n"
+    )
+    for name in "ABC":
+        image(tmp_path / "ISIC2018_Task3_Training_Input" / f"{name}.jpg")
+    source = sources.isic2018(tmp_path)
+    assert dict(rows(source)["dx"]) == {"A": "mel", "B": "nv"}
+    assert list(source.rejected["reason"]) == ["no label"]
