@@ -27,7 +27,7 @@ class InputError(ValueError):
 # Of errors that a disk gives, whichever library meets them.
 _DISK_ERRORS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only"}
 # Folders that this process has made its own, and the files that a job writes there before it makes anything.
-_claimed: list[Path] = []
+_claimed: list[tuple[Path, bool]] = []  # and whether the folder was there before
 _AT_THE_START = frozenset("config.yaml provenance.json training_set.csv base_training_set.csv .plan".split())
 
 
@@ -68,7 +68,8 @@ def _disk_error(error: BaseException | None) -> str | None:
 def option(default: Any, help: str, **flag: Any) -> Any:
     """A dataclass field whose help text is also the command-line help.
 
-    `flag` goes to argparse's `add_argument`; `also` in it names a second spelling of the flag.
+    `flag` goes to argparse's `add_argument`; `also` in it names a second spelling of the flag, and `infinite` lets a
+    number be infinite.
     """
     return dataclasses.field(default=default, metadata={"help": help, **flag})
 
@@ -124,7 +125,10 @@ def _parser(config_cls: type) -> argparse.ArgumentParser:
     for field in dataclasses.fields(config_cls):
         flag = dict(field.metadata)
         spellings = [f"--{field.name}", *([f"--{field.name.replace('_', '-')}"] if "_" in field.name else [])]
-        spellings += [flag.pop("also")] if "also" in flag else []
+        if "also" in flag:
+            spellings.append(flag.pop("also"))
+            flag["action"] = _Once
+        number = _number if flag.pop("infinite", False) else _finite
         kind = _without_none(kinds[field.name])
         if get_origin(kind) is list:
             flag |= {"nargs": "+"}
@@ -138,12 +142,13 @@ def _parser(config_cls: type) -> argparse.ArgumentParser:
         parser.add_argument(
             *spellings,
             dest=field.name,
-            type={bool: _switch, float: _finite}.get(kind, kind),
+            type={bool: _switch, float: number}.get(kind, kind),
             default=field.default,
             **flag,
         )
         if field.default is True:
-            parser.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", help=argparse.SUPPRESS)
+            negated = [spelling.replace("--", "--no_" if "_" in spelling else "--no-", 1) for spelling in spellings]
+            parser.add_argument(*negated, dest=field.name, action="store_false", help=argparse.SUPPRESS)
     return parser
 
 
@@ -154,20 +159,36 @@ def _without_none(kind: Any) -> Any:
     return kind
 
 
-def _finite(text: str) -> float:
+class _Once(argparse.Action):
+    """An option of which a second value would make the first one look as if it had been read."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if (earlier := getattr(namespace, self.dest)) is not None:
+            parser.error(f"one {option_string} is read, got {earlier} and {value}")
+        setattr(namespace, self.dest, value)
+
+
+def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"a number expected, got {text!r}") from error
+    if math.isnan(value):
+        raise argparse.ArgumentTypeError("a number expected, got nan")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = _number(text)
     if not math.isfinite(value):  # for which every check of a limit would have to look
         raise argparse.ArgumentTypeError(f"a finite number expected, got {text!r}")
     return value
 
 
 def _switch(text: str) -> bool:
-    if text.lower() in ("true", "yes", "on", "1"):
+    if text.lower() in ("true", "t", "yes", "y", "on", "1"):
         return True
-    if text.lower() in ("false", "no", "off", "0"):
+    if text.lower() in ("false", "f", "no", "n", "off", "0"):
         return False
     raise argparse.ArgumentTypeError(f"true or false expected, got {text!r}")
 
@@ -195,7 +216,8 @@ class _YamlLoader(yaml.SafeLoader):
     """YAML as its version 1.2 reads it: `no` and `on` are words, and a key occurs once."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merge]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"the key {key!r} occurs twice")
@@ -241,6 +263,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".partial-{path.name}")
     try:
         yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())  # or a power cut can leave the new name on an empty file
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -261,7 +285,9 @@ def claim_folder(folder: Path, config: Any, may_change: Collection[str] = ()) ->
     path = folder / "config.yaml"
     new = not path.exists()
     if not new:
-        saved, now = yaml.safe_load(path.read_text()) or {}, dataclasses.asdict(config)
+        saved, now = read_yaml(path, "the settings"), dataclasses.asdict(config)
+        if not isinstance(saved, dict):
+            raise InputError(f"{path} is damaged: restore it, or choose a new output_dir")
         # An option that is younger than the folder had what is its default now.
         saved = {f.name: f.default for f in dataclasses.fields(config) if f.default is not dataclasses.MISSING} | saved
         changed = [k for k in sorted(saved.keys() | now.keys()) if saved.get(k) != now.get(k) and k not in may_change]
@@ -277,12 +303,14 @@ def claim_folder(folder: Path, config: Any, may_change: Collection[str] = ()) ->
     elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise InputError(f"{folder} has files in it that are not dermgen's: choose a new output_dir")
     try:
+        existed = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        save(config, path)
+        if new or saved != now:
+            save(config, path)
     except OSError as error:
         raise InputError(f"cannot write to {folder} ({error.strerror}): choose another output_dir") from error
     if new:
-        _claimed.append(folder)
+        _claimed.append((folder, existed))
 
 
 def _release_claims(earlier: int) -> None:
@@ -291,15 +319,16 @@ def _release_claims(earlier: int) -> None:
     They would refuse the corrected command.
     """
     while len(_claimed) > earlier:
-        folder = _claimed.pop()
+        folder, existed = _claimed.pop()
         files = [p for p in folder.rglob("*") if p.is_file()]
-        ours = [p for p in files if p.name in _AT_THE_START or p.parent == folder / "logs"]
+        ours = [p for p in files if p in (folder / name for name in _AT_THE_START) or p.parent == folder / "logs"]
         if any(p not in ours and not p.name.startswith(".") for p in files):
             continue
         with suppress(OSError):  # a read-only disk, whose own error is the one to be seen
             for path in ours:
                 path.unlink()
-            for place in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder]:
+            places = sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True)
+            for place in places if existed else [*places, folder]:
                 if not any(place.iterdir()):
                     place.rmdir()
 

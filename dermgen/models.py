@@ -143,14 +143,15 @@ class StableDiffusionModel:
 
     def _check_base(self) -> None:
         """Where the base model is on this machine: does it fit the adapters, is it the one they were trained on?"""
-        folder, known = files.local_folder(self.base, self.revision), self.facts.get("base_sha256")
+        folder, known = files.local_folder(self.base, self.revision, self.variant), self.facts.get("base_sha256")
         if folder is None or self.base_checked:
             return
         self.base_checked = True
         shapes = [files.part_shapes(folder, part, self.variant) for part in ("unet", "text_encoder")]
         files.check_adapter(self.adapter, self.base, *shapes)
-        self.base_sha256 = files.base_sha256(folder, self.variant) if known else ""
-        if self.base_sha256 != (known or ""):
+        hashed = known or self.config.base_model
+        self.base_sha256 = files.base_sha256(folder, self.variant) if hashed else ""
+        if known and self.base_sha256 != known:
             told = f"{self.base} has other weights than the base model that {self.config.model} was trained on"
             if self.config.base_model is None:
                 raise InputError(f"{told}: say by --base_model where that one is")

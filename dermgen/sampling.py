@@ -79,8 +79,8 @@ def noise_scheduler(name: str, config: Mapping) -> SchedulerMixin:
         config["variance_type"] = "fixed_small"  # the networks here predict no variance
     scheduler = SCHEDULERS[name].from_config(config)
     usable = int((scheduler.alphas_cumprod >= LEAST_SIGNAL).sum())
-    predicts_noise = scheduler.config.prediction_type == "epsilon" and not scheduler.config.get("clip_sample")
-    if usable == len(scheduler.alphas_cumprod) or not predicts_noise:
+    clips = name in ("ddim", "ddpm") and scheduler.config.get("clip_sample")  # the others carry the key, and never do
+    if usable == len(scheduler.alphas_cumprod) or scheduler.config.prediction_type != "epsilon" or clips:
         return scheduler
     shortened = {"trained_betas": scheduler.betas[:usable].tolist(), "num_train_timesteps": usable}
     config = {**scheduler.config, **shortened, "rescale_betas_zero_snr": False}

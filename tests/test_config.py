@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from dermgen.config import InputError, claim_folder, option, parse, save, user_errors, whole_file
+from dermgen.config import InputError, claim_folder, option, parse, read_yaml, save, user_errors, whole_file
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.settings.ddpm import DdpmConfig
+from dermgen.settings.doctor import TRAININGS, DoctorConfig
 from dermgen.settings.evaluate import EvaluateConfig
 from dermgen.settings.generate import GenerateConfig
 from dermgen.settings.phantom import PhantomConfig
@@ -90,7 +91,45 @@ def test_a_recipe_may_write_no_none_and_whole_numbers_as_people_do(tmp_path):
     assert (config.scale_lr, config.flag, config.report_to) == (True, False, "none")
 
 
+def test_doctor_reads_one_recipe_and_never_two_of_them():
+    assert parse(DoctorConfig, ["--config", "a.yaml"], recipes=False).recipe == "a.yaml"
+    for second in (["--config", "b.yaml"], ["--recipe=b.yaml"]):
+        with pytest.raises(InputError, match="is read, got a.yaml and b.yaml"):
+            parse(DoctorConfig, ["--config=a.yaml", *second], recipes=False)
+
+
+@pytest.mark.parametrize("kind", TRAININGS.values())
+def test_the_settings_that_a_run_saves_are_a_recipe_of_the_same(kind, tmp_path):
+    needed = {"data_dir": "d", "pretrained_model_name_or_path": "m", "class_a": "nv", "class_b": "mel"}
+    names = {field.name for field in dataclasses.fields(kind)}
+    config = kind(**{name: value for name, value in needed.items() if name in names})
+    save(config, tmp_path / "c.yaml")
+    assert parse(kind, ["--config", str(tmp_path / "c.yaml")]) == config
+
+
+def test_a_recipe_may_merge_another_mapping(tmp_path):
+    (tmp_path / "grid.yaml").write_text("a: &a {dx: [mel]}\nb:\n  <<: *a\n  sex: [no]\n")
+    assert read_yaml(tmp_path / "grid.yaml")["b"] == {"dx": ["mel"], "sex": ["no"]}
+
+
+def test_damaged_settings_of_a_folder_are_called_so(tmp_path):
+    claim_folder(tmp_path / "a", Settings())
+    (tmp_path / "a" / "config.yaml").write_text("")
+    with pytest.raises(InputError, match="config.yaml is damaged: restore it"):
+        claim_folder(tmp_path / "a", Settings())
+
+
+def test_a_folder_that_was_there_before_a_failed_start_stays(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name in ("mine", "new"):
+        with pytest.raises(SystemExit), user_errors():
+            claim_folder(tmp_path / name, Settings())
+            raise InputError("a mistake")
+    assert [p.name for p in tmp_path.rglob("*")] == ["mine"]
+
+
 def test_a_switch_takes_a_flag_a_value_or_its_negation():
+    assert not parse(DreamboothLoraConfig, [*MODEL, "--no-cache-latents"]).cache_latents
     assert parse(DreamboothLoraConfig, [*MODEL, "--random-flip"]).random_flip
     assert not parse(DreamboothLoraConfig, [*MODEL, "--no_cache_latents"]).cache_latents
     assert not parse(DreamboothLoraConfig, [*MODEL, "--cache_latents", "False"]).cache_latents

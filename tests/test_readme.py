@@ -97,6 +97,7 @@ def test_every_other_command_runs_in_the_readmes_order(place, base_dir, hub_on_l
         "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
     }
+    hub_on_loopback.reset()  # of what other tests sent
     ran = 0
     for command in COMMANDS:
         if command.startswith(("make", "pip")):

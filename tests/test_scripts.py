@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from dermgen.config import parse
+from dermgen.methods import dreambooth
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 
 ROOT = Path(__file__).parent.parent
@@ -47,27 +49,31 @@ DEFAULTS = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "own", "defaults"),
+    ("kind", "own", "defaults", "validation_steps"),
     [
         (
             DreamboothConfig,
             ONLY_FULL,
-            {"learning_rate": 5e-6, "output_dir": "dreambooth-model", "validation_steps": 100},
+            {"learning_rate": 5e-6, "output_dir": "dreambooth-model"},
+            100,
         ),
         (
             DreamboothLoraConfig,
             ONLY_LORA,
-            {"learning_rate": 5e-4, "output_dir": "lora-dreambooth-model", "validation_epochs": 50, "rank": 4},
+            {"learning_rate": 5e-4, "output_dir": "lora-dreambooth-model", "rank": 4},
+            50 * 7,
         ),
     ],
 )
-def test_every_option_of_diffusers_scripts_is_taken_with_its_default(kind, own, defaults):
+def test_every_option_of_diffusers_scripts_is_taken_with_its_default(kind, own, defaults, validation_steps):
     config = parse(kind, (SHARED + own).split())
     assert (config.with_prior_preservation, config.scale_lr, config.lr_power, config.seed) == (True, True, 2.0, 3)
     assert config.validation_prompt == ["v"]
     plain = parse(kind, "--pretrained_model_name_or_path m --instance_data_dir i --instance_prompt p".split())
     for name, value in (DEFAULTS | defaults).items():
         assert getattr(plain, name) == value, name
+    of_seven_steps = SimpleNamespace(steps_per_epoch=lambda *sets: 7)
+    assert dreambooth._validation_steps(plain, of_seven_steps, []) == validation_steps
     precomputed = parse(
         kind,
         "--pretrained_model_name_or_path m --instance_data_dir i --instance_prompt p --pre_compute_text_embeddings".split(),

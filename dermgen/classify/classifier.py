@@ -48,10 +48,10 @@ def train(config: ClassifierConfig) -> dict:
         raise InputError(f"{config.data_dir} has only the class {classes[0]}: a classifier needs two or more")
     rows = arm_rows(config, real)
     notes = []
+    parts = {split: manifest.select(real, split=split, where=config.data_dir) for split in ("val", "test")}
     if config.synthetic_dir:
         synthetic = manifest.read_synthetic(config.synthetic_dir)
         notes = comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic_dir)
-    parts = {split: manifest.select(real, split=split, where=config.data_dir) for split in ("val", "test")}
     check_readable(
         [Example(p, "", "") for p in [*rows["path"].unique(), *parts["val"]["path"], *parts["test"]["path"]]]
     )

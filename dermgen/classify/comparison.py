@@ -151,10 +151,11 @@ def verdict(arm: str, entry: dict, baseline: str, focus_class: str, arms: int, l
         f"{arm}: BMA {entry['scores']['bma']['value']:.3f}, {d['value']:+.3f} ({d['low']:+.3f} to "
         f"{d['high']:+.3f}) against {baseline}"
     )
+    told = f"{_p(p)}, corrected for {arms} arms" if arms > 1 else _p(p)
     if p < 0.05:
-        text += f"; the {'gain' if d['value'] > 0 else 'loss'} is real ({_p(p)}, corrected for {arms} arms)"
+        text += f"; the {'gain' if d['value'] > 0 else 'loss'} is real ({told})"
     else:
-        text += f"; no difference can be shown ({_p(p)}, corrected for {arms} arms)"
+        text += f"; no difference can be shown ({told})"
     f = entry["differences"][f"recall_{focus_class}"]
     text += f". Recall of {focus_class} {f['value']:+.3f}"
     if lesions < MIN_LESIONS:

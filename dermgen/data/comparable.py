@@ -66,8 +66,6 @@ def check(
         synthetic: rows of the synthetic set, with `path`.
         folder: the synthetic set's, which records what its model was trained on.
     """
-    import pandas as pd
-
     faults, notes = [], _of_other_sizes(held_out["path"], synthetic["path"])
     if equal := equal_files(real, synthetic):
         i, j = equal[0]
@@ -83,9 +81,15 @@ def check(
     if trained_on is None:
         notes.append("the synthetic set does not record what its model was trained on: it may have been these images")
         return faults, notes
-    known = held_out["image_id"][pd.Series(_hashes(held_out), held_out.index).isin(trained_on)]
-    if len(known):
-        faults.append(Fault(f"the model was trained on {len(known)} held-out images", known.iloc[0]))
+    trained_on = set(trained_on)
+    learnt = {i for i, digest in zip(real["image_id"], _hashes(real), strict=True) if digest in trained_on}
+    if known := sorted(learnt & set(held_out["image_id"])):
+        faults.append(Fault(f"the model was trained on {len(known)} held-out images", known[0]))
+    elif not learnt:
+        notes.append(
+            "none of the images that the model was trained on is a file of the real set: if both were prepared from "
+            "the same photographs in different ways, it may have been trained on held-out ones"
+        )
     return faults, notes
 
 
@@ -96,7 +100,7 @@ def require(real: "pd.DataFrame", held_out: "pd.DataFrame", synthetic: "pd.DataF
         raise InputError(
             f"{folder} cannot be judged by these held-out images: "
             + "; ".join(f"{reason} (as {example})" for reason, example in faults)
-            + ". Generate from a model that was trained on the train split of this manifest"
+            + ". Remove such images, or generate from a model that was trained on the train split of this manifest"
         )
     return notes
 
@@ -104,6 +108,8 @@ def require(real: "pd.DataFrame", held_out: "pd.DataFrame", synthetic: "pd.DataF
 def _of_other_sizes(real: Sequence[str], synthetic: Sequence[str]) -> list[str]:
     """A note if the images of the two sets have different sizes."""
     sides = []
+    if not len(real):
+        return []
     for paths in (real, synthetic):
         sides.append(round(statistics.median(_of_each(_shorter_side, paths))))
     if max(sides) <= 1.1 * min(sides):

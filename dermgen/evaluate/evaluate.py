@@ -121,7 +121,10 @@ def _score_groups(
                 f"no class has {scores.MIN_IMAGES} images on each side: {config.real} has {len(inside['held_out'])} "
                 f"held-out images of {config.synthetic}'s classes"
             )
-        if scope != "all" and min(counts["n_real"], counts["n_synthetic"]) < config.min_images:
+        if (lesions := reference.table["group"].nunique()) < 2 and scope == "all":
+            raise InputError(f"{config.real} has held-out images of a single lesion or patient: scores need several")
+        # Of one lesion nobody knows how much the scores of others would differ.
+        if lesions < 2 or (scope != "all" and min(counts["n_real"], counts["n_synthetic"]) < config.min_images):
             too_few.append(counts)
         else:
             entries.append(counts | _compare(reference, inside, config.seed, device))

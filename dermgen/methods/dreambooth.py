@@ -255,7 +255,7 @@ def _base_facts(config: DreamboothConfig, run: Run) -> dict:
         InputError: if a run that is resumed was begun with other weights.
     """
     name = config.pretrained_model_name_or_path
-    on_hub, folder = not Path(name).exists(), local_folder(name, config.revision)
+    on_hub, folder = not Path(name).exists(), local_folder(name, config.revision, config.variant)
     facts = {"base_model": name, "base_on_hub": on_hub}
     if folder is None or not run.is_main:
         return facts
@@ -263,8 +263,8 @@ def _base_facts(config: DreamboothConfig, run: Run) -> dict:
     known = json.loads((run.output_dir / "provenance.json").read_text()).get("base_sha256", sha256)
     if known != sha256:
         raise InputError(
-            f"{run.output_dir} was trained from another model than {folder.resolve()} holds now: give that one by "
-            "--pretrained_model_name_or_path, or choose a new output_dir"
+            f"{run.output_dir} was trained from another model than {folder.resolve()} holds now: put that one "
+            "back, or choose a new output_dir"
         )
     return facts | {"base_sha256": sha256, "base_path": None if on_hub else str(folder.resolve())}
 
@@ -309,6 +309,7 @@ def _class_examples(config: DreamboothConfig, pipeline: StableDiffusionPipeline,
         config.sample_batch_size,
         config.seed,
         dtype,
+        resumed=bool(records.checkpoints(run.output_dir)),
     )
     if drawn and dtype != torch.float32:
         # Rounding cannot be undone: the weights to be trained are loaded again.

@@ -22,7 +22,7 @@ class DdpmConfig(FromScratchConfig):
     prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "what the network predicts")
     snr_gamma: float | None = option(None, "min-SNR gamma; 5 is the paper's value")
     class_dropout: float = option(0.1, "share of images that are shown without their class, for guidance")
-    max_grad_norm: float = option(1.0, "clip the gradient norm to this, as the paper's code does")
+    max_grad_norm: float = option(1.0, "clip the gradient norm to this, as the paper's code does", infinite=True)
     validation_guidance_scale: float = option(1.0, "weight of the class in a sample grid; 1 is none")
     validation_inference_steps: int = option(50, "denoising steps of a sample grid, by DDIM")
 

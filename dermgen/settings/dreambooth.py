@@ -116,6 +116,8 @@ class DreamboothConfig(TrainConfig):
             raise InputError("--validation_images is for DeepFloyd IF; a Stable Diffusion is validated from prompts")
         if self.hub_token:
             raise InputError("--hub_token can be read by others on this machine: use `hf auth login`, or set HF_TOKEN")
+        if self.validation_steps is not None and self.validation_epochs is not None:
+            raise InputError("give either --validation_steps or --validation_epochs")
         require_at_least(1, num_class_images=self.num_class_images, sample_batch_size=self.sample_batch_size)
         require_at_least(1, num_validation_images=self.num_validation_images, held_out_images=self.held_out_images)
         counts = "num_instance_images max_images_per_class tokenizer_max_length validation_steps validation_epochs"

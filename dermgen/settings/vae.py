@@ -22,7 +22,9 @@ class VaeConfig(FromScratchConfig):
     kl_weight: float = option(1.0, "of the KL term beside the squared error, both summed over an image")
     kl_warmup_steps: int = option(0, "optimizer steps over which kl_weight rises from 0")
     learning_rate: float = option(1e-3, "peak learning rate")
-    max_grad_norm: float = option(1.0, "clip the gradient norm to this; one odd batch can end a dense VAE without")
+    max_grad_norm: float = option(
+        1.0, "clip the gradient norm to this; one odd batch can end a dense VAE without", infinite=True
+    )
     lpips: Literal["none", "alex", "vgg"] = option("none", "network of the reconstructions' LPIPS, from torchvision")
 
     def __post_init__(self):

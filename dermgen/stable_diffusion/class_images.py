@@ -35,6 +35,7 @@ def class_images(
     batch_size: int,
     seed: int,
     dtype: torch.dtype,
+    resumed: bool = False,
 ) -> tuple[list[Example], bool]:
     """`number` class images; all processes draw the missing ones together.
 
@@ -50,9 +51,13 @@ def class_images(
         batch_size: images drawn at a time and process.
         seed: of the drawn images.
         dtype: precision of drawing; the pipeline is left in it.
+        resumed: whether the run has trained on class images already.
 
     Returns:
         The images, and whether the pipeline was used, and so rounded if `dtype` is not float32.
+
+    Raises:
+        InputError: if a resumed run would be given other class images than it was begun with.
     """
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +74,11 @@ def class_images(
     ]
     missing = not all(is_whole(r.path) for r in requests)
     accelerator.wait_for_everyone()  # all have looked before one draws
+    if missing and resumed and any(_is_drawn(p) and not p.stem.endswith(key) for p in image_files(folder)):
+        raise InputError(
+            f"the class images in {folder} were drawn with other settings, or by an earlier version that drew them at "
+            "--resolution, and the run was begun with those: choose a new output_dir"
+        )
     if missing:
         pipeline.to(accelerator.device, dtype)
         pipeline.vae.to(torch.float32)  # decoding overflows in fp16

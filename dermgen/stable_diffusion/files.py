@@ -163,8 +163,11 @@ def scheduler_config(name_or_path: str, revision: str | None = None) -> dict:
     return _read_json(folder / SCHEDULER if folder.is_dir() else _from_hub(name_or_path, SCHEDULER, revision))
 
 
-def local_folder(name_or_path: str, revision: str | None = None) -> Path | None:
-    """Where a model is on this machine: its folder, or that in the Hub's cache; None where it must be downloaded."""
+def local_folder(name_or_path: str, revision: str | None = None, variant: str | None = None) -> Path | None:
+    """Where a model is on this machine: its folder, or that in the Hub's cache; None where it must be downloaded.
+
+    The cache counts only if it has the weights of this very variant, which diffusers would download otherwise.
+    """
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     try:
@@ -173,8 +176,12 @@ def local_folder(name_or_path: str, revision: str | None = None) -> Path | None:
         return None  # a path, and nothing is there
     folder = Path(found).parents[1] if isinstance(found, str) else None
     # Its small files are there first.
-    whole = folder is not None and all(any((folder / part).glob("*.safetensors")) for part in WEIGHTED)
-    return folder if whole else None
+    return folder if folder is not None and all(_has_variant(folder / part, variant) for part in WEIGHTED) else None
+
+
+def _has_variant(part: Path, variant: str | None) -> bool:
+    found = (WEIGHTS.fullmatch(path.name) for path in part.glob("*.safetensors"))
+    return any(match and (match[1] or "") == (variant or "") for match in found)
 
 
 def base_sha256(folder: Path, variant: str | None = None) -> str:
@@ -360,7 +367,7 @@ def _check_parts(model: str, file: Callable[[str], Path]) -> None:
     unet, latents = configs["unet"], configs["vae"].get("latent_channels", 4)
     if unet.get("in_channels", 4) != latents:
         what = {9: "an inpainting model", 8: "an image-editing model (InstructPix2Pix)", 5: "a model of depth"}
-        told = what.get(unet["in_channels"], "another kind of model")
+        told = what.get(unet.get("in_channels"), "another kind of model")
         raise InputError(f"{model} is {told}: its UNet takes {unet['in_channels']} channels, not {latents}; {TAKEN}")
     if unet.get("addition_embed_type"):
         raise InputError(f"the UNet of {model} is that of SDXL or a later model: {TAKEN}")

@@ -64,7 +64,8 @@ def keep_to_images(run_dir: Path, rows: Sequence[Mapping[str, str]], accelerator
     path = run_dir / "training_set.csv"
     if path.exists() and _read_csv(path) != table:
         raise InputError(
-            f"{run_dir} was trained on other images, as its training_set.csv tells: choose a new output_dir"
+            f"{run_dir} was trained on other images, as its training_set.csv shows: choose a new output_dir "
+            "(earlier versions chose other images for --max_images_per_class and --num_instance_images)"
         )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not path.exists():

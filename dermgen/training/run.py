@@ -455,7 +455,8 @@ class Run:
         if self._ema is not None:
             shadow = load_file(Path(folder, "ema.safetensors"))
             for (name, live), target in zip(self._averaged_weights().items(), self._ema.shadow_params, strict=True):
-                target.copy_(shadow.get(name, live))  # older versions averaged the first model alone
+                # Older versions averaged the first model alone.
+                target.copy_(shadow.get(name, live) if name.startswith("model_1.") else shadow[name])
 
     def _save_trained(self, folder: Path) -> None:
         for i, model in enumerate(self._models):
