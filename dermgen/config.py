@@ -174,13 +174,13 @@ def _number(text: str) -> float:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"a number expected, got {text!r}") from error
     if math.isnan(value):
-        raise argparse.ArgumentTypeError("a number expected, got nan")
+        raise argparse.ArgumentTypeError(f"a finite number expected, got {text!r}")
     return value
 
 
 def _finite(text: str) -> float:
     value = _number(text)
-    if not math.isfinite(value):  # for which every check of a limit would have to look
+    if math.isinf(value):  # for which every check of a limit would have to look
         raise argparse.ArgumentTypeError(f"a finite number expected, got {text!r}")
     return value
 

@@ -78,14 +78,21 @@ def noise_scheduler(name: str, config: Mapping) -> SchedulerMixin:
     if config.get("variance_type") in ("learned", "learned_range"):
         config["variance_type"] = "fixed_small"  # the networks here predict no variance
     scheduler = SCHEDULERS[name].from_config(config)
-    usable = int((scheduler.alphas_cumprod >= LEAST_SIGNAL).sum())
+    usable = _usable(scheduler)
     clips = name in ("ddim", "ddpm") and scheduler.config.get("clip_sample")  # the others carry the key, and never do
-    if usable == len(scheduler.alphas_cumprod) or scheduler.config.prediction_type != "epsilon" or clips:
+    divides = name == "pndm"  # takes steps of one length only, and so any number of timesteps but an odd one
+    if usable == len(scheduler.alphas_cumprod) or scheduler.config.prediction_type != "epsilon" or clips or divides:
         return scheduler
     shortened = {"trained_betas": scheduler.betas[:usable].tolist(), "num_train_timesteps": usable}
-    config = {**scheduler.config, **shortened, "rescale_betas_zero_snr": False}
+    # "leading" rounds the distance of timesteps down, and would start far from the last of so odd a number.
+    config = {**scheduler.config, **shortened, "rescale_betas_zero_snr": False, "timestep_spacing": "linspace"}
     config.pop("_use_default_values", None)  # would undo the change of a setting that was at its default
     return SCHEDULERS[name].from_config(config)
+
+
+def _usable(scheduler: SchedulerMixin) -> int:
+    """Timesteps with enough signal for a network that predicts the noise."""
+    return int((scheduler.alphas_cumprod >= LEAST_SIGNAL).sum())
 
 
 def check_steps(name: str, config: Mapping, steps: int, strength: float = 1.0) -> None:
@@ -103,6 +110,8 @@ def check_steps(name: str, config: Mapping, steps: int, strength: float = 1.0) -
     scheduler = noise_scheduler(name, config)
     # Two schedulers round one timestep more than they take; a timestep twice is a division by zero.
     most = scheduler.config.num_train_timesteps - (name in ("dpmsolver++", "unipc"))
+    if name == "pndm" and scheduler.config.prediction_type == "epsilon":
+        most = _usable(scheduler)  # with more it would start where there is next to no signal
     if steps > most:
         trained = config.get("num_train_timesteps", 1000)
         raise InputError(

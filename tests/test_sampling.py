@@ -51,13 +51,13 @@ def test_no_sampler_needs_the_image_clipped_to_survive_the_end_of_the_cosine_sch
     assert drawn(name, schedule, 50).std().item() == pytest.approx(STD, rel=0.2)
 
 
-@pytest.mark.parametrize("steps", [50, 250])
+@pytest.mark.parametrize("steps", [50, 250, 500])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_schedule_that_was_saved_and_loaded_draws_the_same_spread(name, steps, tmp_path):
     """Loaded, every scheduler carries `clip_sample`, which four of the six never apply."""
     DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(tmp_path)
     schedule = DDPMScheduler.from_pretrained(tmp_path)
-    assert drawn(name, schedule, steps).std().item() == pytest.approx(STD, rel=0.06)
+    assert drawn(name, schedule, steps).std().item() == pytest.approx(STD, rel=0.13 if steps == 50 else 0.03)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

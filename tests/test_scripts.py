@@ -1,5 +1,6 @@
 """The scripts take the command lines of diffusers' DreamBooth scripts and leave files of the same names."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -73,7 +74,8 @@ def test_every_option_of_diffusers_scripts_is_taken_with_its_default(kind, own, 
     for name, value in (DEFAULTS | defaults).items():
         assert getattr(plain, name) == value, name
     of_seven_steps = SimpleNamespace(steps_per_epoch=lambda *sets: 7)
-    assert dreambooth._validation_steps(plain, of_seven_steps, []) == validation_steps
+    with_prompt = dataclasses.replace(plain, validation_prompt=["v"])
+    assert dreambooth._validation_steps(with_prompt, of_seven_steps, []) == validation_steps
     precomputed = parse(
         kind,
         "--pretrained_model_name_or_path m --instance_data_dir i --instance_prompt p --pre_compute_text_embeddings".split(),
