@@ -109,6 +109,19 @@ def test_fid_of_few_images_is_called_unreliable(found):
     assert any("unreliable" in w and "KID" in w for w in found[1]["warnings"])
 
 
+def test_a_subgroup_of_one_lesion_is_not_scored_since_nobody_knows_how_others_would_differ(
+    tested_dir, synthetic_dir, tmp_path
+):
+    shutil.copytree(tested_dir, tmp_path / "real")
+    table = manifest.read(tmp_path / "real")
+    only = (table["dx"] == "mel") & (table["split"] == "test")
+    assert only.sum() >= 7
+    manifest.write(table.assign(lesion_id=table["lesion_id"].mask(only, "one")), tmp_path / "real")
+    result = evaluate(config(tmp_path / "real", synthetic_dir, tmp_path / "e", min_images=7))
+    assert "mel" in {g["group"] for g in result["too_few"]}
+    assert "mel" not in {g["group"] for g in result["groups"]}
+
+
 def test_subgroups_that_are_too_small_are_listed_and_not_scored(found):
     scored = {(g["scope"], g["group"]) for g in found[1]["groups"]}
     listed = {(g["scope"], g["group"]) for g in found[1]["too_few"]}
