@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # One thread each: the suite runs on all cores at once, and threads that wait for each other slow small networks down.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ def _fresh_accelerator(tmp_path, monkeypatch):
 
 def pytest_configure():
     quiet_libraries()
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, those of few tests before others, so that no core waits for one long test at the end."""
+    sizes = Counter(item.path for item in items)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, sizes[item.path] if item.path in slow else 0))
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ def changed(folder, target, **columns):
     return target
 
 
+@pytest.mark.slow
 def test_without_a_recipe_it_trains_saves_loads_and_draws_within_a_minute(capsys):
     start = time.perf_counter()
     assert doctor(DoctorConfig())
@@ -57,6 +58,7 @@ def test_a_recipe_that_will_run_is_well_and_leaves_nothing_behind(method, manife
     assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == [f"{method}_tiny.yaml"]
 
 
+@pytest.mark.slow
 def test_a_lora_recipe_is_tried_with_its_model(base_dir, manifest_dir, capsys, tmp_path):
     settings = {
         "pretrained_model_name_or_path": str(base_dir), "data_dir": str(manifest_dir), "instance_class": "mel",
@@ -137,6 +139,7 @@ def test_what_the_training_would_refuse_is_told(manifest_dir, capsys, tmp_path):
     assert "class_conditional needs at least 2 classes" in lines["step"][1]
 
 
+@pytest.mark.slow
 def test_the_hub_is_asked_only_if_wanted(hub, capsys, monkeypatch):
     doctor(DoctorConfig())
     assert hub.requests == []

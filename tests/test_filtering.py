@@ -109,6 +109,7 @@ def test_what_it_cost_is_of_classes_that_both_sides_have_and_in_the_kept_images_
         assert abs(cost[column]["kid"]) < 0.1  # another mix of a and b than the reference's would be a distance
 
 
+@pytest.mark.slow
 def test_a_scorer_that_is_no_better_than_chance_is_told(tested_dir, synthetic_dir, tmp_path, monkeypatch):
     same = {"n": 5, "vendi": 2.0, "kid": 0.1, "recall": 0.5, "coverage": 0.5, "precision": 0.5}
     for kid, told in ((0.2, True), (0.05, False)):
@@ -141,6 +142,7 @@ def test_a_scorer_that_was_trained_on_held_out_images_is_refused(tested_dir, syn
     assert not (tmp_path / "f").exists()
 
 
+@pytest.mark.slow
 def test_the_network_that_filtered_is_named_when_it_scores_the_set(tested_dir, synthetic_dir, run_dir, tmp_path):
     filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir), keep=1.0))
     found = evaluate(

@@ -101,6 +101,7 @@ def test_an_interrupted_generation_goes_on_and_keeps_what_is_there(base_dir, tmp
     assert (whole / "metadata.csv").read_text() == (part / "metadata.csv").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(base_dir, tmp_path):
     one = run(base_dir, tmp_path / "one")
     flags = [f"--{k}={v}" for k, v in settings(base_dir, tmp_path / "two").items()]

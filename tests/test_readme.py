@@ -88,6 +88,7 @@ def opens(command: str, place: Path, env: dict) -> None:
     process.wait(timeout=30)
 
 
+@pytest.mark.slow
 def test_every_other_command_runs_in_the_readmes_order(place, base_dir, hub_on_loopback):
     env = {
         **os.environ,

@@ -106,6 +106,7 @@ def instances(manifest_dir, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["dreambooth", "dreambooth_lora"])
 def test_a_command_line_of_diffusers_documentation_trains_and_resumes(script, base_dir, instances, tmp_path):
     out = tmp_path / "out"
@@ -132,6 +133,7 @@ def test_a_command_line_of_diffusers_documentation_trains_and_resumes(script, ba
     assert list((out / "logs").rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_a_mistake_on_the_command_line_is_one_line_without_a_traceback(instances):
     result = launch(
         "dreambooth_lora",
@@ -149,6 +151,7 @@ def test_a_mistake_on_the_command_line_is_one_line_without_a_traceback(instances
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_pushing_without_access_fails_before_training(base_dir, instances, tmp_path):
     flags = (
         f"--pretrained_model_name_or_path {base_dir} --instance_data_dir {instances} --output_dir {tmp_path / 'run'}"
@@ -160,6 +163,7 @@ def test_pushing_without_access_fails_before_training(base_dir, instances, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_dreambooth_as_one_does(base_dir, manifest_dir, tmp_path):
     import json
 

@@ -24,6 +24,7 @@ def settings(manifest_dir, tmp_path, **changes):
     )
 
 
+@pytest.mark.slow
 def test_both_stages_train_a_whole_pipeline_and_go_on(manifest_dir, tmp_path, capsys):
     folder = train_tiny(settings(manifest_dir, tmp_path))
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)

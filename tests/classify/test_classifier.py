@@ -35,6 +35,7 @@ def run(manifest_dir, tmp_path_factory):
     return folder, classifier.train(config(folder, manifest_dir))
 
 
+@pytest.mark.slow
 def test_it_learns_the_phantoms(manifest_dir, tmp_path):
     results = classifier.train(
         config(tmp_path / "r", manifest_dir, max_train_steps=120, validation_steps=40, train_batch_size=16, width=64)
@@ -208,6 +209,7 @@ def test_images_drawn_over_held_out_ones_are_refused(manifest_dir, synthetic_dir
         classifier.train(config(tmp_path / "r", manifest_dir, synthetic_dir=str(tmp_path / "s")))
 
 
+@pytest.mark.slow
 def test_the_script_on_two_processes_that_are_killed_gives_what_one_process_gives(run, manifest_dir, tmp_path):
     """A run of one process, stopped in the middle, goes on with two at half the batch, and ends alike up to rounding."""
     folder, results = run

@@ -59,6 +59,7 @@ def test_every_arm_has_the_same_number_of_steps_and_a_plain_sentence(found, aske
         assert json.loads(results.read_text())["last_step"] == 4
 
 
+@pytest.mark.slow
 def test_an_arm_is_run_only_once_and_others_can_be_added(found, asked, monkeypatch):
     trained = []
     real_build = classifier.build

@@ -45,6 +45,7 @@ def check(real, synthetic):
     return comparable.check(table, table[table["split"] == "test"], manifest.read_synthetic(synthetic), synthetic)
 
 
+@pytest.mark.slow
 def test_scores_of_a_model_that_was_trained_on_the_test_split_say_so(drawn, tested_dir, held_out, tmp_path):
     folders = {"real": str(tested_dir), "synthetic": str(drawn), "extractor": "pixels"}
     scored = evaluate(EvaluateConfig(**folders, output_dir=str(tmp_path / "e"), lpips="none"))

@@ -46,6 +46,7 @@ def test_the_mask_is_where_the_lesion_differs_from_the_skin():
         assert np.median(away[inside]) > 2.5 * np.median(away[~inside]), code
 
 
+@pytest.mark.slow
 def test_classes_can_be_told_apart_by_their_colours():
     # Nearest class mean of colour histograms on lesions not used for the means.
     def features(code, lesion):

@@ -197,6 +197,7 @@ def assert_copies_are_found(images: list[Image.Image], least: float) -> None:
         assert np.mean([n in found for n in of_kind]) >= least, kind
 
 
+@pytest.mark.slow
 def test_copies_of_phantoms_under_new_ids_are_found_and_nothing_else():
     lesions = [draw_lesion(code, 9, n, 256)[0][0] for n in range(6) for code in HAM10000.codes]
     assert_copies_are_found([Image.fromarray(image) for image in lesions], least=0.9)
@@ -223,12 +224,14 @@ def test_a_planted_copy_joins_its_groups_in_one_split(phantoms, tmp_path):
     assert facts(loose)["audit"]["groups_joined"] == 0
 
 
+@pytest.mark.slow
 @needs_ham10000
 def test_copies_of_real_photographs_are_found_and_nothing_else():
     paths = sorted((ham10000() / "HAM10000_images_part_1").glob("*.jpg"))[::40]
     assert_copies_are_found([Image.open(p).convert("RGB") for p in paths], least=0.95)
 
 
+@pytest.mark.slow
 @needs_ham10000
 def test_all_of_ham10000_joins_at_most_five_groups_in_bounded_memory(tmp_path):
     folder = run(ham10000(), tmp_path / "m", resolution=64, num_workers=2)

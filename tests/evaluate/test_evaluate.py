@@ -130,6 +130,7 @@ def test_subgroups_that_are_too_small_are_listed_and_not_scored(found):
     assert all(min(g["n_real"], g["n_synthetic"]) < 7 for g in found[1]["too_few"])
 
 
+@pytest.mark.slow
 def test_copies_of_the_training_set_show_in_the_column_of_the_training_split(tested_dir, tmp_path):
     table = manifest.read(tested_dir)
     train = table[table["split"] == "train"].assign(synthetic="true", split="")
@@ -330,6 +331,7 @@ def test_a_reference_has_the_classes_in_the_synthetic_sets_shares():
     assert len(set(chosen)) == 60
 
 
+@pytest.mark.slow
 def test_a_mix_of_classes_other_than_the_reference_is_not_scored(tested_dir, tmp_path):
     table = manifest.read(tested_dir)
     train = table[table["split"] != "test"].assign(synthetic="true", split="")
@@ -341,6 +343,7 @@ def test_a_mix_of_classes_other_than_the_reference_is_not_scored(tested_dir, tmp
     assert kid["matched"] < 0.5 * kid["unmatched"]
 
 
+@pytest.mark.slow
 def test_the_floor_is_not_of_images_that_the_extractor_was_trained_on(tested_dir, synthetic_dir, tmp_path):
     run = tmp_path / "run"
     classifier.train(
@@ -355,6 +358,7 @@ def test_the_floor_is_not_of_images_that_the_extractor_was_trained_on(tested_dir
     assert "inception_score" in result["groups"][0]["scores"]
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(found, tested_dir, synthetic_dir, tmp_path):
     launch = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m dermgen.cli evaluate"
     flags = f"--real {tested_dir} --synthetic {synthetic_dir} --output_dir {tmp_path / 'e'} --extractor pixels"

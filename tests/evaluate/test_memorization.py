@@ -123,6 +123,7 @@ def photographs(folder):
     return table.iloc[1600:].assign(**columns), real
 
 
+@pytest.mark.slow
 @needs_ham10000
 def test_on_photographs_95_percent_of_copies_are_found_with_1_percent_false_alarms(tmp_path):
     honest, real = photographs(tmp_path / "real")
@@ -175,6 +176,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_nothing_of_the_synthetic_set_is_changed(real_dir, planted, tmp_path):
     manifest.write_view(manifest.read(planted).head(12), planted, tmp_path / "s")
     before = contents(tmp_path / "s")
@@ -182,6 +184,7 @@ def test_nothing_of_the_synthetic_set_is_changed(real_dir, planted, tmp_path):
     assert contents(tmp_path / "s") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verdict", "status", "told"), [("failed", 2, "FAILED"), ("cannot tell", 3, "CANNOT TELL")])
 def test_an_audit_that_is_not_passed_ends_the_command_with_its_own_status(
     verdict, status, told, real_dir, planted, tmp_path, monkeypatch, capsys
@@ -201,6 +204,7 @@ def test_a_set_of_copies_is_failed(audited):
     assert not audited[1]["passed"]
 
 
+@pytest.mark.slow
 def test_files_of_the_held_out_images_are_copies_too_and_are_named(real_dir, planted, tmp_path, capsys):
     manifest.write_view(manifest.read(planted).head(20), planted, tmp_path / "s")
     real, names = images.read(real_dir, False), manifest.read(tmp_path / "s")["file_name"]
@@ -281,6 +285,7 @@ def test_orientations_of_features_and_of_thumbnails_are_the_same_turns():
         assert turned(image, k)[0, 0].tolist() == orient(image[0, 0].numpy(), k).tolist()
 
 
+@pytest.mark.slow
 def test_blank_images_are_no_copies_and_are_counted(real_dir, planted, tmp_path):
     manifest.write_view(manifest.read(planted).head(12), planted, tmp_path / "s")
     for path in sorted((tmp_path / "s" / "images").glob("*.png"))[:3]:
@@ -292,6 +297,7 @@ def test_blank_images_are_no_copies_and_are_counted(real_dir, planted, tmp_path)
     assert found["false_alarms"] >= 1 / (found["held_out_images"] + 1)
 
 
+@pytest.mark.slow
 def test_held_out_images_that_are_copies_themselves_are_an_error(real_dir, planted, tmp_path):
     table = manifest.read(real_dir)
     train, test = (table.index[table["split"] == name] for name in ("train", "test"))
@@ -303,6 +309,7 @@ def test_held_out_images_that_are_copies_themselves_are_an_error(real_dir, plant
         audit(AuditConfig(real=str(tmp_path / "m"), synthetic=str(planted), output_dir=str(tmp_path / "a")))
 
 
+@pytest.mark.slow
 def test_copies_are_found_in_a_set_of_another_program_that_names_its_files_alone(real_dir, planted, audited, tmp_path):
     shutil.copytree(planted, tmp_path / "theirs")
     table = pd.read_csv(planted / "metadata.csv")[["file_name", "dx"]].rename(columns={"dx": "label"})

@@ -134,6 +134,7 @@ def test_an_influence_is_what_repeating_an_image_does(name):
         assert derivative == pytest.approx(centred[i], rel=0.02, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("real", "synthetic"), [(200, 200), (200, 2000)])
 def test_intervals_are_as_wide_as_scores_of_new_samples_on_both_sides_are_spread(real, synthetic):
     """Those of the neighbourhood scores may be wider; `benchmarks/intervals.py` has more sizes and repeats."""

@@ -54,6 +54,7 @@ def test_every_setting_of_adam_counts(manifest_dir, tmp_path):
     assert moved[1] < 1e-6
 
 
+@pytest.mark.slow
 def test_training_improves_reconstructions_and_measures_the_latents_scale(manifest_dir, tmp_path):
     config = AutoencoderConfig(
         data_dir=str(manifest_dir),

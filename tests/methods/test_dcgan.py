@@ -81,6 +81,7 @@ def test_saved_averages_have_batch_statistics_of_their_own(manifest_dir, tmp_pat
     assert (evaluated - normalised).abs().mean() < 0.05 * normalised.std()
 
 
+@pytest.mark.slow
 def test_live_batch_statistics_are_back_after_saving(manifest_dir, tmp_path):
     settings = {"max_train_steps": 4, "ema_decay": 0.9}
     train("dcgan", manifest_dir, tmp_path / "a", **settings, validation_steps=1)

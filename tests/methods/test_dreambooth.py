@@ -82,6 +82,7 @@ def test_full_training_leaves_a_pipeline_and_checkpoints_with_unet_folders(train
         assert (folder / "checkpoint-2" / part / "config.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -100,6 +101,7 @@ def test_a_resumed_training_ends_with_the_same_weights(train, options):
     assert losses(whole) == losses(cut)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, False])
 def test_accumulation_gives_the_losses_of_a_larger_batch_noise_flips_and_dropped_captions_included(train, cache):
     options = {
@@ -121,6 +123,7 @@ def test_caching_changes_nothing_but_rounding(train):
     assert losses(on) == pytest.approx(losses(off), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_prior_preservation_adds_the_weighted_loss_of_drawn_class_images(train, tmp_path):
     options = {
         "instance_class": "mel",
@@ -141,6 +144,7 @@ def test_prior_preservation_adds_the_weighted_loss_of_drawn_class_images(train, 
     assert sorted(p.name for p in (tmp_path / "class").iterdir()) == made
 
 
+@pytest.mark.slow
 def test_class_images_are_reused_only_for_the_same_prompt_and_own_images_count(train, tmp_path):
     folder = tmp_path / "class"
     folder.mkdir()
@@ -153,6 +157,7 @@ def test_class_images_are_reused_only_for_the_same_prompt_and_own_images_count(t
     assert (folder / "my own.jpg").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_plain_images_of_any_shape_is_cropped_at_random(train, tmp_path, manifest_dir):
     folder = tmp_path / "instances"
     folder.mkdir()
@@ -197,6 +202,7 @@ def test_the_first_loss_of_an_untrained_step_is_the_mean_squared_error_computed_
     assert losses(folder)[0] == pytest.approx(float(torch.stack(errors).mean()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_held_out_loss_and_draws_grids_of_base_and_tuned(train):
     folder = train(
         max_train_steps=60,
@@ -223,6 +229,7 @@ def test_training_lowers_the_held_out_loss_and_draws_grids_of_base_and_tuned(tra
     assert top != bottom
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [True, False])
 def test_epochs_between_grids_count_in_place_of_the_default_steps(train, full):
     grids = {"validation_prompt": ["a nevus"], "num_validation_images": 1, "validation_epochs": 1}
@@ -247,6 +254,7 @@ def test_all_trained_parts_are_saved_as_their_averages(train, full):
         assert moved == {"unet", "text_encoder"}
 
 
+@pytest.mark.slow
 def test_a_run_whose_older_version_averaged_the_unet_alone_is_resumed(train):
     options = {"full": True, "train_text_encoder": True, "ema_decay": 0.9}
     folder = train(**options)
@@ -263,6 +271,7 @@ def test_class_images_have_the_size_of_the_model_not_of_the_training(train, tmp_
     assert [Image.open(path).size for path in (tmp_path / "class").iterdir()] == [(32, 32)] * 2
 
 
+@pytest.mark.slow
 def test_the_last_step_has_a_grid_also_with_averaged_weights(train):
     grids = {"validation_prompt": ["a nevus"], "num_validation_images": 1, "validation_steps": 2}
     folder = train(full=True, ema_decay=0.9, **grids)
@@ -275,6 +284,7 @@ def test_a_whole_pipeline_trained_in_bf16_keeps_its_frozen_parts_exact(train, ba
         assert_equal_files(base_dir / part / f"{name}.safetensors", folder / part / f"{name}.safetensors")
 
 
+@pytest.mark.slow
 def test_a_leaky_manifest_marks_the_run_and_what_is_drawn_from_it(train, phantoms, tmp_path):
     from dermgen.data.prepare import PrepareConfig, prepare
     from dermgen.generate import GenerateConfig, generate
@@ -317,6 +327,7 @@ def test_the_held_out_images_are_of_every_class_in_its_share(tested_dir, tmp_pat
         assert abs(found.get(dx, 0) - 10 * share) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
 def test_bf16_trains_all_parts_draws_class_images_and_grids_and_verifies_what_it_saved(train, tmp_path, full):
     exact, half = (

@@ -72,6 +72,7 @@ def draw(run, folder, manifest_dir, **changes):
     return manifest.read(folder)
 
 
+@pytest.mark.slow
 @every_method
 def test_a_resumed_run_ends_with_the_same_bits(name, manifest_dir, tmp_path):
     settings = {"ema_decay": 0.9, "checkpointing_steps": 3, "random_flip": True, "random_crop": 0.8}
@@ -88,6 +89,7 @@ def test_a_resumed_run_ends_with_the_same_bits(name, manifest_dir, tmp_path):
     assert_same(final_weights(whole), final_weights(tmp_path / "parts"))
 
 
+@pytest.mark.slow
 @every_method
 def test_training_leaves_grids_curves_networks_and_what_it_was_trained_on(name, trained, tested_dir):
     run = trained(name)
@@ -159,6 +161,7 @@ def test_a_generated_set_tells_how_it_was_made(name, trained, tested_dir, tmp_pa
     assert (tmp_path / "drawn" / table["file_name"][0]).stat().st_mtime_ns == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GANS)
 def test_a_discriminator_filters(name, trained, tested_dir, synthetic_dir, tmp_path):
     run = trained(name)
@@ -210,6 +213,7 @@ def test_a_discriminator_that_has_seen_the_held_out_images_is_refused(tested_dir
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_audit_says_how_far_a_translation_moved(trained, tested_dir, tmp_path):
     fresh()
     drawn = tmp_path / "drawn"
@@ -241,6 +245,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @every_method
 def test_a_method_learns_which_of_two_colours_a_class_has(name, tmp_path):
     data = colours(tmp_path / "data", 32 if name == "cyclegan" else 16)
@@ -258,6 +263,7 @@ def test_a_method_learns_which_of_two_colours_a_class_has(name, tmp_path):
     assert (redder == (table["dx"] == "red")).mean() >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddpm", "stylegan2", "cyclegan"])
 def test_two_processes_train_as_one_does(name, manifest_dir, tmp_path):
     """As one with a batch as large: gradients, path lengths, styles' means and the image pool are of all images."""

@@ -154,6 +154,7 @@ def test_an_audit_that_has_not_seen_every_image_stops_it(world, hub, tmp_path, c
     assert "scores (scores): it is of 99 of the 100 images that are published" in told
 
 
+@pytest.mark.slow
 def test_copies_stop_it_and_can_be_left_out(world, hub, tmp_path):
     copied = changed(world.drawn, tmp_path / "copied")
     real = manifest.read(world.real)
@@ -190,6 +191,7 @@ def test_exif_and_a_patient_of_the_training_images_stop_it(world, hub, tmp_path)
         publish(folder, dry_run=True)
 
 
+@pytest.mark.slow
 def test_ids_and_file_names_of_a_clinics_photographs_are_not_told(world, hub, tmp_path):
     from datasets import load_dataset
 
@@ -206,6 +208,7 @@ def test_ids_and_file_names_of_a_clinics_photographs_are_not_told(world, hub, tm
     assert load_dataset("me/other", split="train")["nearest_train_id"][0] == "ISIC_1"
 
 
+@pytest.mark.slow
 def test_images_drawn_over_photographs_need_an_audit_that_knows_those(world, hub, tmp_path):
     from datasets import load_dataset
 
@@ -239,6 +242,7 @@ def test_a_run_that_was_trained_anew_since_does_not_tell_what_an_older_one_had_l
     assert DatasetCard(card).data.license == "cc-by-nc-4.0"  # of the images' own column
 
 
+@pytest.mark.slow
 def test_dropped_images_stay_out_and_the_card_tells_of_the_filter(world, hub, tmp_path):
     from datasets import load_dataset
 
@@ -301,6 +305,7 @@ def test_a_set_without_classes_is_published_without_them(base_dir, world, hub, t
     assert "| unknown |  | 3 | 0 |" in card
 
 
+@pytest.mark.slow
 def test_a_model_of_which_nobody_wrote_down_what_it_had_learnt_stops_it(base_dir, world, tmp_path):
     folder = draw(base_dir, tmp_path / "d", classes="mel:3", num_inference_steps=1)
     results = judge(world.real, folder, tmp_path / "r", scores=False)

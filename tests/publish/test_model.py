@@ -148,6 +148,7 @@ def test_a_leaky_split_and_an_unknown_licence_stop_it(world, hub, tmp_path):
     assert "licence" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_audit_against_other_photographs_than_were_learnt_does_not_count(world, hub, tmp_path, tested_dir):
     other = changed(tested_dir, tmp_path / "other")
     table = manifest.read(other)

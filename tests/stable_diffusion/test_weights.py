@@ -29,6 +29,7 @@ def draw(pipeline):
     return pipeline("melanoma", num_inference_steps=3, generator=rng, output_type="pt", height=32, width=32).images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "rank", "alpha", "dora"),
     [(False, 4, 4, False), (True, 4, 12, False), (False, 2, 3, True), (True, 8, 1, True)],
@@ -120,6 +121,7 @@ def test_all_weights_survive_a_checkpoint_and_the_final_pipeline(base_dir, tmp_p
     torch.testing.assert_close(draw(load_pipeline(str(tmp_path / "p"))), draw(pipeline), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_the_same_adapters_are_saved_as_the_same_bytes_in_every_process(base_dir, tmp_path):
     """The metadata of a safetensors file has a random order, and a set's order depends on the process."""
     code = (

@@ -100,6 +100,7 @@ def test_accumulation_gives_what_a_larger_batch_gives(tmp_path):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives_also_when_one_process_resumes_their_run(tmp_path):
     for folder, processes, batch in (("one", 1, 4), ("two", 2, 2), ("mixed", 2, 2)):
         process = launch(tmp_path / folder, processes, train_batch_size=batch)
@@ -121,6 +122,7 @@ def test_processes_that_do_not_know_of_each_other_are_an_error(tmp_path, monkeyp
         toy(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["saving", "whole", "rotating"])
 def test_a_run_killed_in_the_middle_of_a_checkpoint_goes_on_to_the_same_end(tmp_path, moment):
     whole, _ = toy(tmp_path / "whole")
@@ -131,6 +133,7 @@ def test_a_run_killed_in_the_middle_of_a_checkpoint_goes_on_to_the_same_end(tmp_
     assert [p.name for p in checkpoints(tmp_path / "killed")] == ["checkpoint-6"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path, number):
     process = launch(tmp_path / "run", wait=False, sleep=0.2, max_train_steps=100, lr_scheduler="constant")
