@@ -67,6 +67,7 @@ def check(
         folder: the synthetic set's, which records what its model was trained on.
     """
     faults, notes = [], _of_other_sizes(held_out["path"], synthetic["path"])
+    real = real.assign(sha256=_hashes(real))  # read once, for both comparisons below
     if equal := equal_files(real, synthetic):
         i, j = equal[0]
         splits = real["split"].iloc[[j for _, j in equal]].replace("", "no split").value_counts()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from dermgen.config import InputError
+from dermgen.config import InputError, whole_file
 from dermgen.data import tables
 from dermgen.data.names import leaves_folder
 
@@ -175,9 +175,8 @@ def write_view(table: "pd.DataFrame", source: Path, folder: Path) -> None:
 
 def write_csv(table: "pd.DataFrame", path: Path) -> None:
     """Write a table to `path`, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    table.to_csv(partial, index=False)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        table.to_csv(partial, index=False)
 
 
 def split_facts(folder: str | Path) -> dict:

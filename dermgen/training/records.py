@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -35,9 +34,8 @@ def cut(path: Path, step: int) -> None:
     """Drop the lines of a metrics.jsonl after `step`: the steps they tell of will be done again."""
     if path.exists():
         kept = [line for line in logged(path) if line["step"] <= step]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
 def keep_to_images(run_dir: Path, rows: Sequence[Mapping[str, str]], accelerator: Accelerator) -> dict[str, str]:
