@@ -7,7 +7,8 @@ import argparse
 import sys
 
 from dermgen import __version__
-from dermgen.config import parse, user_errors
+from dermgen.config import parse
+from dermgen.job import user_errors
 
 
 def phantom(argv):

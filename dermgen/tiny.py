@@ -10,8 +10,9 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL
 
-from dermgen.config import claim_folder, write_json
+from dermgen.config import write_json
 from dermgen.data import captions, manifest
+from dermgen.job import claim_folder
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.methods import autoencoder, dreambooth
 from dermgen.settings.tiny import TinyConfig

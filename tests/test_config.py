@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from dermgen.config import InputError, claim_folder, option, parse, read_yaml, save, user_errors, whole_file
+from dermgen.config import InputError, option, parse, read_yaml, save, whole_file
+from dermgen.job import claim_folder, user_errors
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.settings.ddpm import DdpmConfig
 from dermgen.settings.doctor import TRAININGS, DoctorConfig

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"config", "installation", "labels", "statistics", "plots", "stages", "watermark"},
+    {"config", "job", "installation", "labels", "statistics", "plots", "stages", "watermark"},
     {"data", "settings"},
     {"training", "sampling"},
     {"stable_diffusion"},

@@ -4,7 +4,8 @@
         train_scripts/classifier.py --config train_scripts/configs/classifier_vit.yaml
 """
 
-from dermgen.config import parse, user_errors
+from dermgen.config import parse
+from dermgen.job import user_errors
 from dermgen.settings.classifier import ClassifierConfig
 
 

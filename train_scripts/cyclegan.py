@@ -4,7 +4,8 @@
         train_scripts/cyclegan.py --config train_scripts/configs/cyclegan_nevus_melanoma.yaml
 """
 
-from dermgen.config import parse, user_errors
+from dermgen.config import parse
+from dermgen.job import user_errors
 from dermgen.settings.cyclegan import CycleganConfig
 
 

@@ -4,7 +4,8 @@
         train_scripts/dreambooth.py --config train_scripts/configs/dreambooth_sd15.yaml
 """
 
-from dermgen.config import parse, user_errors
+from dermgen.config import parse
+from dermgen.job import user_errors
 from dermgen.settings.dreambooth import DreamboothConfig
 
 

@@ -4,7 +4,8 @@
         train_scripts/stylegan2.py --config train_scripts/configs/stylegan2_ham10000_128.yaml
 """
 
-from dermgen.config import parse, user_errors
+from dermgen.config import parse
+from dermgen.job import user_errors
 from dermgen.settings.stylegan2 import Stylegan2Config
 
 

@@ -4,7 +4,8 @@
         train_scripts/vae.py --config train_scripts/configs/vae_ham10000_64.yaml
 """
 
-from dermgen.config import parse, user_errors
+from dermgen.config import parse
+from dermgen.job import user_errors
 from dermgen.settings.vae import VaeConfig
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dermgen.config import claim_folder
 from dermgen.data import manifest
+from dermgen.job import claim_folder
 from dermgen.labels import HAM10000
 from dermgen.settings.phantom import PhantomConfig
 

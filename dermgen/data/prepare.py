@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dermgen.config import InputError, claim_folder, write_json
+from dermgen.config import InputError, write_json
 from dermgen.data import balance, captions, duplicates, manifest, preprocess, sources, splits
 from dermgen.data.groups import any_known, find_groups, require_groups
 from dermgen.data.names import file_stems
 from dermgen.data.processing import ODD_MASKS, Steps, process_all
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import choose
+from dermgen.job import claim_folder
 from dermgen.settings.prepare import PrepareConfig
 
 # What may differ between the first run and one that goes on with it.

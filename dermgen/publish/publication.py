@@ -11,10 +11,10 @@ import pandas as pd
 from PIL import Image
 
 from dermgen import __version__
-from dermgen.config import claim_folder
 from dermgen.data.origins import License, parse_license
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import subset
+from dermgen.job import claim_folder
 from dermgen.publish import gates, hub, privacy
 from dermgen.settings.publish import PublishConfig
 

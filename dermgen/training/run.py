@@ -36,6 +36,7 @@ from tqdm.auto import tqdm
 from dermgen import config as configs
 from dermgen.config import InputError
 from dermgen.data.sheets import save_grid
+from dermgen.job import claim_folder
 from dermgen.settings.training import TrainConfig
 from dermgen.training import records
 from dermgen.training.draws import DrawnItems, Draws, Positions, derive_seed
@@ -540,10 +541,10 @@ def claim_together(
     config: Any,
     may_change: Collection[str] = (),
 ) -> None:
-    """`config.claim_folder` by one process, the others waiting."""
+    """`job.claim_folder` by one process, the others waiting."""
     require_together(state)
     if state.is_main_process:
-        configs.claim_folder(folder, config, may_change)
+        claim_folder(folder, config, may_change)
     state.wait_for_everyone()
 
 

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dermgen.config import option, parse, user_errors
+from dermgen.config import option, parse
+from dermgen.job import user_errors
 from dermgen.settings.training import TrainConfig
 from dermgen.training import run as run_module
 from dermgen.training.run import Run
