@@ -160,7 +160,6 @@ class Run:
         if self.max_train_steps is None:
             self.max_train_steps = config.num_train_epochs * self.steps_per_epoch(*datasets)
         self.resume()
-        begun = self.step
         lr_at = self._learning_rates()
         loader = self._loader(datasets, collate_fn)
         self._started = time.monotonic()
@@ -186,7 +185,7 @@ class Run:
                     with self.accelerator.accumulate(*self._models):
                         yield batch[0] if len(datasets) == 1 else tuple(batch)
                 self._finish_step(progress)
-        if self.step > begun:  # a run that had finished keeps what is written of it
+        if self._recorded_end() != self.step:  # a run that had finished keeps what is written of it
             seconds = self._spent()
             self.record(
                 finished_step=self.step,
@@ -282,6 +281,10 @@ class Run:
             path = self.output_dir / "provenance.json"
             known = json.loads(path.read_text())
             configs.write_json(path, {**known, **facts})
+
+    def _recorded_end(self) -> int | None:
+        """The step that a finished run has written down; a kill after the last checkpoint leaves none, or an older."""
+        return json.loads((self.output_dir / "provenance.json").read_text()).get("finished_step")
 
     def _spent(self) -> float | None:
         """Seconds of training, validations and those before a resumed checkpoint among them; None if unknown."""
@@ -388,16 +391,36 @@ class Run:
             if final.exists():
                 shutil.rmtree(final)
             partial.rename(final)
-            mine = {
-                _state(path)["step"]: path for path in checkpoints(self.output_dir) if _state(path)["run"] == self.id
-            }
             # After going back to an older checkpoint, later ones belong to a course that is no longer taken.
-            left = [step for step in mine if step > self.step]
-            limit = self.config.checkpoints_total_limit
-            past = sorted(step for step in mine if step <= self.step)
-            for step in left + (past[:-limit] if limit else []):
-                shutil.rmtree(mine[step])
+            later = [step for step in self._own_checkpoints() if step > self.step]
+            self._remove_checkpoints([*later, *self._surplus_checkpoints()])
         self.accelerator.wait_for_everyone()
+
+    def _own_checkpoints(self) -> dict[int, Path]:
+        """Whole checkpoints of this run, by step."""
+        states = {path: _state(path) for path in checkpoints(self.output_dir)}
+        return {state["step"]: path for path, state in states.items() if state["run"] == self.id}
+
+    def _surplus_checkpoints(self) -> list[int]:
+        """Steps of this run's oldest checkpoints beyond `checkpoints_total_limit`."""
+        limit = self.config.checkpoints_total_limit
+        past = sorted(step for step in self._own_checkpoints() if step <= self.step)
+        return past[:-limit] if limit else []
+
+    def _remove_checkpoints(self, steps: Sequence[int]) -> None:
+        mine = self._own_checkpoints()
+        for step in steps:
+            # A kill while it is removed leaves what the next start clears, and nothing that looks like a checkpoint.
+            partial = mine[step].with_name(mine[step].name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(mine[step].rename(partial))
+
+    def _clear_unfinished(self) -> None:
+        """Remove what a kill while a checkpoint was written, or old ones were removed, has left."""
+        for path in self.output_dir.glob("checkpoint-*.partial"):
+            if path.name.removeprefix("checkpoint-").removesuffix(".partial").isdigit():
+                shutil.rmtree(path)
+        self._remove_checkpoints(self._surplus_checkpoints())
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one; `batches` does it unless the method has done it before."""
@@ -434,6 +457,7 @@ class Run:
         if self._ema is not None:
             self._ema.optimization_step = self.step
         if self.is_main:
+            self._clear_unfinished()
             records.cut(self.output_dir / "metrics.jsonl", self.step)
             print(f"Going on from {path}", file=sys.stderr)
         self.accelerator.wait_for_everyone()

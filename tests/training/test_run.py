@@ -123,14 +123,17 @@ def test_processes_that_do_not_know_of_each_other_are_an_error(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["saving", "whole", "rotating"])
-def test_a_run_killed_in_the_middle_of_a_checkpoint_goes_on_to_the_same_end(tmp_path, moment):
+@pytest.mark.parametrize("moment", ["saving", "whole", "rotating", "ending"])
+def test_a_run_killed_in_the_middle_of_a_checkpoint_resumes_to_the_same_end(tmp_path, moment):
     whole, _ = toy(tmp_path / "whole")
     killed = launch(tmp_path / "killed", die=moment, checkpoints_total_limit=1)
     assert killed.returncode == -signal.SIGKILL
     again, _ = toy(tmp_path / "killed", checkpoints_total_limit=1)
     assert torch.equal(weights(whole), weights(again))
-    assert [p.name for p in checkpoints(tmp_path / "killed")] == ["checkpoint-6"]
+    assert [p.name for p in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-6"]
+    written, expected = (json.loads((tmp_path / name / "provenance.json").read_text()) for name in ("killed", "whole"))
+    assert written.keys() == expected.keys()
+    assert written["finished_step"] == 6
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """A training of a small network on numbers, to be started, stopped and killed by tests.
 
 Its loss uses the image, noise, a timestep and a flip, all drawn for the image; `--die` kills the process with SIGKILL
-at a chosen moment of its second checkpoint.
+at a chosen moment of its second checkpoint, or after its last.
 """
 
 import os
@@ -29,7 +29,7 @@ class ToyConfig(TrainConfig):
     learning_rate: float = option(0.05, "peak")
     report_to: str = option("none", "no trackers")
     logging_steps: int = option(1, "every step")
-    die: str | None = option(None, "saving, whole or rotating")
+    die: str | None = option(None, "saving, whole, rotating or ending")
     sleep: float = option(0.0, "seconds per batch")
     poison: int | None = option(None, "make the loss NaN in this step")
     poison_gradient: int | None = option(None, "make the gradient NaN in this step, not the loss")
@@ -71,6 +71,7 @@ def train(config: ToyConfig) -> tuple[nn.Module, Run]:
 def die_at(moment: str) -> None:
     """Arrange for a SIGKILL at a moment of the second checkpoint."""
     save_state, rename, rmtree = run_module.Accelerator.save_state, Path.rename, run_module.shutil.rmtree
+    last = {"whole": "checkpoint-4.partial", "ending": "checkpoint-6.partial"}
 
     def kill():
         os.kill(os.getpid(), signal.SIGKILL)
@@ -83,15 +84,15 @@ def die_at(moment: str) -> None:
 
     def renaming(self, target):
         result = rename(self, target)
-        if moment == "whole" and self.name == "checkpoint-4.partial":
+        if self.name == last.get(moment):
             kill()
         return result
 
-    def removing(path):
-        if moment == "rotating" and Path(path).name == "checkpoint-2":
+    def removing(path, **options):
+        if moment == "rotating" and Path(path).name.startswith("checkpoint-2") and Path(path).exists():
             Path(path, "optimizer.bin").unlink()
             kill()
-        rmtree(path)
+        rmtree(path, **options)
 
     run_module.Accelerator.save_state, Path.rename, run_module.shutil.rmtree = saving, renaming, removing
 
