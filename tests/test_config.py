@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import importlib
+import pkgutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
+from dermgen import settings
 from dermgen.config import InputError, option, parse, read_yaml, save, whole_file
 from dermgen.job import claim_folder, user_errors
 from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
@@ -38,6 +41,23 @@ def recipe(tmp_path, text):
     path = tmp_path / "r.yaml"
     path.write_text(text)
     return ["--config", str(path)]
+
+
+def test_a_word_that_only_begins_like_true_or_false_is_a_word(tmp_path):
+    names = [
+        field.name
+        for module in pkgutil.iter_modules(settings.__path__, "dermgen.settings.")
+        for kind in vars(importlib.import_module(module.name)).values()
+        if dataclasses.is_dataclass(kind)
+        for field in dataclasses.fields(kind)
+    ]
+    assert "false_alarms" in names
+    for word in dict.fromkeys([*names, "truer", "Falsetto", "TRUE story", "truefalse"]):
+        (tmp_path / "a.yaml").write_text(yaml.safe_dump({word: word}))
+        assert read_yaml(tmp_path / "a.yaml") == {word: word}
+    for text, value in (("true", True), ("False", False), ("TRUE", True), ("no", "no")):
+        (tmp_path / "a.yaml").write_text(f"a: {text}")
+        assert read_yaml(tmp_path / "a.yaml") == {"a": value}
 
 
 def test_flags_override_the_recipe_wherever_they_stand(tmp_path):
