@@ -13,6 +13,7 @@ Commands run in forks of one process that has imported torch, each in a folder o
 
 import argparse
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -32,8 +33,11 @@ from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "train_scripts")]
+# The checkout of these benchmarks, unless PYTHONPATH names another.
+sys.path.append(str(Path(__file__).parent.parent))
+ROOT = Path(importlib.util.find_spec("dermgen").origin).parents[1]
+SCRIPTS = ROOT / "train_scripts"
+sys.path.insert(0, str(SCRIPTS))
 
 # The clock, a run's id and where it was started; nothing else may differ.
 VOLATILE = frozenset("run argv training_seconds seconds command".split())
@@ -194,7 +198,8 @@ def ended(pid: int) -> int:
 def snapshot(folder: Path) -> dict[str, str]:
     """What is in a folder: each file's hash by its name, of JSON without what is volatile."""
     found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    paths = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+    for path in paths:
         data = path.read_bytes()
         if path.suffix in (".json", ".jsonl"):
             with suppress(ValueError):  # a file cut short is compared as it is
@@ -211,7 +216,7 @@ def snapshot(folder: Path) -> dict[str, str]:
             data = json.dumps(json.loads(data[8:length]), sort_keys=True).encode() + data[length:]
         elif path.suffix == ".md":
             data = re.sub(rb"[\d.,]+ (seconds|minutes|hours)|\b[0-9a-f]{32}\b", b"", data)
-        found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+        found[path.name if path == folder else str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     return found
 
 
