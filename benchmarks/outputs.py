@@ -3,10 +3,10 @@
     PYTHONPATH=OTHER_CHECKOUT python benchmarks/outputs.py write before.json
     python benchmarks/outputs.py compare before.json
 
-Runs each command once on phantoms, from drawing them to writing the cards, with fixed seeds. The record holds the SHA-256 of
-each file without the clock, the run's id, the command line, the version and this machine's paths, and beside it the
-values of JSON, YAML and CSV, the lines of text, and what the command printed. `compare` runs the commands again, prints
-every difference with its folder, file and key, and exits with 1 if there is one.
+Runs each command once on phantoms, from drawing them to writing the cards, with fixed seeds. The record holds the
+SHA-256 of each file without the clock, the run's id, the command line, the version and this machine's paths, and beside
+it the values of JSON, YAML and CSV, the lines of text, and what the command printed. `compare` runs the commands again,
+prints every difference with its folder, file and key, and exits with 1 if there is one.
 """
 
 import argparse
@@ -48,7 +48,8 @@ COMMANDS = {
     "manifest": "prepare ham10000 --data_dir phantoms --output_dir {out} --resolution 32 --num_workers 1 "
     "--split 0.4 0.1 0.5 --caption_synonyms",
     "tiny": "tiny --data_dir manifest --output_dir {out} --resolution 32 --autoencoder_channels 8 16 "
-    "--unet_channels 32 64 --text_width 32 --autoencoder_steps 3 --unet_steps 3 --exclude_classes vasc --report_to none",
+    "--unet_channels 32 64 --text_width 32 --autoencoder_steps 3 --unet_steps 3 --exclude_classes vasc "
+    "--report_to none",
     "dreambooth": f"dreambooth {TEXT} --train_text_encoder --snr_gamma 5 --random_flip",
     "dreambooth_lora": f"dreambooth_lora {TEXT} --instance_class vasc --instance_prompt vascular --rank 2 "
     "--with_prior_preservation --class_prompt skin --class_data_dir class_images --num_class_images 4",
@@ -87,7 +88,7 @@ COMMANDS = {
         for run in "dreambooth_lora ddpm vae dcgan stylegan2 cyclegan classifier".split()
     },
     "published_set": f"publish dataset audit --repo_id me/set {PUBLISH} --include_real manifest",
-    "inspected": "inspect generate_lora/images phantoms",
+    "inspected": "inspect generate_lora/images dreambooth_lora/samples",
     "doctor": "doctor --config ddpm.yaml",
 }
 INPUTS = {
@@ -105,7 +106,7 @@ MOST_VALUES = 3000  # more of them are a vocabulary
 
 
 def run(place: Path) -> dict[str, dict[str, dict]]:
-    """Run all commands in the new folder `place`; the record of each file, by folder and name."""
+    """Run all commands in the new folder `place`; the record of every file, by folder and name."""
     for name, settings in INPUTS.items():
         (place / name).write_text(yaml.safe_dump(settings))
     record = {}
