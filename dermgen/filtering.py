@@ -14,6 +14,7 @@ from dermgen import plots, runs
 from dermgen.config import InputError, write_json
 from dermgen.data import comparable, manifest
 from dermgen.data.sheets import contact_sheet
+from dermgen.data.trained_on import TrainedOn
 from dermgen.evaluate import features, images, products, scores
 from dermgen.settings.evaluate import FilterConfig
 from dermgen.training.run import claim_together
@@ -134,7 +135,7 @@ def _realness(
             f"the discriminator of {config.run} does not know {', '.join(map(repr, unknown))}; it knows "
             f"{', '.join(run.classes)}"
         )
-    _refuse_if_seen(runs.trained_on(run), held_out, f"the discriminator of {config.run}")
+    _refuse_if_seen(TrainedOn.ids(run.folder), held_out, f"the discriminator of {config.run}")
     dataset = images.pixel_set(synthetic, run.resolution)
     found = []
     for start in tqdm(range(0, len(dataset), config.batch_size), desc="discriminator", dynamic_ncols=True):

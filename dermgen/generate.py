@@ -11,14 +11,16 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dermgen import __version__, runs, watermark
-from dermgen.config import InputError, whole_file, write_json
+from dermgen import __version__, watermark
+from dermgen.config import InputError, whole_file
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
+from dermgen.data.generated import Generated
 from dermgen.data.names import file_stem, file_stems
 from dermgen.data.origins import combine
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import subset
+from dermgen.data.trained_on import TrainedOn
 from dermgen.models import GenerateConfig, find_model
 from dermgen.sampling import ImageGenerator, Request, draw, save_png
 from dermgen.stable_diffusion.inputs import tell_cut
@@ -47,7 +49,8 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
 
     generator = generator or model.load(rows, accelerator.device)
     sha256 = broadcast_object_list([model.sha256() if accelerator.is_main_process else None])[0]
-    table = _table(rows, config, model.settings(), sha256, [source.license for source in model.sources])
+    trained_on = TrainedOn.read(config.model)
+    table = _table(rows, config, model.settings(), sha256, trained_on, [source.license for source in model.sources])
     _claim_plan(folder, table, [source.path for source in model.sources], accelerator)
     table = _with_cut_texts(table, model.cut_texts(rows, generator), accelerator)
     facts_of = {row["file_name"]: row for row in table.to_dict("records")}
@@ -71,7 +74,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         manifest.write(table, folder)
-        write_json(folder / "provenance.json", {**versions(), "model_sha256": sha256, **runs.learnt(config.model)})
+        Generated(sha256, trained_on, **versions()).write(folder)
         _contact_sheets(table, folder, config.seed)
         print(f"{len(table)} images in {folder / 'images'}, contact sheets in {folder / 'sheets'}")
     accelerator.wait_for_everyone()
@@ -99,14 +102,17 @@ def write_synthetic(image: torch.Tensor, path: Path, facts: dict) -> None:
 
 
 def _table(
-    rows: list[dict], config: GenerateConfig, settings: dict, sha256: str, source_licenses: Sequence[str]
+    rows: list[dict],
+    config: GenerateConfig,
+    settings: dict,
+    sha256: str,
+    trained_on: TrainedOn,
+    source_licenses: Sequence[str],
 ) -> pd.DataFrame:
     """The manifest of the images to be: what each shows, and how it will be made."""
     taken: dict[str, int] = {}
-    facts = runs.learnt(config.model)
-    data = [*facts["data"], *facts["base_data"]]
-    leaky = facts["leaky"] or any(entry["leaky"] for entry in data)
-    license = combine([*(text for entry in data for text in entry["licenses"]), *set(source_licenses)])
+    licenses = [text for entry in trained_on.all_data for text in entry["licenses"]]
+    license = combine([*licenses, *set(source_licenses)])
     groups = sorted({row.get("dx") or "image" for row in rows})
     stem_of = dict(zip(groups, file_stems(groups), strict=True))
     full = []
@@ -119,7 +125,7 @@ def _table(
                 **{c: row.get(c, "") for c in (*manifest.COLUMNS, *manifest.SYNTHETIC_COLUMNS)},
                 "file_name": f"images/{stem_of[group]}_{number:05d}.png",
                 "image_id": image_id,
-                "source": f"dermgen {__version__}" + (", LEAKY" if leaky else ""),
+                "source": f"dermgen {__version__}" + (", LEAKY" if trained_on.leaky else ""),
                 "license": license.name if license else "",
                 "synthetic": "true",
                 "index": i,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
 import torch
 import yaml
 
@@ -20,8 +19,6 @@ from dermgen.sampling import ImageCritic, ImageGenerator
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.records import best_folder, best_step, kept_scores
 
-# What a run was trained on itself, and its base model before it.
-TRAINING_SETS = ("training_set.csv", "base_training_set.csv")
 NETWORKS = {
     "ddpm": ["unet"],
     "vae": ["vae"],
@@ -65,31 +62,6 @@ def weights_sha256(folder: str | Path) -> str:
         return hash_file(lora)
     files = [p for part in ("unet", "text_encoder") for p in sorted((folder / part).glob("*.safetensors"))]
     return key_of(*map(hash_file, files)) if files else ""
-
-
-def learnt(folder: str | Path) -> dict:
-    """What a run has learnt, as its folder tells.
-
-    Returns:
-        `learnt`, sorted SHA-256 of the real images, those of a base model among them (None if not known); `data` and
-        `base_data`, what `manifest.facts` gave of them; `manifests`, where they are on this machine.
-    """
-    folder = Path(folder)
-    folder = folder if folder.is_dir() else folder.parent
-    settings, facts = read_folder(folder)
-    hashes: set[str] = set()
-    for name in TRAINING_SETS:
-        if (folder / name).exists():
-            table = pd.read_csv(folder / name, dtype=str, keep_default_na=False)
-            hashes |= set(table.loc[table["synthetic"] != "true", "sha256"])
-    known = "data" in facts and (folder / TRAINING_SETS[0]).exists()
-    return {
-        "learnt": sorted(hashes) if known else None,
-        "data": facts.get("data", []),
-        "base_data": facts.get("base_data", []),
-        "leaky": bool(facts.get("leaky")),
-        "manifests": [settings[name] for name in ("data_dir", "data_dir_b") if settings.get(name)],
-    }
 
 
 def read_folder(folder: str | Path) -> tuple[dict, dict]:
@@ -203,8 +175,3 @@ class KindCritic:
         kinds = ["a" if label == self.first else "b" for label in labels]
         parts = zip(images.split(1), labels, kinds, strict=True)
         return torch.cat([self.of[kind].score(image, [label]) for image, label, kind in parts])
-
-
-def trained_on(run: TrainedRun) -> frozenset[str]:
-    """Ids of the images that the run has learnt."""
-    return frozenset(pd.read_csv(run.folder / "training_set.csv", dtype=str)["image_id"])

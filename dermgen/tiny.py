@@ -4,14 +4,11 @@ What a GPU and a download give elsewhere, minutes on a CPU give here at 64 pixel
 for researchers who may not start from pictures of the internet.
 """
 
-import json
-import shutil
 from pathlib import Path
 
 from diffusers import AutoencoderKL
 
-from dermgen.config import write_json
-from dermgen.data import captions, manifest
+from dermgen.data import captions, manifest, trained_on
 from dermgen.job import claim_folder
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.methods import autoencoder, dreambooth
@@ -64,6 +61,7 @@ def train_tiny(config: TinyConfig) -> Path:
             seed=config.seed,
         )
         pipeline.save_pretrained(stages / "initial")
+    trained_on.pass_on(stages / "autoencoder", stages / "initial")
     table = manifest.read(config.data_dir)
     shown = [c for c in dict.fromkeys(sorted(table["dx"])) if c and c not in (exclude or ())]
     dreambooth.train(
@@ -85,10 +83,7 @@ def train_tiny(config: TinyConfig) -> Path:
         )
     )
     load_pipeline(str(stages / "text_to_image")).save_pretrained(folder)
-    # The autoencoder has seen all images, of which the rest may have learnt some.
-    shutil.copyfile(stages / "autoencoder" / "training_set.csv", folder / "training_set.csv")
-    seen, facts = (json.loads((stages / s / "provenance.json").read_text()) for s in ("autoencoder", "text_to_image"))
-    write_json(folder / "provenance.json", facts | {"data": seen["data"]})
+    trained_on.pass_on(stages / "text_to_image", folder)
     print(f"The pipeline is in {folder}, its samples in {stages / 'text_to_image' / 'samples'}")
     return folder
 

@@ -6,6 +6,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from dermgen.config import InputError
+from dermgen.data import manifest
+from dermgen.data.cache import hash_file
+from dermgen.data.trained_on import TrainedOn
 from dermgen.tiny import TinyConfig, train_tiny
 
 
@@ -20,7 +23,7 @@ def settings(manifest_dir, tmp_path, **changes):
         text_width=32,
         unet_batch_size=2,
         report_to="none",
-        **{"unet_steps": 2, "exclude_classes": ["vasc"], **changes},
+        **{"unet_steps": 2, "exclude_classes": ["vasc"], "max_images_per_class": 1, **changes},
     )
 
 
@@ -34,6 +37,10 @@ def test_both_stages_train_a_whole_pipeline_and_go_on(manifest_dir, tmp_path, ca
     assert "vascular" not in recipe
     assert "dermoscopic image of melanoma" in recipe
     train_tiny(settings(manifest_dir, tmp_path, unet_steps=4))
+    shown = manifest.read(manifest_dir).query("split == 'train' and dx != 'vasc'")
+    trained_on = TrainedOn.read(folder)  # its autoencoder on all images, the rest on one of each class
+    assert trained_on.sha256 == {hash_file(manifest_dir / name) for name in shown["file_name"]}
+    assert [d["images"] for d in trained_on.all_data] == [shown["dx"].nunique(), len(shown)]
     for name in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
         stage = load_file(folder / "stages" / "text_to_image" / name)  # the averaged weights
         assert all(torch.equal(stage[k], v) for k, v in load_file(folder / name).items()), name

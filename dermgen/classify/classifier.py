@@ -18,7 +18,7 @@ from dermgen.classify import metrics, networks
 from dermgen.classify.augmentation import augment, mixup
 from dermgen.classify.mixture import training_rows
 from dermgen.config import InputError, write_json
-from dermgen.data import comparable, manifest
+from dermgen.data import comparable, manifest, trained_on
 from dermgen.data.loading import Example, LesionSet, check_readable, collate
 from dermgen.labels import from_labels
 from dermgen.settings.classifier import ClassifierConfig
@@ -60,7 +60,10 @@ def train(config: ClassifierConfig) -> dict:
     run = Run(config)
     if run.is_main and notes:
         print("\n".join(f"note: {note}" for note in notes))
-    records.keep_to_images(run.output_dir, rows.to_dict("records"), run.accelerator)
+    folders = [config.data_dir, *([config.synthetic_dir] if config.synthetic_dir else [])]
+    data = [manifest.facts(folder, rows["image_id"]) for folder in folders]
+    base_model = None if config.from_scratch else config.pretrained_model_name_or_path
+    trained_on.write(run.output_dir, run.accelerator, rows.to_dict("records"), data, base_model)
     done = run.output_dir / "results.json"
     dataset = LesionSet(rows, classes, config.resolution)
     steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(dataset)
@@ -79,15 +82,12 @@ def train(config: ClassifierConfig) -> dict:
     weights = _class_weights(rows, classes, config.class_weights).to(run.accelerator.device)
     model, optimizer = run.prepare(classifier, optimizer, average=classifier)
     model.train()
-    folders = [config.data_dir, *([config.synthetic_dir] if config.synthetic_dir else [])]
     for told in manifest.split_warnings(manifest.split_facts(config.data_dir)) if run.is_main else []:
         print(f"warning: {told}", file=sys.stderr)
     run.record(
-        leaky=manifest.split_facts(config.data_dir)["leaky"],
         classes=classes,
         test_sources=sorted(set(parts["test"]["source"]) - {""}),
         base_on_hub=not config.from_scratch and not Path(config.pretrained_model_name_or_path).exists(),
-        data=[manifest.facts(f, rows["image_id"]) for f in folders],
     )
     validate_every = config.validation_steps or run.steps_per_epoch(dataset)
     run.resume()

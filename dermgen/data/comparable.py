@@ -1,45 +1,19 @@
 """Whether real images can judge a synthetic set: what that knows of them, and whether both are of one size."""
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
 from PIL import Image
 
 from dermgen.config import InputError
 from dermgen.data.cache import hash_file
+from dermgen.data.generated import Generated
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def origin(folder: str | Path, models: set[str]) -> dict[str, Any]:
-    """What `generate` recorded beside the images of their model's training; the view of a filter or audit names them.
-
-    Args:
-        folder: of the synthetic set.
-        models: values of `model_sha256` in its table.
-
-    Returns:
-        As `runs.learnt`, with `packages`, `argv` and `seed` where they are known. Without such a file, or where it is
-        of other weights than drew these images, nothing is known and `learnt` is None.
-    """
-    folder = Path(folder)
-    for _ in range(4):
-        path = folder / "config.yaml"
-        settings = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
-        if "synthetic" not in settings:
-            break
-        folder = Path(settings["synthetic"])
-    path = folder / "provenance.json"
-    facts = json.loads(path.read_text()) if path.exists() else {}
-    if "learnt" not in facts or models != {facts["model_sha256"]}:
-        return {"learnt": None, "data": [], "base_data": [], "manifests": []}
-    return facts | {"seed": settings.get("seed")}
 
 
 class Fault(NamedTuple):
@@ -78,15 +52,14 @@ def check(
     if drawn_over:
         reason = f"some of the synthetic images were drawn over {len(drawn_over)} held-out images"
         faults.append(Fault(reason, min(drawn_over)))
-    trained_on = origin(folder, set(synthetic.get("model_sha256", [])))["learnt"]
+    trained_on = Generated.read(folder, set(synthetic.get("model_sha256", []))).trained_on.sha256
     if trained_on is None:
         notes.append("the synthetic set does not record what its model was trained on: it may have been these images")
         return faults, notes
-    trained_on = set(trained_on)
-    learnt = {i for i, digest in zip(real["image_id"], _hashes(real), strict=True) if digest in trained_on}
-    if known := sorted(learnt & set(held_out["image_id"])):
+    seen = {i for i, digest in zip(real["image_id"], _hashes(real), strict=True) if digest in trained_on}
+    if known := sorted(seen & set(held_out["image_id"])):
         faults.append(Fault(f"the model was trained on {len(known)} held-out images", known[0]))
-    elif not learnt:
+    elif not seen:
         notes.append(
             "none of the images that the model was trained on is a file of the real set: if both were prepared from "
             "the same photographs in different ways, it may have been trained on held-out ones"

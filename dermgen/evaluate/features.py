@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from dermgen.classify import networks
 from dermgen.config import InputError
 from dermgen.data.cache import cached_array, default_cache_dir, hash_file, hash_weights, key_of
+from dermgen.data.trained_on import TrainedOn
 from dermgen.evaluate.images import pixel_set
 from dermgen.training.augmentation import turned
 
@@ -173,7 +174,6 @@ def load_classifier(name: str, device: torch.device | str = "cpu") -> Extractor:
         return torch.cat(classifier.features(images.to(device).float() / 255), dim=1)
 
     width = embed(torch.zeros(1, 3, resolution, resolution, dtype=torch.uint8)).shape[1]
-    seen = frozenset(pd.read_csv(Path(name, "training_set.csv"), dtype=str)["image_id"])
     return Extractor(
         f"classifier {name}",
         hash_weights(classifier)[:12],
@@ -181,7 +181,7 @@ def load_classifier(name: str, device: torch.device | str = "cpu") -> Extractor:
         width,
         len(classes),
         embed,
-        seen,
+        TrainedOn.ids(name),
         tuple(classes),
     )
 

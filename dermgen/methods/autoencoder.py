@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
-from dermgen.data import manifest
+from dermgen.data import manifest, trained_on
 from dermgen.data.loading import PixelSet, check_readable, collate, manifest_examples, to_uint8, to_unit_range
 from dermgen.settings.autoencoder import AutoencoderConfig
-from dermgen.training import records
 from dermgen.training.augmentation import turn
 from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
@@ -40,8 +39,8 @@ def train(config: AutoencoderConfig) -> AutoencoderKL:
     dataset = PixelSet(examples, [0] * len(examples), config.resolution)
     run = Run(config)
     rows = [{"image_id": e.image_id, "path": e.path, "dx": "", "synthetic": "false"} for e in examples]
-    records.keep_to_images(run.output_dir, rows, run.accelerator)
-    run.record(data=[manifest.facts(config.data_dir, [e.image_id for e in examples])])
+    data = [manifest.facts(config.data_dir, [e.image_id for e in examples])]
+    trained_on.write(run.output_dir, run.accelerator, rows, data)
     vae = build(config)
     side = config.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
     latent_shape = (config.latent_channels, side, side)

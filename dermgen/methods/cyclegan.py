@@ -11,12 +11,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 
 from dermgen.config import InputError
-from dermgen.data import manifest
+from dermgen.data import manifest, trained_on
 from dermgen.data.loading import LesionSet, collate, to_uint8, to_unit_range
 from dermgen.data.subsets import subset
 from dermgen.evaluate.monitoring import monitor, validate
 from dermgen.settings.cyclegan import CycleganConfig
-from dermgen.training import records
 from dermgen.training.adversarial import frozen, least_squares_discriminator_loss, least_squares_generator_loss
 from dermgen.training.draws import Draws
 from dermgen.training.from_scratch import (
@@ -224,15 +223,14 @@ def _training_sets(sides: Sequence[Lesions], config: CycleganConfig, run: Run) -
     import pandas as pd
 
     rows = pd.concat([side.train for side in sides], ignore_index=True)
-    hash_of = records.keep_to_images(run.output_dir, rows.to_dict("records"), run.accelerator)
     folders = [config.data_dir, config.data_dir_b or config.data_dir]
+    data = [manifest.facts(folder, side.train["image_id"]) for folder, side in zip(folders, sides, strict=True)]
+    hash_of = trained_on.write(run.output_dir, run.accelerator, rows.to_dict("records"), data)
     run.record(
         method="cyclegan",
         classes=list(config.kinds),
         resolution=config.resolution,
         training_images=[len(side.train) for side in sides],
-        leaky=any(manifest.split_facts(folder)["leaky"] for folder in folders),
-        data=[manifest.facts(f, side.train["image_id"]) for f, side in zip(folders, sides, strict=True)],
     )
     return [decoded(side, hash_of, config, run) for side in sides]
 

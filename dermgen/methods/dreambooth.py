@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from dermgen import installation
 from dermgen.config import InputError
-from dermgen.data import manifest, preprocess
+from dermgen.data import manifest, preprocess, trained_on
 from dermgen.data.cache import default_cache_dir, key_of
 from dermgen.data.loading import (
     Example,
@@ -117,13 +117,9 @@ def train(config: DreamboothConfig) -> None:
             pipeline.text_encoder.gradient_checkpointing_enable()
     parameters = [p for model in weights.models for p in model.parameters() if p.requires_grad]
     unet, *text_encoder, optimizer = run.prepare(*weights.models, adamw(parameters, config), average=weights.models)
-    records.keep_to_images(run.output_dir, _learnt(config, examples, prior), run.accelerator)
-    _keep_base_training_set(config.pretrained_model_name_or_path, run)
+    _record_training_set(config, examples, prior, run)
     run.record(
         **base,
-        leaky=config.data_dir is not None and manifest.split_facts(config.data_dir)["leaky"],
-        data=[_data_facts(config, examples)],
-        base_data=_base_data(config.pretrained_model_name_or_path),
         revision=config.revision,
         trained_parameters=sum(p.numel() for p in parameters),
         data_fingerprint=key_of(*(f"{e.image_id} {e.prompt}" for e in examples)),
@@ -216,36 +212,19 @@ def _instance_examples(config: DreamboothConfig) -> list[Example]:
     )
 
 
-def _data_facts(config: DreamboothConfig, examples: Sequence[Example]) -> dict:
-    """What `manifest.facts` tells of the instance images; of a plain folder nothing but their number is known."""
-    if config.data_dir is not None:
-        return manifest.facts(config.data_dir, [e.image_id for e in examples])
-    return {"images": len(examples), "images_per_class": {}, "licenses": [""], "sources": [""], "leaky": False}
-
-
-def _learnt(config: DreamboothConfig, examples: Sequence[Example], prior: Sequence[Example]) -> list[dict]:
-    """The real images that are learnt, for `records.keep_to_images`: of class images, one's own."""
+def _record_training_set(
+    config: DreamboothConfig, examples: Sequence[Example], prior: Sequence[Example], run: Run
+) -> None:
+    """Record the real images that the run trains on: instance images, and of the class images one's own."""
     own = {str(path) for path in own_images(Path(config.class_data_dir))} if prior else set()
     rows = [{"image_id": e.image_id, "path": e.path} for e in examples]
     rows += [{"image_id": f"class/{Path(e.path).name}", "path": e.path} for e in prior if e.path in own]
-    return [{**row, "dx": "", "synthetic": "false"} for row in rows]
-
-
-def _keep_base_training_set(model: str, run: Run) -> None:
-    """Keep what the base model had learnt, where its folder tells: whoever looks for copies must look there too."""
-    found = [path for path in (Path(model, "training_set.csv"), Path(model, "base_training_set.csv")) if path.exists()]
-    if found and run.is_main:
-        import pandas as pd
-
-        tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in found]
-        manifest.write_csv(pd.concat(tables, ignore_index=True), run.output_dir / "base_training_set.csv")
-
-
-def _base_data(model: str) -> list[dict]:
-    """What a base model of dermgen's own has learnt; its licences bind what is made of it."""
-    path = Path(model, "provenance.json")
-    known = json.loads(path.read_text()) if path.exists() else {}
-    return [*known.get("data", []), *known.get("base_data", [])]
+    rows = [{**row, "dx": "", "synthetic": "false"} for row in rows]
+    if config.data_dir is None:
+        data = trained_on.of_plain_folder(len(examples))
+    else:
+        data = manifest.facts(config.data_dir, [e.image_id for e in examples])
+    trained_on.write(run.output_dir, run.accelerator, rows, [data], config.pretrained_model_name_or_path)
 
 
 def _base_facts(config: DreamboothConfig, run: Run) -> dict:

@@ -4,7 +4,7 @@ import io
 import json
 import shlex
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,13 @@ from huggingface_hub import DatasetCardData
 from dermgen import __version__
 from dermgen.classify.mixture import choose
 from dermgen.config import InputError
-from dermgen.data import comparable, manifest
+from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
+from dermgen.data.generated import Generated
 from dermgen.data.loading import Example, check_readable
 from dermgen.data.names import file_stem, file_stems
 from dermgen.data.origins import COLLECTIONS, License, is_generated, parse_license
+from dermgen.data.trained_on import TrainedOn
 from dermgen.labels import from_labels
 from dermgen.publish import cards, gates, hub
 from dermgen.publish.described import patient_ids
@@ -57,19 +59,20 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
     for line in evidence.left_out:
         print(f"left out {line}")
     table, left_out = _without_copies(table, evidence) if config.without_copies else (table, 0)
-    origin = comparable.origin(config.data_dir, set(table.get("model_sha256", [])))
+    generated = Generated.read(config.data_dir, set(table.get("model_sha256", [])))
+    trained_on = generated.trained_on
     real = _real(config)
     if real is not None:
-        _refuse_held_out(table, real, origin["learnt"], config)
+        _refuse_held_out(table, real, trained_on.sha256, config)
         rng = np.random.default_rng(config.seed)
         table = choose(real[real["split"] == "train"], table, config.synthetic_ratio, None, False, rng)
     synthetic = table.assign(split="train").reset_index(drop=True)
     rows = synthetic if real is None else pd.concat([real, synthetic], ignore_index=True)
-    data = [*_learnt(synthetic, origin), *([] if real is None else [manifest.facts(config.include_real)])]
+    data = [*_learnt(synthetic, trained_on), *([] if real is None else [manifest.facts(config.include_real)])]
     data_license = cards.data_licenses(data, config.data_license)
     published = frozenset(synthetic["sha256"])
     stops = [
-        *gates.memorization(evidence, _how_to_audit(config), origin["learnt"], published),
+        *gates.memorization(evidence, _how_to_audit(config), trained_on.sha256, published),
         *gates.split(evidence.leaky or any(entry["leaky"] for entry in data)),
         *gates.licenses(data_license, own_license(config, None)),
     ]
@@ -84,7 +87,7 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
     def card(stops: Sequence[gates.Stop]) -> str:
         license = own_license(config, data_license)
         facts = cards.shared_facts(
-            data, [], license, evidence, stops, config.force, config.data_license, published, origin["learnt"]
+            data, [], license, evidence, stops, config.force, config.data_license, published, trained_on.sha256
         )
         title = publication.target.repo_id.split("/")[-1]
         facts |= {
@@ -97,14 +100,14 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
             "published": len(synthetic),
             "copies_left_out": left_out,
             "images": _images(rows, config, kind),
-            "provenance": _provenance(origin, marker["sha256"]),
+            "provenance": _provenance(generated, marker["sha256"]),
             "cost": None,
             "limits": ["A label says what was asked of the model, not what a dermatologist would see."],
         }
         facts["card_data"] = _metadata(rows, title, license, kind).to_yaml()
         return cards.render("synthetic_dataset.md", facts, "dataset", config.card_template)
 
-    real_folders = [*origin["manifests"], *evidence.real_folders, *filter(None, [config.include_real])]
+    real_folders = [*trained_on.manifests, *evidence.real_folders, *filter(None, [config.include_real])]
     return publication.finish(stops, card, patient_ids([config.data_dir, *real_folders]))
 
 
@@ -237,7 +240,7 @@ def _without_copies(table: pd.DataFrame, evidence: Evidence) -> tuple[pd.DataFra
 
 
 def _refuse_held_out(
-    table: pd.DataFrame, real: pd.DataFrame, learnt: Sequence[str] | None, config: PublishDatasetConfig
+    table: pd.DataFrame, real: pd.DataFrame, learnt: Collection[str] | None, config: PublishDatasetConfig
 ) -> None:
     """Refuse to publish val and test splits that the synthetic images know something of."""
     held_out = real[real["split"] != "train"]
@@ -336,10 +339,10 @@ def _shards(rows: pd.DataFrame, max_bytes: int) -> Iterator[pd.DataFrame]:
     yield rows.iloc[start:]
 
 
-def _learnt(synthetic: pd.DataFrame, origin: dict[str, Any]) -> list[dict]:
+def _learnt(synthetic: pd.DataFrame, trained_on: TrainedOn) -> list[dict]:
     """What the model had learnt, and what else binds the images, by the licences that their manifest tells."""
     leaky = bool(synthetic["source"].str.contains("LEAKY").any())
-    entries = [entry | {"leaky": entry["leaky"] or leaky} for entry in (*origin["data"], *origin["base_data"])]
+    entries = [entry | {"leaky": entry["leaky"] or leaky} for entry in trained_on.all_data]
     known = {text for entry in entries for text in entry["licenses"]}
     more = set(synthetic["license"]) - known - ({""} if entries else set())
     if more:  # of photographs that they were drawn over, or all there is to know
@@ -401,13 +404,13 @@ def _filter(path: Path) -> dict[str, Any]:
     return found | {"scorer": without_paths_in(found["scorer"])}
 
 
-def _provenance(origin: dict[str, Any], sha256: str) -> list[tuple[str, str]]:
+def _provenance(generated: Generated, sha256: str) -> list[tuple[str, str]]:
     """How the set came about, for a table."""
     rows = [("dermgen", __version__), ("hash over all images", f"`{sha256}`")]
-    if "packages" in origin:
-        packages = ", ".join(f"{name} {version}" for name, version in origin["packages"].items())
-        rows += [("drawn with", packages), ("command", f"`{shlex.join(without_paths(origin['argv']))}`")]
-    return rows + ([("seed of the drawing", str(origin["seed"]))] if origin.get("seed") is not None else [])
+    if generated.packages:
+        packages = ", ".join(f"{name} {version}" for name, version in generated.packages.items())
+        rows += [("drawn with", packages), ("command", f"`{shlex.join(without_paths(list(generated.argv)))}`")]
+    return rows + ([("seed of the drawing", str(generated.seed))] if generated.seed is not None else [])
 
 
 def _metadata(rows: pd.DataFrame, title: str, license: License | None, kind: str) -> DatasetCardData:

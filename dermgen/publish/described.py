@@ -18,6 +18,7 @@ from dermgen.classify.comparison import lesion_variances, lesions_of, weighted_s
 from dermgen.config import InputError
 from dermgen.data import captions, manifest, splits
 from dermgen.data.cache import hash_file
+from dermgen.data.trained_on import TrainedOn
 from dermgen.labels import from_labels
 from dermgen.publish.privacy import without_paths
 from dermgen.settings.dreambooth import UNET_TARGETS
@@ -51,24 +52,9 @@ class Described:
     settings: dict[str, Any]
     provenance: dict[str, Any]
 
-    @property
-    def data(self) -> list[dict]:
-        """Of the images it has learnt."""
-        return self.provenance["data"]
-
-    @property
-    def base_data(self) -> list[dict]:
-        """Of the images that its base model had learnt, where dermgen knows."""
-        return self.provenance.get("base_data", [])
-
-    @property
-    def learnt(self) -> list[str] | None:
-        """SHA-256 of the real images it has learnt; None where nobody wrote them down."""
-        return self._learnt["learnt"]
-
-    @property
-    def leaky(self) -> bool:
-        return any(entry["leaky"] for entry in (*self.data, *self.base_data))
+    @cached_property
+    def trained_on(self) -> TrainedOn:
+        return TrainedOn.read(self.folder)
 
     def training(self) -> list[tuple[str, str]]:
         """Settings for a table."""
@@ -112,19 +98,10 @@ class Described:
     def limits(self) -> list[str]:
         """Classes with few training images."""
         counts: Counter[str] = Counter()
-        for entry in self.data:
+        for entry in self.trained_on.data:
             counts.update(entry["images_per_class"])
         told = ", ".join(f"{code} ({n})" for code, n in sorted(counts.items()) if n < SMALL_CLASS)
         return [f"Classes with under {SMALL_CLASS} training images: {told}."] if told else []
-
-    @property
-    def manifests(self) -> list[str]:
-        """Folders of the real images that the run names."""
-        return self._learnt["manifests"]
-
-    @cached_property
-    def _learnt(self) -> dict:
-        return runs.learnt(self.folder)
 
 
 def patient_ids(folders: Collection[str]) -> set[str]:

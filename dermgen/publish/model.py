@@ -45,23 +45,25 @@ def publish_model(config: PublishModelConfig) -> str | None:
     def card(stops: Sequence[gates.Stop]) -> str:
         return render_card(described, publication.target.repo_id, evidence, stops, config, picture)
 
-    return publication.finish(stops, card, patient_ids([*described.manifests, *evidence.real_folders]))
+    return publication.finish(stops, card, patient_ids([*described.trained_on.manifests, *evidence.real_folders]))
 
 
 def known_stops(described: Described, evidence: Evidence, config: PublishConfig) -> list[gates.Stop]:
     """The gates that need no look into the files."""
-    stops = gates.memorization(evidence, how_to_audit(described), described.learnt) if described.draws else []
+    stops = (
+        gates.memorization(evidence, how_to_audit(described), described.trained_on.sha256) if described.draws else []
+    )
     license = required_license(described, config.data_license, config.base_license)
-    if license is None and cards.data_licenses((*described.data, *described.base_data), config.data_license):
+    if license is None and cards.data_licenses(described.trained_on.all_data, config.data_license):
         stops.append(gates.unknown_base(described.model["base_model"]))
     else:
         stops += gates.licenses(license, own_license(config, None))
-    return [*stops, *gates.split(described.leaky or evidence.leaky)]
+    return [*stops, *gates.split(described.trained_on.leaky or evidence.leaky)]
 
 
 def required_license(described: Described, data_license: str | None, base_license: str | None) -> License | None:
     """What the images ask for, and the base model where its weights are sent too; None where one is unknown."""
-    texts = [text or data_license or "" for d in (*described.data, *described.base_data) for text in d["licenses"]]
+    texts = [text or data_license or "" for d in described.trained_on.all_data for text in d["licenses"]]
     base = described.model.get("base_model")
     if described.whole and base:
         texts.append(base_license or BASE_LICENSES.get(base, ""))
@@ -107,8 +109,9 @@ def render_card(
     license = required_license(described, said, config.base_license if config else None)
     license = own_license(config, license) if config else license
     title = repo_id.split("/")[-1]
+    trained_on = described.trained_on
     facts = cards.shared_facts(
-        described.data, described.base_data, license, evidence, stops, force, said, learnt=described.learnt
+        trained_on.data, trained_on.base_data, license, evidence, stops, force, said, learnt=trained_on.sha256
     )
     facts |= {
         "repo_id": repo_id,

@@ -11,7 +11,7 @@ from torch import nn
 
 from dermgen import plots
 from dermgen.config import InputError
-from dermgen.data import manifest
+from dermgen.data import manifest, trained_on
 from dermgen.data.cache import default_cache_dir
 from dermgen.data.loading import Example, LesionSet, check_readable, to_unit_range
 from dermgen.data.subsets import subset
@@ -79,21 +79,20 @@ def training_set(lesions: Lesions, config: FromScratchConfig, run: Run, method: 
     Raises:
         InputError: if the folder's run was begun with other images.
     """
-    hash_of = records.keep_to_images(run.output_dir, lesions.train.to_dict("records"), run.accelerator)
+    data = [manifest.facts(config.data_dir, lesions.train["image_id"])]
+    hash_of = trained_on.write(run.output_dir, run.accelerator, lesions.train.to_dict("records"), data)
     run.record(
         method=method,
         classes=lesions.classes,
         class_conditional=config.class_conditional,
         resolution=config.resolution,
         training_images=len(lesions.train),
-        leaky=manifest.split_facts(config.data_dir)["leaky"],
-        data=[manifest.facts(config.data_dir, lesions.train["image_id"])],
     )
     return decoded(lesions, hash_of, config, run)
 
 
 def decoded(lesions: Lesions, hash_of: Mapping[str, str], config: FromScratchConfig, run: Run) -> LesionSet:
-    """The training images, decoded once; `hash_of` is what `records.keep_to_images` gives."""
+    """The training images, decoded once; `hash_of` is what `trained_on.write` gives."""
     dataset = LesionSet(lesions.train, lesions.classes, config.resolution)
     dataset.decode(Path(config.cache_dir or default_cache_dir()), run.accelerator, hash_of)
     return dataset

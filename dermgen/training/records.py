@@ -1,18 +1,12 @@
-"""What is in a run folder: checkpoints, logged lines, the images it was trained on, the weights that scored best."""
+"""What is in a run folder: checkpoints, logged lines, the weights that scored best."""
 
-import csv
 import json
 import math
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from accelerate import Accelerator
-
-from dermgen.config import InputError, whole_file
-from dermgen.data.cache import hash_file
+from dermgen.config import whole_file
 
 STATE_FILE = "dermgen_state.json"
 
@@ -36,47 +30,6 @@ def cut(path: Path, step: int) -> None:
         kept = [line for line in logged(path) if line["step"] <= step]
         with whole_file(path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-
-
-def keep_to_images(run_dir: Path, rows: Sequence[Mapping[str, str]], accelerator: Accelerator) -> dict[str, str]:
-    """Write down what the run trains on, `training_set.csv`, or refuse to go on with other images.
-
-    Args:
-        run_dir: its folder.
-        rows: with `image_id`, `dx`, `synthetic` and `path`; an image that is drawn twice as often occurs twice.
-        accelerator: one process writes, the others wait.
-
-    Returns:
-        SHA-256 of each image's file, by image id.
-
-    Raises:
-        InputError: if the run was begun with other images, by their ids, classes or bytes.
-    """
-    times = Counter((row["image_id"], row["dx"], row["synthetic"]) for row in rows)
-    path_of = {row["image_id"]: row["path"] for row in rows}
-    ids = [image_id for image_id, *_ in times]
-    with ThreadPoolExecutor() as pool:
-        hash_of = dict(zip(ids, pool.map(hash_file, map(path_of.get, ids)), strict=True))
-    table = [["image_id", "dx", "synthetic", "times", "sha256"]]
-    table += [[*image, str(n), hash_of[image[0]]] for image, n in times.items()]
-    path = run_dir / "training_set.csv"
-    if path.exists() and _read_csv(path) != table:
-        raise InputError(
-            f"{run_dir} was trained on other images, as its training_set.csv shows: choose a new output_dir "
-            "(earlier versions chose other images for --max_images_per_class and --num_instance_images)"
-        )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not path.exists():
-        with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(table)
-    accelerator.wait_for_everyone()
-    return hash_of
-
-
-def _read_csv(path: Path) -> list[list[str]]:
-    """Without pandas, which takes 90 MiB that a training on a plain folder can do without."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
 
 
 def best_step(scores: Mapping[int, float]) -> int:

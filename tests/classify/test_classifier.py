@@ -19,6 +19,7 @@ from dermgen.classify.classifier import ClassifierConfig, exhausted, plateau_fac
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.loading import LesionSet
+from dermgen.data.trained_on import TrainedOn
 
 
 def config(folder, manifest_dir, **changes):
@@ -183,6 +184,16 @@ def test_synthetic_images_are_trained_on_and_never_measured_on(manifest_dir, syn
 def test_settings_that_cannot_work_are_refused_at_once(changes, message, manifest_dir, tmp_path):
     with pytest.raises(InputError, match=message):
         config(tmp_path, manifest_dir, **changes)
+
+
+def test_a_classifier_knows_what_the_one_that_it_started_from_was_trained_on(manifest_dir, tested_dir, tmp_path):
+    classifier.train(config(tmp_path / "first", tested_dir))
+    above = {"from_scratch": False, "pretrained_model_name_or_path": str(tmp_path / "first"), "max_train_steps": 3}
+    classifier.train(config(tmp_path / "second", manifest_dir, **above))
+    trained = [manifest.read(folder).query("split == 'train'") for folder in (tested_dir, manifest_dir)]
+    trained_on = TrainedOn.read(tmp_path / "second")
+    assert trained_on.image_ids == {i for table in trained for i in table["image_id"]}
+    assert [entry["images"] for entry in trained_on.all_data] == [len(table) for table in trained[::-1]]
 
 
 def test_a_run_does_not_go_on_with_other_images(manifest_dir, tmp_path):

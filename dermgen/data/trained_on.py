@@ -1,0 +1,181 @@
+"""What a model was trained on: the images by id and content, what binds them, and the same of its base model.
+
+A run keeps it in `training_set.csv`, `base_training_set.csv`, and the keys `data`, `base_data` and `leaky` of its
+`provenance.json`. `dermgen generate` records it again beside the images. Nothing here needs pandas, which takes 90 MiB
+that a training on a plain folder can do without.
+"""
+
+import csv
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dermgen.config import InputError, whole_file, write_json
+from dermgen.data.cache import hash_file
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+OWN, BASE, FACTS = "training_set.csv", "base_training_set.csv", "provenance.json"
+COLUMNS = ["image_id", "dx", "synthetic", "times", "sha256"]
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a model was trained on.
+
+    Attributes:
+        sha256: of the files of the real images, the base model's among them; None if they were not recorded.
+        image_ids: of all images, the base model's among them; None if they were not recorded.
+        data: what `manifest.facts` says of the images, one entry a manifest.
+        base_data: the same of the base model's images, where that is recorded.
+        leaky: whether any of the data was split by image.
+        manifests: their folders on the machine of the training.
+    """
+
+    sha256: frozenset[str] | None = None
+    image_ids: frozenset[str] | None = None
+    data: tuple[Mapping[str, Any], ...] = ()
+    base_data: tuple[Mapping[str, Any], ...] = ()
+    leaky: bool = False
+    manifests: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, run: str | Path) -> "TrainedOn":
+        """Of the run in a folder, or of a file in it; all is unknown where nothing was recorded."""
+        folder = Path(run).parent if Path(run).is_file() else Path(run)
+        settings = _parsed(folder / "config.yaml", yaml.safe_load)
+        facts = _parsed(folder / FACTS, json.loads)
+        data, base_data = tuple(facts.get("data", ())), tuple(facts.get("base_data", ()))
+        recorded = (folder / OWN).exists()
+        rows = [*_rows(folder / OWN), *_rows(folder / BASE)]
+        real = frozenset(row["sha256"] for row in rows if row["synthetic"] != "true")
+        return cls(
+            real if recorded and "data" in facts else None,
+            frozenset(row["image_id"] for row in rows) if recorded else None,
+            data,
+            base_data,
+            bool(facts.get("leaky")) or any(entry["leaky"] for entry in (*data, *base_data)),
+            tuple(settings[name] for name in ("data_dir", "data_dir_b") if settings.get(name)),
+        )
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "TrainedOn":
+        """Reverses `to_json`; what it does not hold is unknown."""
+        hashes = facts.get("learnt")
+        return cls(
+            None if hashes is None else frozenset(hashes),
+            None,
+            tuple(facts.get("data", ())),
+            tuple(facts.get("base_data", ())),
+            bool(facts.get("leaky")),
+            tuple(facts.get("manifests", ())),
+        )
+
+    @classmethod
+    def ids(cls, run: str | Path) -> frozenset[str]:
+        """Ids of all images that the run in a folder was trained on; `InputError` if they were not recorded."""
+        found = cls.read(run).image_ids
+        if found is None:
+            raise InputError(f"{run} has no {OWN}, so nobody can tell whether it was trained on held-out images")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """What is recorded beside images that the model generates."""
+        return {
+            "learnt": None if self.sha256 is None else sorted(self.sha256),
+            "data": list(self.data),
+            "base_data": list(self.base_data),
+            "leaky": self.leaky,
+            "manifests": list(self.manifests),
+        }
+
+    @property
+    def all_data(self) -> list[Mapping[str, Any]]:
+        """Of its own images and of the base model's, all of which bind what is made of it."""
+        return [*self.data, *self.base_data]
+
+
+def write(
+    run_dir: Path,
+    accelerator: "Accelerator",
+    rows: Sequence[Mapping[str, str]],
+    data: Sequence[Mapping[str, Any]],
+    base_model: str | None = None,
+) -> dict[str, str]:
+    """Record what a run trains on, or refuse to resume it with other images.
+
+    Args:
+        run_dir: its folder, with `provenance.json`.
+        accelerator: one process writes, the others wait.
+        rows: `image_id`, `dx`, `synthetic` and `path` of each image; one that is drawn twice as often occurs twice.
+        data: what `manifest.facts` says of them, one entry a manifest, or `of_plain_folder`.
+        base_model: where the weights come from that the run starts with; the record of a dermgen run is kept too.
+
+    Returns:
+        SHA-256 of each image's file, by image id.
+
+    Raises:
+        InputError: if the run was begun with other images, by their ids, classes or bytes.
+    """
+    times = Counter((row["image_id"], row["dx"], row["synthetic"]) for row in rows)
+    path_of = {row["image_id"]: row["path"] for row in rows}
+    ids = [image_id for image_id, *_ in times]
+    with ThreadPoolExecutor() as pool:
+        hash_of = dict(zip(ids, pool.map(hash_file, map(path_of.get, ids)), strict=True))
+    table = [[*image, str(n), hash_of[image[0]]] for image, n in times.items()]
+    own = run_dir / OWN
+    if own.exists() and [list(row.values()) for row in _rows(own)] != table:
+        raise InputError(
+            f"{run_dir} was trained on other images, as its {OWN} shows: choose a new output_dir "
+            "(earlier versions chose other images for --max_images_per_class and --num_instance_images)"
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if not own.exists():
+            _write_rows(own, table)
+        base = TrainedOn()
+        if base_model is not None:
+            base = TrainedOn.read(base_model)
+            rows_of_base = [row for name in (OWN, BASE) for row in _rows(Path(base_model, name))]
+            if rows_of_base:
+                _write_rows(run_dir / BASE, [[row[name] for name in COLUMNS] for row in rows_of_base])
+        facts = {"leaky": any(entry["leaky"] for entry in data), "data": list(data), "base_data": base.all_data}
+        write_json(run_dir / FACTS, json.loads((run_dir / FACTS).read_text()) | facts)
+    accelerator.wait_for_everyone()
+    return hash_of
+
+
+def of_plain_folder(images: int) -> dict[str, Any]:
+    """The facts of images that lie in no manifest: nothing but their number is known."""
+    return {"images": images, "images_per_class": {}, "licenses": [""], "sources": [""], "leaky": False}
+
+
+def pass_on(run_dir: Path, folder: Path) -> None:
+    """Copy the record of a run to the folder of a model that is made of its weights."""
+    for name in (OWN, BASE, FACTS):
+        if (run_dir / name).exists():
+            shutil.copyfile(run_dir / name, folder / name)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+def _parsed(path: Path, parse) -> dict[str, Any]:
+    return (parse(path.read_text()) or {}) if path.exists() else {}

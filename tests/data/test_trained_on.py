@@ -1,0 +1,90 @@
+"""What a model was trained on: kept with a run, handed on by its weights and its images, and never guessed."""
+
+import json
+
+import pytest
+from accelerate import Accelerator
+
+from dermgen.config import InputError
+from dermgen.data import trained_on
+from dermgen.data.cache import hash_file
+from dermgen.data.generated import Generated
+from dermgen.data.trained_on import TrainedOn
+
+ENTRY = {"images": 2, "licenses": ["CC0"], "sources": ["clinic"], "images_per_class": {"mel": 2}, "leaky": False}
+
+
+def begin(folder, images, base=None, data=ENTRY, **row):
+    """A run that trains on files of these contents."""
+    folder.mkdir(exist_ok=True)
+    if not (folder / "provenance.json").exists():
+        (folder / "provenance.json").write_text('{"run": "1"}')
+    rows = []
+    for name, content in images.items():
+        path = folder / f"{name}.png"
+        path.write_bytes(content)
+        rows.append({"image_id": name, "dx": "mel", "synthetic": "false", "path": str(path), **row})
+    return trained_on.write(folder, Accelerator(), rows, [data], base)
+
+
+def test_a_run_knows_its_images_and_those_of_all_models_below_it(tmp_path):
+    first = begin(tmp_path / "first", {"a": b"a"}, data=ENTRY | {"leaky": True})
+    second = begin(tmp_path / "second", {"b": b"b"}, str(tmp_path / "first"))
+    third = begin(tmp_path / "third", {"c": b"c"}, str(tmp_path / "second"))
+    known = TrainedOn.read(tmp_path / "third")
+    assert known.sha256 == {*first.values(), *second.values(), *third.values()}
+    assert known.image_ids == {"a", "b", "c"}
+    assert [entry["leaky"] for entry in known.data] == [False]
+    assert [entry["leaky"] for entry in known.base_data] == [False, True]
+    assert known.leaky
+    assert json.loads((tmp_path / "third" / "provenance.json").read_text())["run"] == "1"
+
+
+def test_synthetic_images_are_known_by_id_and_count_as_no_photographs(tmp_path):
+    begin(tmp_path / "run", {"a": b"a"}, synthetic="true")
+    known = TrainedOn.read(tmp_path / "run")
+    assert (known.sha256, known.image_ids) == (frozenset(), {"a"})
+
+
+@pytest.mark.parametrize("other", [{"a": b"changed"}, {"b": b"a"}, {"a": b"a", "b": b"b"}])
+def test_a_run_is_not_resumed_with_other_images(tmp_path, other):
+    begin(tmp_path / "run", {"a": b"a"})
+    begin(tmp_path / "run", {"a": b"a"})
+    with pytest.raises(InputError, match="was trained on other images"):
+        begin(tmp_path / "run", other)
+
+
+def test_an_image_that_is_drawn_twice_as_often_is_recorded_once_with_its_number(tmp_path):
+    begin(tmp_path / "run", {"a": b"a"})
+    row = {"image_id": "a", "dx": "mel", "synthetic": "false", "path": str(tmp_path / "run" / "a.png")}
+    with pytest.raises(InputError, match="was trained on other images"):
+        trained_on.write(tmp_path / "run", Accelerator(), [row, row], [ENTRY])
+    (tmp_path / "run" / "training_set.csv").unlink()
+    trained_on.write(tmp_path / "run", Accelerator(), [row, row], [ENTRY])
+    table = (tmp_path / "run" / "training_set.csv").read_text()
+    assert table == f"image_id,dx,synthetic,times,sha256\na,mel,false,2,{hash_file(row['path'])}\n"
+
+
+def test_what_is_not_recorded_is_unknown_not_empty(tmp_path):
+    assert TrainedOn.read("organisation/model-on-the-hub") == TrainedOn()
+    assert TrainedOn().sha256 is TrainedOn().image_ids is None
+    begin(tmp_path / "run", {"a": b"a"})
+    (tmp_path / "run" / "training_set.csv").unlink()
+    assert TrainedOn.read(tmp_path / "run").sha256 is None
+    with pytest.raises(InputError, match="nobody can tell whether it was trained on held-out images"):
+        TrainedOn.ids(tmp_path / "run")
+
+
+def test_generated_images_hand_on_what_their_model_was_trained_on(tmp_path):
+    hashes = begin(tmp_path / "run", {"a": b"a"}, data=ENTRY | {"leaky": True})
+    (tmp_path / "run" / "config.yaml").write_text("data_dir: real\nseed: 3\n")
+    (tmp_path / "images").mkdir()
+    of_run = TrainedOn.read(tmp_path / "run")
+    Generated("abc", of_run, "3.12", {"torch": "2"}, ["dermgen"]).write(tmp_path / "images")
+    (tmp_path / "view").mkdir()
+    (tmp_path / "view" / "config.yaml").write_text(f"synthetic: {tmp_path / 'images'}\n")
+    (tmp_path / "images" / "config.yaml").write_text("seed: 5\n")
+    found = Generated.read(tmp_path / "view", ["abc"])
+    assert found.trained_on.sha256 == set(hashes.values())
+    assert (found.trained_on.leaky, found.trained_on.manifests, found.seed) == (True, ("real",), 5)
+    assert Generated.read(tmp_path / "view", ["of other weights"]) == Generated()
