@@ -17,7 +17,7 @@ from dermgen.data.sheets import contact_sheet
 from dermgen.data.trained_on import TrainedOn
 from dermgen.evaluate import features, images, products, scores
 from dermgen.settings.evaluate import FilterConfig
-from dermgen.training.run import claim_together
+from dermgen.training.processes import claim_together
 
 NEIGHBOURS = 5
 FLATTERED = "precision, coverage and KID of the kept images are by the network that chose them, which flatters them"

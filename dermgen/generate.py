@@ -24,7 +24,8 @@ from dermgen.data.trained_on import TrainedOn
 from dermgen.models import GenerateConfig, find_model
 from dermgen.sampling import ImageGenerator, Request, draw, save_png
 from dermgen.stable_diffusion.inputs import tell_cut
-from dermgen.training.run import claim_together, versions
+from dermgen.training.processes import claim_together
+from dermgen.training.run import versions
 
 # Of a prompt that is longer than the model reads: what it reads.
 CUT_COLUMNS = ("prompt_read", "negative_prompt_read")

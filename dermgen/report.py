@@ -21,7 +21,8 @@ from dermgen.data.subsets import subset
 from dermgen.evaluate.verdict import explanation
 from dermgen.filtering import FLATTERED
 from dermgen.settings.report import ReportConfig
-from dermgen.training.records import best_step, kept_scores, logged
+from dermgen.training import metrics_log
+from dermgen.training.best import kept_scores
 
 GRID = 32  # images of a set that are shown
 
@@ -112,7 +113,7 @@ def _data(section: Section, folder: Path, plot: Path, real: Path | None) -> None
 
 def _training(section: Section, folder: Path, plot: Path, real: Path | None) -> None:
     section.title = f"Training: {folder.name}"
-    lines = logged(folder / "metrics.jsonl")
+    lines = metrics_log.read(folder / "metrics.jsonl")
     provenance = folder / "provenance.json"
     facts = json.loads(provenance.read_text()) if provenance.exists() else {}
     section.notes += dict.fromkeys(w for entry in facts.get("data", []) for w in manifest.split_warnings(entry))
@@ -126,9 +127,9 @@ def _training(section: Section, folder: Path, plot: Path, real: Path | None) -> 
             f"{', '.join(facts['classes']) or 'none'}."
         )
     scores = kept_scores(folder, facts.get("best_by", ""))
-    if scores:
-        step = best_step(scores)
-        section.text(f"Best {facts['best_by']} {-scores[step]:.4g} at step {step:,}.")
+    if scores.by_step:
+        step = scores.best_step
+        section.text(f"Best {facts['best_by']} {scores.by_step[step]:.4g} at step {step:,}.")
     # What was measured on held-out images comes first.
     names = sorted({n for line in lines for n in line} - {"step", "learning_rate"})
     names = sorted(names, key=lambda name: not name.startswith("val_"))

@@ -17,7 +17,7 @@ from dermgen.config import InputError
 from dermgen.data.cache import hash_file, key_of
 from dermgen.sampling import ImageCritic, ImageGenerator
 from dermgen.stable_diffusion.weights import LORA_FILE
-from dermgen.training.records import best_folder, best_step, kept_scores
+from dermgen.training.best import best_folder, kept_scores
 
 NETWORKS = {
     "ddpm": ["unet"],
@@ -88,9 +88,9 @@ def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> Train
     place = folder
     if weights == "best":
         scores = kept_scores(folder, facts.get("best_by", ""))
-        if not scores:
+        if not scores.by_step:
             raise InputError(f"{folder} has no best weights, since it was not validated: take --weights last")
-        place = best_folder(folder, best_step(scores))
+        place = best_folder(folder, scores.best_step)
     if not all((folder / name).is_dir() for name in NETWORKS[method]):
         raise InputError(
             f"the run in {folder} has no final weights yet: let its training finish (the same command goes on)"

@@ -22,7 +22,8 @@ from dermgen.data import comparable, manifest, trained_on
 from dermgen.data.loading import Example, LesionSet, check_readable, collate
 from dermgen.labels import from_labels
 from dermgen.settings.classifier import ClassifierConfig
-from dermgen.training import records
+from dermgen.training import metrics_log
+from dermgen.training.best import Scores, best_folder, keep_if_best
 from dermgen.training.run import Run
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def train(config: ClassifierConfig) -> dict:
                 history.append({"step": run.step, **_validation(probabilities, parts["val"], classes)})
                 if run.is_main:
                     scores = _scores(history)
-                    records.keep_if_best(run.output_dir, run.step, scores, lambda d: _save_weights(classifier, d))
+                    keep_if_best(run.output_dir, run.step, scores, lambda d: _save_weights(classifier, d))
             run.write_metrics(**{k: v for k, v in history[-1].items() if k != "step"})
             run.lr_factor = plateau_factor([v["val_loss"] for v in history], config.reduce_on_plateau_patience)
             if exhausted([v["val_bma"] for v in history], config.early_stopping_patience):
@@ -178,7 +179,7 @@ def predict(
 
 def validations(path: Path) -> list[dict]:
     """The validations that a run has logged, in order."""
-    return [line for line in records.logged(path) if "val_bma" in line]
+    return [line for line in metrics_log.read(path) if "val_bma" in line]
 
 
 def plateau_factor(
@@ -231,8 +232,8 @@ def _validation(probabilities: torch.Tensor, rows, classes: Sequence[str]) -> di
     return {"val_loss": loss, "val_bma": measured["bma"], "val_accuracy": measured["accuracy"]}
 
 
-def _scores(history: Sequence[dict]) -> dict[int, float]:
-    return {v["step"]: v["val_bma"] for v in history}
+def _scores(history: Sequence[dict]) -> Scores:
+    return Scores({v["step"]: v["val_bma"] for v in history}, lower_is_better=False)
 
 
 def _save_weights(classifier: networks.Classifier, folder: Path) -> None:
@@ -241,8 +242,8 @@ def _save_weights(classifier: networks.Classifier, folder: Path) -> None:
 
 def _finish(run, model, classifier, history, parts, rows, classes, config, steps) -> dict:
     """Take the best weights, measure them on val and test, write all down."""
-    best = records.best_step(_scores(history))
-    weights = records.best_folder(run.output_dir, best) / WEIGHTS
+    best = _scores(history).best_step
+    weights = best_folder(run.output_dir, best) / WEIGHTS
     classifier.model.load_state_dict(load_file(weights))
     results: dict[str, Any] = {
         "classes": classes,

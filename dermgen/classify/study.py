@@ -15,7 +15,7 @@ from dermgen.classify.comparison import compare
 from dermgen.config import InputError, parse, write_json
 from dermgen.data import comparable, manifest, preprocess, splits
 from dermgen.settings.study import DEFAULT_ARMS, StudyConfig, arm_settings
-from dermgen.training.run import claim_together
+from dermgen.training.processes import claim_together
 
 
 def study(config: StudyConfig) -> dict:

@@ -15,7 +15,7 @@ from dermgen.data import comparable, manifest, splits
 from dermgen.data.subsets import choose
 from dermgen.evaluate import features, images, pairs, products, scores
 from dermgen.settings.evaluate import EvaluateConfig
-from dermgen.training.run import claim_together
+from dermgen.training.processes import claim_together
 
 BEST = {
     "kid": "lower", "fid": "lower", "precision": "higher", "recall": "higher", "density": "higher",

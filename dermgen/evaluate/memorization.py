@@ -17,7 +17,7 @@ from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products
 from dermgen.evaluate.verdict import PASSED, RARE, chance_of_alarms, explanation, judge
 from dermgen.settings.evaluate import AuditConfig
-from dermgen.training.run import claim_together
+from dermgen.training.processes import claim_together
 
 THUMBNAIL = 128
 COARSE_SCALES = (1, 0.95, 0.9, 0.85, 0.8, 1.06)

@@ -14,7 +14,7 @@ from dermgen.config import InputError
 from dermgen.data.loading import collate, to_uint8
 from dermgen.sampling import check_steps, noise_scheduler
 from dermgen.settings.ddpm import DdpmConfig
-from dermgen.training import records
+from dermgen.training.checkpoints import checkpoints
 from dermgen.training.diffusion import denoising_target, min_snr_weights, per_image_mse, snr
 from dermgen.training.draws import Draws
 from dermgen.training.from_scratch import (
@@ -209,7 +209,7 @@ def load_generator(
 def _keep_to_schedule(schedule: DDPMScheduler, run: Run) -> None:
     """Refuse to resume a run that was begun with other betas: those of 1000 steps, whatever the number of steps."""
     begun_with = json.loads((run.output_dir / "provenance.json").read_text()).get("beta_end", 0.02)
-    if records.checkpoints(run.output_dir) and begun_with != schedule.config.beta_end:
+    if checkpoints(run.output_dir) and begun_with != schedule.config.beta_end:
         raise InputError(
             f"{run.output_dir} was begun by an older version, whose linear schedule does not reach noise in "
             f"{schedule.config.num_train_timesteps} steps: train again in a new output_dir"

@@ -44,11 +44,12 @@ from dermgen.stable_diffusion.inputs import (
 )
 from dermgen.stable_diffusion.pipeline import load_pipeline
 from dermgen.stable_diffusion.weights import FullWeights, LoraWeights
-from dermgen.training import records
+from dermgen.training.checkpoints import checkpoints
 from dermgen.training.diffusion import prior_preservation
 from dermgen.training.draws import Draws, derive_seed
 from dermgen.training.optimizers import adamw
-from dermgen.training.run import Run, load_trained_state
+from dermgen.training.run import Run
+from dermgen.training.trained_weights import load_trained_state
 
 if TYPE_CHECKING:
     pass
@@ -288,7 +289,7 @@ def _class_examples(config: DreamboothConfig, pipeline: StableDiffusionPipeline,
         config.sample_batch_size,
         config.seed,
         dtype,
-        resumed=bool(records.checkpoints(run.output_dir)),
+        resumed=bool(checkpoints(run.output_dir)),
     )
     if drawn and dtype != torch.float32:
         # Rounding cannot be undone: the weights to be trained are loaded again.

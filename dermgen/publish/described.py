@@ -23,7 +23,7 @@ from dermgen.labels import from_labels
 from dermgen.publish.privacy import without_paths
 from dermgen.settings.dreambooth import UNET_TARGETS
 from dermgen.stable_diffusion.weights import LORA_FILE
-from dermgen.training import records
+from dermgen.training.checkpoints import checkpoints, step_of
 
 # Settings that a reader of a card looks for; those that a method lacks, or that are off, are left out.
 TRAINING = (
@@ -143,7 +143,7 @@ def describe(folder: str | Path, weights: Literal["last", "best"] = "last") -> D
         raise InputError(f"the run in {folder} has not finished: the command that began it goes on")
     if "data" not in provenance:
         raise InputError(f"{folder} does not say which data it has learnt: it has not got far enough, or is too old")
-    gone_on = [int(p.name.split("-")[1]) for p in records.checkpoints(folder)]
+    gone_on = [step_of(p) for p in checkpoints(folder)]
     if "finished_step" in provenance and gone_on and gone_on[-1] > provenance["finished_step"]:
         raise InputError(
             f"{folder} has gone on to step {gone_on[-1]} since its weights were written at step "

@@ -21,7 +21,7 @@ from transformers import CLIPTextModel
 from dermgen.config import InputError, whole_file
 from dermgen.settings.dreambooth import UNET_TARGETS
 from dermgen.stable_diffusion.pipeline import load_pipeline
-from dermgen.training.run import load_trained_state
+from dermgen.training.trained_weights import load_trained_state
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")

@@ -5,11 +5,15 @@ of processes changes what happens to an image.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dermgen.settings.training import TrainConfig
 
 
 class Order:
@@ -48,6 +52,38 @@ class Positions(Sampler):
         while True:
             yield k
             k += self.world_size
+
+
+def endless_loader(
+    datasets: Sequence[Dataset], collate_fn: Callable, config: TrainConfig, start: int, accelerator: Accelerator
+) -> Iterator[list]:
+    """This process's batches `[ks, batch of each data set, …]` from image `start` on, without end."""
+    return iter(
+        DataLoader(
+            DrawnItems(datasets, config.seed),
+            batch_size=config.train_batch_size,
+            sampler=Positions(start, accelerator.process_index, accelerator.num_processes),
+            collate_fn=_CollateEach(collate_fn),
+            num_workers=config.dataloader_num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+            worker_init_fn=_ignore_ctrl_c,
+        )
+    )
+
+
+class _CollateEach:
+    """Collate `(k, item of set 0, item of set 1, …)` rows into `[ks, batch of set 0, batch of set 1, …]`."""
+
+    def __init__(self, collate_fn: Callable):
+        self.collate_fn = collate_fn
+
+    def __call__(self, rows: list[tuple]) -> list:
+        ks, *sets = zip(*rows, strict=True)
+        return [torch.tensor(ks), *(self.collate_fn(list(items)) for items in sets)]
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process decides when to stop
 
 
 class Draws:

@@ -18,8 +18,9 @@ from dermgen.data.subsets import subset
 from dermgen.labels import from_labels
 from dermgen.sampling import ImageGenerator
 from dermgen.settings.training import AdversarialConfig, FromScratchConfig
-from dermgen.training import records
+from dermgen.training import metrics_log
 from dermgen.training.augmentation import augment
+from dermgen.training.best import Scores, keep_if_best, kept_scores
 from dermgen.training.draws import Draws, derive_seed
 from dermgen.training.run import Run
 
@@ -137,7 +138,7 @@ def save_curves(run: Run) -> None:
     if not run.is_main:
         return
     lines: dict[str, list[tuple[float, float]]] = {}
-    for line in records.logged(run.output_dir / "metrics.jsonl"):
+    for line in metrics_log.read(run.output_dir / "metrics.jsonl"):
         for name, value in line.items():
             if name not in ("step", "learning_rate"):
                 lines.setdefault(name, []).append((line["step"], value))
@@ -181,8 +182,8 @@ def keep_best(run: Run, name: str, value: float, save: Callable[[Path], None]) -
     run.write_metrics(**{name: value})
     if run.is_main:
         run.record(best_by=name)
-        scores = records.kept_scores(run.output_dir, name)
-        records.keep_if_best(run.output_dir, run.step, scores | {run.step: -value}, save)
+        by_step = {**kept_scores(run.output_dir, name).by_step, run.step: value}
+        keep_if_best(run.output_dir, run.step, Scores(by_step, lower_is_better=True), save)
 
 
 def tell_result(run: Run, asking: str) -> None:

@@ -1,14 +1,16 @@
-"""The one optimizer that every training uses: AdamW with the settings of its config."""
+"""The one optimizer that every training uses, AdamW with the settings of its config, and its learning rate."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from diffusers.optimization import get_scheduler
 from torch import nn
+from torch.optim import Optimizer
 
 from dermgen.settings.training import TrainConfig
 
 
-def adamw(parameters: Iterable[nn.Parameter], config: TrainConfig, **changes: float) -> torch.optim.Optimizer:
+def adamw(parameters: Iterable[nn.Parameter], config: TrainConfig, **changes: float) -> Optimizer:
     """AdamW with the config's settings, or with a rate `lr` of its own; without weight decay it is plain Adam."""
     kind = torch.optim.AdamW
     if config.use_8bit_adam:
@@ -22,3 +24,20 @@ def adamw(parameters: Iterable[nn.Parameter], config: TrainConfig, **changes: fl
         "eps": config.adam_epsilon,
     }
     return kind(parameters, **(settings | changes))
+
+
+def learning_rates(
+    optimizers: Sequence[Optimizer], config: TrainConfig, steps: int, scale: float
+) -> Callable[[int], list]:
+    """`lr_at(step)`: every parameter group with its learning rate after `step` finished steps, times `scale`."""
+    factor = get_scheduler(
+        config.lr_scheduler,
+        torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.learning_rate),
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=steps,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
+    ).lr_lambdas[0]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    peaks = [group.setdefault("initial_lr", group["lr"]) * scale for group in groups]
+    return lambda step: [(group, peak * factor(step)) for group, peak in zip(groups, peaks, strict=True)]

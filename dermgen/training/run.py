@@ -6,41 +6,36 @@ optimizer, EMA and the step, and a resumed run ends with the same bits as an uni
 """
 
 import importlib.metadata
-import importlib.util
 import json
 import math
-import os
 import platform
-import shutil
 import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, ProjectConfiguration, gather_object, send_to_device, set_seed
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, send_to_device, set_seed
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
-from dermgen import config as configs
-from dermgen.config import InputError
+from dermgen.config import InputError, write_json
 from dermgen.data.sheets import save_grid
-from dermgen.job import claim_folder
 from dermgen.settings.training import TrainConfig
-from dermgen.training import records
-from dermgen.training.draws import DrawnItems, Draws, Positions, derive_seed
-from dermgen.training.records import STATE_FILE, checkpoints
+from dermgen.training import checkpoints, metrics_log
+from dermgen.training.draws import Draws, derive_seed, endless_loader
+from dermgen.training.health import StepHealth
+from dermgen.training.interruption import Interruption
+from dermgen.training.optimizers import learning_rates
+from dermgen.training.processes import accelerator_for, average_gradients, claim_together, device_name
+from dermgen.training.trackers import log_samples, tracking
+from dermgen.training.trained_weights import MovingAverage, load_models, save_models
 
 PACKAGES = "dermgen torch torchvision diffusers transformers accelerate peft safetensors".split()
 
@@ -80,26 +75,21 @@ class Run:
         self.max_train_steps = config.max_train_steps
         self.lr_factor = 1.0  # on top of the schedule, for a method that lowers the rate by what it measures
         self.draws: Draws
-        self._save_weights = save_weights or self._save_trained
-        self._load_weights = load_weights or self._load_trained
         self._models: list[nn.Module] = []
         self._optimizers: list[Optimizer] = []
-        self._averaged: list[nn.Module] = []
-        self._ema: EMAModel | None = None
+        self._save_weights = save_weights or (lambda folder: save_models(self._unwrapped(), folder))
+        self._load_weights = load_weights or (lambda folder: load_models(self._unwrapped(), folder))
+        self._average: MovingAverage | None = None
         self._first_gradient_checked = False
         self._wrapped = True
         self._resumed = False
-        self._stop_signal: int | None = None
-        self._scalars: dict[str, list[torch.Tensor]] = {}
-        self._losses: list[torch.Tensor] = []  # of the step in progress, and the norms of its gradients
-        self._norms: list[torch.Tensor] = []
-        self._image_ids: list[str] = []
-        self._pending: dict[str, float] = {}
-        self._pending_steps = 0
+        self._interruption = Interruption()
+        self._health: StepHealth
+        self._metrics = metrics_log.PendingMeans()
         self._seconds: float | None = 0.0  # of training before this start
         self._started = time.monotonic()
 
-        self.accelerator = _accelerator(config)
+        self.accelerator = accelerator_for(config)
         self.accelerator.register_save_state_pre_hook(self._on_save)
         self.accelerator.register_load_state_pre_hook(self._on_load)
         self.id = _claim_folder(self.output_dir, config, self.accelerator)
@@ -143,11 +133,11 @@ class Run:
         self._wrapped = wrap
         self._models += [x for x in prepared if isinstance(x, nn.Module)]
         self._optimizers += [x for x in prepared if isinstance(x, Optimizer)]
-        self._averaged = [average] if isinstance(average, nn.Module) else list(average)
-        if self._averaged and self.config.ema_decay:
+        averaged = [average] if isinstance(average, nn.Module) else list(average)
+        if averaged and self.config.ema_decay:
             if self.accelerator.distributed_type == DistributedType.FSDP:
                 raise InputError("ema_decay does not work with FSDP, which shards the weights: set it to 0")
-            self._ema = EMAModel(self._averaged_weights().values(), decay=self.config.ema_decay, foreach=True)
+            self._average = MovingAverage(averaged, self.config.ema_decay)
         return prepared
 
     def batches(self, *datasets: Dataset, collate_fn: Callable = default_collate) -> Iterator:
@@ -160,18 +150,19 @@ class Run:
         if self.max_train_steps is None:
             self.max_train_steps = config.num_train_epochs * self.steps_per_epoch(*datasets)
         self.resume()
-        lr_at = self._learning_rates()
-        loader = self._loader(datasets, collate_fn)
+        scale = self.images_per_step if config.scale_lr else 1
+        lr_at = learning_rates(self._optimizers, config, self.max_train_steps, scale)
+        loader = endless_loader(datasets, collate_fn, config, self.step * self.images_per_step, self.accelerator)
         self._started = time.monotonic()
         progress = tqdm(
             total=self.max_train_steps, initial=self.step, desc="steps", disable=not self.is_main, dynamic_ncols=True
         )
-        with self._trackers(), self._catch_signals(), progress:
+        with tracking(self.accelerator, config), self._interruption.caught(), progress:
             while self.step < self.max_train_steps:
                 self.step += 1
                 for group, lr in lr_at(self.step - 1):
                     group["lr"] = lr * self.lr_factor
-                self._losses, self._norms, self._image_ids = [], [], []
+                self._health = StepHealth(self.accelerator)
                 for micro_step in range(config.gradient_accumulation_steps):
                     ks, *batch = send_to_device(next(loader), self.accelerator.device, non_blocking=True)
                     ks = ks.tolist()
@@ -181,7 +172,7 @@ class Run:
                     )
                     # Layers such as dropout draw from the global stream, which belongs to a process, not to an image.
                     set_seed(derive_seed(config.seed, self.step, micro_step, self.accelerator.process_index) % 2**32)
-                    self._image_ids += _image_ids(batch)
+                    self._health.image_ids += _image_ids(batch)
                     with self.accelerator.accumulate(*self._models):
                         yield batch[0] if len(datasets) == 1 else tuple(batch)
                 self._finish_step(progress)
@@ -190,7 +181,7 @@ class Run:
             self.record(
                 finished_step=self.step,
                 training_seconds=None if seconds is None else round(seconds, 1),
-                device=_device_name(self.accelerator),
+                device=device_name(self.accelerator),
                 processes=self.accelerator.num_processes,
             )
         self.accelerator.wait_for_everyone()
@@ -203,14 +194,14 @@ class Run:
     def update(self, loss: torch.Tensor, optimizer: Optimizer) -> None:
         """Back-propagate the scalar `loss`; once enough gradients are accumulated, clip them and step."""
         self.accelerator.backward(loss)
-        self._losses.append(loss.detach().float())
+        self._health.losses.append(loss.detach().float())
         if self.accelerator.sync_gradients:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             if not self._wrapped:
-                _average_gradients(parameters, self.accelerator)
+                average_gradients(parameters, self.accelerator)
             norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
             if self.accelerator.scaler is None:  # a gradient scaler leaves out the steps whose gradients overflow
-                self._norms.append(norm.detach().float())
+                self._health.norms.append(norm.detach().float())
             if not self._first_gradient_checked:
                 self._first_gradient_checked = True
                 if norm == 0:
@@ -220,21 +211,21 @@ class Run:
                     )
         optimizer.step()
         optimizer.zero_grad()
-        if self._ema is not None and self.accelerator.sync_gradients and self._owns_averaged(optimizer):
-            self._ema.step(self._averaged_weights().values())
+        if self._average is not None and self.accelerator.sync_gradients and self._average.moves_with(optimizer):
+            self._average.step()
 
     def log(self, **scalars: torch.Tensor | float) -> None:
         """Note scalars of this batch; their mean over batches, processes and `logging_steps` steps is written."""
         for name, value in scalars.items():
             value = torch.as_tensor(value, dtype=torch.float32, device=self.accelerator.device).detach()
-            self._scalars.setdefault(name, []).append(value)
+            self._metrics.log(name, value)
 
     def due(self, every: int | None) -> bool:
         """True at the end of each `every`-th optimizer step and of the last one; never for None."""
         at_end = self.step == self.max_train_steps
         due = bool(every) and self.accelerator.sync_gradients and (at_end or self.step % every == 0)
         if due:  # what follows looks at the weights, and may keep them as the best
-            self._require_finite(*self.accelerator.gather(self._bad()[None]).amax(0).tolist())
+            self._health.require_finite(self.step, self.output_dir)
         return due
 
     def finish(self) -> None:
@@ -244,8 +235,7 @@ class Run:
     def write_metrics(self, **scalars: float) -> None:
         """Append one line to metrics.jsonl and to the trackers, at the current step (on the main process)."""
         if self.is_main:
-            with open(self.output_dir / "metrics.jsonl", "a") as file:
-                file.write(json.dumps({"step": self.step, **scalars}) + "\n")
+            metrics_log.append(self.output_dir / "metrics.jsonl", self.step, scalars)
         self.accelerator.log(scalars, step=self.step)
 
     def sample_grid(self, images: torch.Tensor, columns: int) -> Path:
@@ -253,76 +243,42 @@ class Run:
         path = self.output_dir / "samples" / f"step-{self.step}.png"
         path.parent.mkdir(exist_ok=True)
         save_grid(images, path, columns)
-        pictures = {"samples": images.permute(0, 2, 3, 1).cpu().numpy()}
-        for tracker in self.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images(pictures, step=self.step, dataformats="NHWC")
-            elif tracker.name == "wandb":
-                tracker.log_images(pictures, step=self.step)
+        log_samples(self.accelerator, images, self.step)
         return path
 
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Within the block the averaged model holds its EMA weights; without EMA it does nothing."""
-        if self._ema is None or self._ema.temp_stored_params is not None:  # without EMA, or inside such a block
-            yield
-            return
-        parameters = list(self._averaged_weights().values())
-        self._ema.store(parameters)
-        self._ema.copy_to(parameters)
-        try:
-            yield
-        finally:
-            self._ema.restore(parameters)
+    def averaged_weights(self) -> AbstractContextManager:
+        """Within the block the averaged models hold their EMA weights; without EMA it does nothing."""
+        return nullcontext() if self._average is None else self._average.in_place()
 
     def record(self, **facts) -> None:
         """Add facts to provenance.json, beside package versions and the command line."""
         if self.is_main:
             path = self.output_dir / "provenance.json"
             known = json.loads(path.read_text())
-            configs.write_json(path, {**known, **facts})
+            write_json(path, {**known, **facts})
 
     def _recorded_end(self) -> int | None:
-        """The step that a finished run has written down; a kill after the last checkpoint leaves none, or an older."""
+        """The step that a finished run has recorded; a kill after the last checkpoint leaves none, or an older one."""
         return json.loads((self.output_dir / "provenance.json").read_text()).get("finished_step")
 
     def _spent(self) -> float | None:
         """Seconds of training, validations and those before a resumed checkpoint among them; None if unknown."""
         return None if self._seconds is None else self._seconds + time.monotonic() - self._started
 
-    def _loader(self, datasets, collate_fn) -> Iterator:
-        items = DrawnItems(datasets, self.config.seed)
-        drawn = self.step * self.images_per_step
-        positions = Positions(drawn, self.accelerator.process_index, self.accelerator.num_processes)
-        return iter(
-            DataLoader(
-                items,
-                batch_size=self.config.train_batch_size,
-                sampler=positions,
-                collate_fn=_CollateEach(collate_fn),
-                num_workers=self.config.dataloader_num_workers,
-                pin_memory=self.accelerator.device.type == "cuda",
-                worker_init_fn=_ignore_ctrl_c,
-            )
-        )
-
     def _finish_step(self, progress: tqdm) -> None:
         """Agree with the other processes on this step's scalars, its health and whether to stop; log; checkpoint."""
         config = self.config
-        means = {name: torch.stack(values).mean() for name, values in self._scalars.items()}
-        self._scalars = {}
-        stop = torch.tensor(float(self._stop_signal or 0), device=self.accelerator.device)
-        rows = self.accelerator.gather(torch.cat([self._bad(), torch.stack([stop, *means.values()])])[None])
+        means = self._metrics.end_step()
+        stop = torch.tensor(float(self._interruption.number), device=self.accelerator.device)
+        rows = self.accelerator.gather(torch.cat([self._health.flags(), torch.stack([stop, *means.values()])])[None])
         # The one point of a step where the CPU waits for the device.
-        bad_loss, bad_gradient, stop, *values = [*rows[:, :3].amax(0).tolist(), *rows[:, 3:].mean(0).tolist()]
-        self._require_finite(bad_loss, bad_gradient)
-        for name, value in zip(means, values, strict=True):
-            self._pending[name] = self._pending.get(name, 0.0) + value
-        self._pending_steps += 1
+        *bad, stop = rows[:, :3].amax(0).tolist()
+        values = rows[:, 3:].mean(0).tolist()
+        self._health.require_finite(self.step, self.output_dir, bad)
+        self._metrics.add(dict(zip(means, values, strict=True)))
         progress.update()
         if self.step % config.logging_steps == 0 or self.step == self.max_train_steps:
-            averages = {name: total / self._pending_steps for name, total in self._pending.items()}
-            self._pending, self._pending_steps = {}, 0
+            averages = self._metrics.take()
             self.write_metrics(**averages, learning_rate=self._optimizers[0].param_groups[0]["lr"])
             progress.set_postfix({name: f"{value:.4f}" for name, value in averages.items()})
         if self.step % config.checkpointing_steps == 0 or self.step == self.max_train_steps or stop:
@@ -332,135 +288,59 @@ class Run:
                 progress.close()
                 print(
                     f"Stopped by {signal.Signals(int(stop)).name} after step {self.step} of {self.max_train_steps}; "
-                    f"saved {self.output_dir / f'checkpoint-{self.step}'}.\nThe same command goes on from there.",
+                    f"saved {self.output_dir / f'checkpoint-{self.step}'}.\nRun the same command again to resume.",
                     file=sys.stderr,
                 )
             sys.exit(128 + int(stop))
 
-    def _bad(self) -> torch.Tensor:
-        """Whether a loss, and whether a gradient of the step in progress is NaN or infinite here, (2,) float32."""
-        bad = [
-            ~torch.isfinite(torch.stack(values)).all() if values else torch.tensor(False)
-            for values in (self._losses, self._norms)
-        ]
-        return torch.stack([b.to(self.accelerator.device) for b in bad]).float()
-
-    def _require_finite(self, bad_loss: float, bad_gradient: float) -> None:
-        """Stop a run whose weights are NaN in memory, before they are written or averaged over good ones on disk."""
-        if not bad_loss and not bad_gradient:
-            return
-        image_ids = gather_object(self._image_ids)
-        found = checkpoints(self.output_dir)
-        raise InputError(
-            f"the {'loss' if bad_loss else 'gradient of the loss'} became NaN or infinite in step {self.step}"
-            + (f", on images {', '.join(image_ids)}" if image_ids else "")
-            + f"; the last good checkpoint is {found[-1] if found else 'none yet'}: train in float32 "
-            "(--mixed_precision no), or start again in a new folder with a lower learning rate"
-        )
-
     def checkpoint(self) -> None:
         """Write `checkpoint-<step>`; only once it is whole, drop this run's oldest beyond `checkpoints_total_limit`."""
-        final = self.output_dir / f"checkpoint-{self.step}"
-        partial = final.with_name(final.name + ".partial")
-        try:
-            if self.is_main and partial.exists():
-                shutil.rmtree(partial)  # a killed run left it unfinished
-            self.accelerator.wait_for_everyone()
-            self.accelerator.save_state(str(partial))
-            self.accelerator.wait_for_everyone()
+        with checkpoints.whole_checkpoint(self.output_dir, self.step, self.accelerator) as folder:
+            self.accelerator.save_state(str(folder))
             if self.is_main:
                 state = {
                     "run": self.id,
                     "step": self.step,
                     "images_per_step": self.images_per_step,
-                    "pending": self._pending,
-                    "pending_steps": self._pending_steps,
+                    **self._metrics.state(),
                     "seconds": self._spent(),
                 }
-                (partial / STATE_FILE).write_text(json.dumps(state))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            free = shutil.disk_usage(self.output_dir).free / 2**20
-            if self.is_main:
-                shutil.rmtree(partial, ignore_errors=True)  # half a checkpoint only takes the room that is wanting
-            found = checkpoints(self.output_dir)
-            raise InputError(
-                f"{final} could not be written ({error}; {free:,.0f} MiB free); the last whole checkpoint is "
-                f"{found[-1] if found else 'none yet'}: make room and give the same command again"
-            ) from error
+                (folder / checkpoints.STATE_FILE).write_text(json.dumps(state))
         if self.is_main:
-            if final.exists():
-                shutil.rmtree(final)
-            partial.rename(final)
-            # After going back to an older checkpoint, later ones belong to a course that is no longer taken.
-            later = [step for step in self._own_checkpoints() if step > self.step]
-            self._remove_checkpoints([*later, *self._surplus_checkpoints()])
+            checkpoints.rotate(self.output_dir, self.id, self.step, self.config.checkpoints_total_limit)
         self.accelerator.wait_for_everyone()
 
-    def _own_checkpoints(self) -> dict[int, Path]:
-        """Whole checkpoints of this run, by step."""
-        states = {path: _state(path) for path in checkpoints(self.output_dir)}
-        return {state["step"]: path for path, state in states.items() if state["run"] == self.id}
-
-    def _surplus_checkpoints(self) -> list[int]:
-        """Steps of this run's oldest checkpoints beyond `checkpoints_total_limit`."""
-        limit = self.config.checkpoints_total_limit
-        past = sorted(step for step in self._own_checkpoints() if step <= self.step)
-        return past[:-limit] if limit else []
-
-    def _remove_checkpoints(self, steps: Sequence[int]) -> None:
-        mine = self._own_checkpoints()
-        for step in steps:
-            # A kill while it is removed leaves what the next start clears, and nothing that looks like a checkpoint.
-            partial = mine[step].with_name(mine[step].name + ".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(mine[step].rename(partial))
-
-    def _clear_unfinished(self) -> None:
-        """Remove what a kill while a checkpoint was written, or old ones were removed, has left."""
-        for path in self.output_dir.glob("checkpoint-*.partial"):
-            if path.name.removeprefix("checkpoint-").removesuffix(".partial").isdigit():
-                shutil.rmtree(path)
-        self._remove_checkpoints(self._surplus_checkpoints())
-
     def resume(self) -> None:
-        """Go on from the last checkpoint, if there is one; `batches` does it unless the method has done it before."""
+        """Continue from the last checkpoint, if any; `batches` does it unless the method has done so before."""
         if self._resumed:
             return
         self._resumed = True
-        asked = self.config.resume_from_checkpoint
-        found = checkpoints(self.output_dir)
-        if asked not in (None, "latest"):
-            # As in diffusers' scripts, only the name counts: the checkpoint is one of this run's folder.
-            path = self.output_dir / Path(asked).name
-            if path not in found:
-                names = ", ".join(p.name for p in found) or "none"
-                raise InputError(f"resume_from_checkpoint: {path} is not a whole checkpoint; there are: {names}")
-        elif found:
-            path = found[-1]
-        else:
-            if self.is_main:
-                records.cut(self.output_dir / "metrics.jsonl", 0)  # of a run killed before its first checkpoint
-            self.accelerator.wait_for_everyone()
-            return
-        state = _state(path)
+        path = checkpoints.to_resume(self.output_dir, self.config.resume_from_checkpoint)
+        if path is not None:
+            self._load(path)
+        if self.is_main:
+            # Without a checkpoint, the lines of a run killed before its first one.
+            metrics_log.cut(self.output_dir / "metrics.jsonl", self.step)
+        self.accelerator.wait_for_everyone()
+
+    def _load(self, checkpoint: Path) -> None:
+        state = checkpoints.read_state(checkpoint)
         if state["images_per_step"] != self.images_per_step:
             raise InputError(
-                f"{path} was written with {state['images_per_step']} images per step, this run has "
+                f"{checkpoint} was written with {state['images_per_step']} images per step, this run has "
                 f"{self.images_per_step}: keep train_batch_size x gradient_accumulation_steps x processes the same"
             )
-        self.accelerator.load_state(str(path))
+        self.accelerator.load_state(str(checkpoint))
         self.accelerator.step = 0  # accelerate's count of micro-steps: accumulation may have changed
         self.step = state["step"]
-        self._pending, self._pending_steps = state["pending"], state["pending_steps"]
+        self._metrics.load(state)
         self._seconds = state.get("seconds")
         self._first_gradient_checked = True
-        if self._ema is not None:
-            self._ema.optimization_step = self.step
+        if self._average is not None:
+            self._average.ema.optimization_step = self.step
         if self.is_main:
-            self._clear_unfinished()
-            records.cut(self.output_dir / "metrics.jsonl", self.step)
-            print(f"Going on from {path}", file=sys.stderr)
-        self.accelerator.wait_for_everyone()
+            checkpoints.clear_unfinished(self.output_dir, self.id, self.step, self.config.checkpoints_total_limit)
+            print(f"Resuming from {checkpoint}", file=sys.stderr)
 
     def _on_save(self, models: list[nn.Module], weights: list[dict], folder: str) -> None:
         if self.accelerator.distributed_type == DistributedType.FSDP:
@@ -468,153 +348,19 @@ class Run:
         weights.clear()
         if self.is_main:
             self._save_weights(Path(folder))
-            if self._ema is not None:
-                shadow = dict(zip(self._averaged_weights(), self._ema.shadow_params, strict=True))
-                save_file({k: v.contiguous() for k, v in shadow.items()}, Path(folder, "ema.safetensors"))
+            if self._average is not None:
+                self._average.save(Path(folder, "ema.safetensors"))
 
     def _on_load(self, models: list[nn.Module], folder: str) -> None:
         if self.accelerator.distributed_type == DistributedType.FSDP:
             return
         models.clear()
         self._load_weights(Path(folder))
-        if self._ema is not None:
-            shadow = load_file(Path(folder, "ema.safetensors"))
-            for (name, live), target in zip(self._averaged_weights().items(), self._ema.shadow_params, strict=True):
-                # Older versions averaged the first model alone.
-                target.copy_(shadow.get(name, live) if name.startswith("model_1.") else shadow[name])
+        if self._average is not None:
+            self._average.load(Path(folder, "ema.safetensors"))
 
-    def _save_trained(self, folder: Path) -> None:
-        for i, model in enumerate(self._models):
-            save_file(_trained_state(self.accelerator.unwrap_model(model)), folder / _weights_name(i))
-
-    def _load_trained(self, folder: Path) -> None:
-        for i, model in enumerate(self._models):
-            load_trained_state(self.accelerator.unwrap_model(model), load_file(folder / _weights_name(i)))
-
-    def _averaged_weights(self) -> dict[str, nn.Parameter]:
-        """Trained weights of the averaged models by name, those of the second one after `model_1.` and so on."""
-        prefixes = ["", *(f"model_{i}." for i in range(1, len(self._averaged)))]
-        return {
-            prefix + name: weight
-            for prefix, model in zip(prefixes, self._averaged, strict=True)
-            for name, weight in _trained(model).items()
-        }
-
-    def _owns_averaged(self, optimizer: Optimizer) -> bool:
-        first = next(iter(self._averaged_weights().values()))
-        return any(p is first for group in optimizer.param_groups for p in group["params"])
-
-    def _learning_rates(self) -> Callable[[int], list]:
-        """`lr_at(step)`: every parameter group with its learning rate after `step` finished steps."""
-        config = self.config
-        factor = get_scheduler(
-            config.lr_scheduler,
-            torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.learning_rate),
-            num_warmup_steps=config.lr_warmup_steps,
-            num_training_steps=self.max_train_steps,
-            num_cycles=config.lr_num_cycles,
-            power=config.lr_power,
-        ).lr_lambdas[0]
-        scale = self.images_per_step if config.scale_lr else 1
-        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
-        peaks = [group.setdefault("initial_lr", group["lr"]) * scale for group in groups]
-        return lambda step: [(group, peak * factor(step)) for group, peak in zip(groups, peaks, strict=True)]
-
-    @contextmanager
-    def _trackers(self) -> Iterator[None]:
-        flat = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in vars(self.config).items()}
-        self.accelerator.init_trackers(type(self.config).__name__, config=flat)
-        try:
-            yield
-        finally:
-            for tracker in self.accelerator.trackers:  # end_training() would part the processes for good
-                tracker.finish()
-
-    @contextmanager
-    def _catch_signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM lets the step finish and is then acted on; a second one ends the program."""
-
-        def note(number, frame):
-            self._stop_signal = number
-            signal.signal(number, previous[number])
-
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
-def require_together(accelerator: Accelerator | PartialState) -> None:
-    """Raise `InputError` where a launcher started several processes that do not know of each other.
-
-    accelerate does this with a CPU config of several processes; each would take itself for the only one.
-    """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != accelerator.num_processes:
-        raise InputError(
-            f"{started} processes were started, but accelerate runs each by itself; start several CPU processes by "
-            "ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N SCRIPT"
-        )
-
-
-def claim_together(
-    state: Accelerator | PartialState,
-    folder: Path,
-    config: Any,
-    may_change: Collection[str] = (),
-) -> None:
-    """`job.claim_folder` by one process, the others waiting."""
-    require_together(state)
-    if state.is_main_process:
-        claim_folder(folder, config, may_change)
-    state.wait_for_everyone()
-
-
-def load_trained_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Load trained weights into `model`, whose frozen weights are in place already.
-
-    Raises:
-        InputError: if a trained weight is missing from `state`, or `state` has one that the model lacks.
-    """
-    wanted = _trained_state(model).keys()
-    if state.keys() != wanted:
-        missing, unknown = sorted(wanted - state.keys()), sorted(state.keys() - wanted)
-        raise InputError(
-            f"the checkpoint does not fit the model: {len(missing)} trained weights are missing ({missing[:2]}), "
-            f"{len(unknown)} are unknown ({unknown[:2]})"
-        )
-    model.load_state_dict(state, strict=False)
-
-
-def _accelerator(config: TrainConfig) -> Accelerator:
-    if config.report_to in ("wandb", "comet_ml") and importlib.util.find_spec(config.report_to) is None:
-        name = config.report_to
-        raise InputError(
-            f"report_to is {name!r}, but {name} is not installed: pip install it, or --report_to tensorboard"
-        )
-    if config.use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            "bitsandbytes is not installed: pip install 'dermgen[bitsandbytes]', or leave out --use_8bit_adam"
-        )
-    project = ProjectConfiguration(
-        project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
-    )
-    try:
-        accelerator = Accelerator(
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            mixed_precision=config.mixed_precision,
-            log_with=None if config.report_to == "none" else config.report_to,
-            project_config=project,
-        )
-    except ValueError as error:
-        # accelerate refuses a precision that the device lacks.
-        raise InputError(f"{error} (mixed_precision {config.mixed_precision or 'of the accelerate config'})") from error
-    require_together(accelerator)
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("fp16 needs a GPU, and accelerate would quietly train in float32: use bf16 or no")
-    return accelerator
+    def _unwrapped(self) -> list[nn.Module]:
+        return [self.accelerator.unwrap_model(model) for model in self._models]
 
 
 def versions() -> dict:
@@ -626,65 +372,15 @@ def versions() -> dict:
     }
 
 
-def _device_name(accelerator: Accelerator) -> str:
-    """What a reader knows the device by: the GPU's name, or the processor's."""
-    if accelerator.device.type == "cuda":
-        return torch.cuda.get_device_name(accelerator.device)
-    return f"{torch.backends.cpu.get_cpu_capability()} CPU, {torch.get_num_threads()} threads"
-
-
 def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerator) -> str:
     """Make the run folder, or check that it is this run's own; return the run's id."""
     provenance = output_dir / "provenance.json"
     claim_together(accelerator, output_dir, config, config.MAY_CHANGE)
     if accelerator.is_main_process and not provenance.exists():
-        configs.write_json(provenance, {"run": uuid.uuid4().hex, **versions()})
+        write_json(provenance, {"run": uuid.uuid4().hex, **versions()})
     accelerator.wait_for_everyone()
     return json.loads(provenance.read_text())["run"]
 
 
-def _state(checkpoint: Path) -> dict:
-    return json.loads((checkpoint / STATE_FILE).read_text())
-
-
-def _average_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
-    """Every process's gradients become their mean over the processes, as `DistributedDataParallel` leaves them."""
-    if accelerator.num_processes == 1:
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
-    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Trained parameters and buffers: without the frozen base a LoRA checkpoint is megabytes, not gigabytes."""
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    return {name: value.contiguous() for name, value in model.state_dict().items() if name not in frozen}
-
-
-def _weights_name(i: int) -> str:
-    return "model.safetensors" if i == 0 else f"model_{i}.safetensors"
-
-
 def _image_ids(batch: list) -> list[str]:
     return [i for part in batch if isinstance(part, dict) for i in part.get("image_id", [])]
-
-
-def _ignore_ctrl_c(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process decides when to stop
-
-
-class _CollateEach:
-    """Collate `(k, item of set 0, item of set 1, …)` rows into `[ks, batch of set 0, batch of set 1, …]`."""
-
-    def __init__(self, collate_fn: Callable):
-        self.collate_fn = collate_fn
-
-    def __call__(self, rows: list[tuple]) -> list:
-        ks, *sets = zip(*rows, strict=True)
-        return [torch.tensor(ks), *(self.collate_fn(list(items)) for items in sets)]

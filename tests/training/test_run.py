@@ -17,9 +17,11 @@ from torch import nn
 from toy_run import ToyConfig, build, train
 
 from dermgen.config import InputError
-from dermgen.training import records
-from dermgen.training import run as run_module
-from dermgen.training.run import STATE_FILE, Run, checkpoints, load_trained_state
+from dermgen.training import trained_weights
+from dermgen.training.best import Scores
+from dermgen.training.checkpoints import STATE_FILE, checkpoints
+from dermgen.training.run import Run
+from dermgen.training.trained_weights import load_trained_state
 
 TOY = str(Path(__file__).with_name("toy_run.py"))
 SETTINGS = {
@@ -148,7 +150,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path, number):
     assert process.returncode == 128 + number, text
     step = checkpoints(tmp_path / "run")[-1].name.split("-")[1]
     assert f"Stopped by {number.name} after step {step} of 100" in text
-    assert "The same command goes on from there" in text
+    assert "Run the same command again to resume" in text
     assert 1 <= int(step) < 100
     whole, _ = toy(tmp_path / "whole", max_train_steps=int(step) + 2, lr_scheduler="constant")
     again, _ = toy(tmp_path / "run", max_train_steps=int(step) + 2, lr_scheduler="constant")
@@ -262,7 +264,15 @@ def test_a_step_that_a_gradient_scaler_leaves_out_does_not_stop_the_run(tmp_path
 
 
 def test_a_validation_that_gives_nan_is_never_the_best():
-    assert records.best_step({10: float("nan"), 20: -3.0, 30: float("nan")}) == 20
+    measured = {10: float("nan"), 20: 3.0, 30: float("nan")}
+    assert Scores(measured, lower_is_better=True).best_step == 20
+    assert Scores(measured, lower_is_better=False).best_step == 20
+
+
+def test_the_best_step_is_the_first_of_equals_in_the_better_direction():
+    measured = {10: 2.0, 20: 1.0, 30: 1.0, 40: 2.0}
+    assert Scores(measured, lower_is_better=True).best_step == 20
+    assert Scores(measured, lower_is_better=False).best_step == 10
 
 
 def test_a_full_disk_while_saving_keeps_the_last_whole_checkpoint(tmp_path, monkeypatch):
@@ -271,7 +281,7 @@ def test_a_full_disk_while_saving_keeps_the_last_whole_checkpoint(tmp_path, monk
     def no_room(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_module, "save_file", no_room)
+    monkeypatch.setattr(trained_weights, "save_file", no_room)
     with pytest.raises(
         InputError, match=r"checkpoint-4 could not be written .*No space left.*last whole .*checkpoint-2"
     ):
@@ -328,7 +338,7 @@ def test_two_optimizers_step_once_each_and_only_the_averaged_one_moves_the_avera
         run.update(nn.functional.softplus(d(fake.detach()) - d(real)).mean(), d_optimizer)
         run.update(nn.functional.softplus(-d(fake)).mean(), g_optimizer)
         count += 1
-    assert (count, run.step, run._ema.optimization_step) == (6, 3, 3)
+    assert (count, run.step, run._average.ema.optimization_step) == (6, 3, 3)
 
 
 def test_averaged_weights_are_the_exponential_average_and_the_live_ones_come_back(tmp_path):

@@ -5,6 +5,7 @@ at a chosen moment of its second checkpoint, or after its last.
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -12,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import nn
 
 from dermgen.config import option, parse
 from dermgen.job import user_errors
 from dermgen.settings.training import TrainConfig
-from dermgen.training import run as run_module
 from dermgen.training.run import Run
 
 
@@ -70,7 +71,7 @@ def train(config: ToyConfig) -> tuple[nn.Module, Run]:
 
 def die_at(moment: str) -> None:
     """Arrange for a SIGKILL at a moment of the second checkpoint."""
-    save_state, rename, rmtree = run_module.Accelerator.save_state, Path.rename, run_module.shutil.rmtree
+    save_state, rename, rmtree = Accelerator.save_state, Path.rename, shutil.rmtree
     last = {"whole": "checkpoint-4.partial", "ending": "checkpoint-6.partial"}
 
     def kill():
@@ -94,7 +95,7 @@ def die_at(moment: str) -> None:
             kill()
         rmtree(path, **options)
 
-    run_module.Accelerator.save_state, Path.rename, run_module.shutil.rmtree = saving, renaming, removing
+    Accelerator.save_state, Path.rename, shutil.rmtree = saving, renaming, removing
 
 
 if __name__ == "__main__":
