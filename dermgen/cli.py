@@ -25,7 +25,7 @@ def prepare(argv):
     """read HAM10000, ISIC, a folder or a Hub data set; clean, split, write a manifest"""
     from dermgen.settings.prepare import PrepareConfig
 
-    config = parse(PrepareConfig, argv, words="source")
+    config = parse(PrepareConfig, argv)
     from dermgen.data.prepare import prepare
 
     prepare(config)
@@ -97,7 +97,7 @@ def report(argv):
     """one self-contained HTML page from the folders of the stages"""
     from dermgen.settings.report import ReportConfig
 
-    config = parse(ReportConfig, argv, words="folders")
+    config = parse(ReportConfig, argv)
     from dermgen.report import report
 
     report(config)
@@ -114,12 +114,12 @@ def publish(argv):
 
     kind, *argv = argv
     if kind == "model":
-        config = parse(PublishModelConfig, argv, words="run")
+        config = parse(PublishModelConfig, argv)
         from dermgen.publish.model import publish_model
 
         publish_model(config)
     else:
-        config = parse(PublishDatasetConfig, argv, words="data_dir")
+        config = parse(PublishDatasetConfig, argv)
         from dermgen.publish.dataset import publish_dataset
 
         publish_dataset(config)
@@ -129,7 +129,7 @@ def inspect(argv):
     """report whether an image says that it is synthetic: by its text, by its watermark"""
     from dermgen.settings.inspect import InspectConfig
 
-    config = parse(InspectConfig, argv, words="files")
+    config = parse(InspectConfig, argv)
     from dermgen.inspection import inspect
 
     inspect(config)

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
@@ -19,41 +19,135 @@ import yaml
 Config = TypeVar("Config")
 
 
+SEEDS = f"[0, {2**32 - 1}]"  # of a seed above, PyTorch's generator on the CPU drops bits
+
+
 class InputError(ValueError):
     """A mistake in what the user gave: one sentence that says what was expected, what came and what to do."""
 
 
-def option(default: Any, help: str, **flag: Any) -> Any:
-    """A dataclass field whose help text is also the command-line help.
+def option(
+    default: Any,
+    help: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    within: str | None = None,
+    multiple_of: int | None = None,
+    choices: Sequence[str] | None = None,
+    required: bool = False,
+    free: bool = False,
+    fixed: bool = False,
+    positional: bool = False,
+    infinite: bool = False,
+    also: str | None = None,
+) -> Any:
+    """A dataclass field that is a command-line option; a subclass that gives it another default keeps its rules.
 
-    `flag` goes to argparse's `add_argument`; `also` in it names a second spelling of the flag, and `infinite` lets a
-    number be infinite.
+    `check` holds the rules for a value that is not None, and for each value of a list.
+
+    Args:
+        default: of the field.
+        help: its help text, to which `--help` adds the rules.
+        at_least: the lowest value.
+        above: a value that is just too low.
+        within: an interval like "[0, 1)".
+        multiple_of: of which it is a positive multiple.
+        choices: its values, where a `Literal` cannot list them.
+        required: whether a command without it is refused.
+        free: whether a job may resume with another value.
+        fixed: whether even a job that starts over in its folder keeps the value (see `job.claim_folder`).
+        positional: whether it takes the words before the first flag, as in `dermgen report DIR DIR --title …`.
+        infinite: whether a number may be infinite.
+        also: a second spelling of the flag; it takes one value in all.
     """
-    return dataclasses.field(default=default, metadata={"help": help, **flag})
+    rules = locals()
+    del rules["default"]
+    return dataclasses.field(
+        default=default, metadata={k: v for k, v in rules.items() if v is not None and v is not False}
+    )
 
 
-def parse(
-    config_cls: type[Config], argv: Sequence[str] | None = None, words: str | None = None, recipes: bool = True
-) -> Config:
+def rules_of(config_cls: type) -> dict[str, dict[str, Any]]:
+    """What `option` was given, by the option's name; what a subclass does not say again is as in its base class."""
+    rules: dict[str, dict[str, Any]] = {}
+    for cls in filter(dataclasses.is_dataclass, reversed(config_cls.__mro__)):
+        for field in dataclasses.fields(cls):
+            rules[field.name] = rules.get(field.name, {}) | dict(field.metadata)
+    kinds = get_type_hints(config_cls)
+    for field in dataclasses.fields(config_cls):
+        kind = _kind(kinds[field.name])[0]
+        if get_origin(kind) is Literal:
+            rules[field.name]["choices"] = get_args(kind)
+    return rules
+
+
+def check(config: Any) -> None:
+    """The first part of a `__post_init__`: hold every option against its rules.
+
+    Raises:
+        InputError: for the first option that breaks one.
+    """
+    for name, rules in rules_of(type(config)).items():
+        value = getattr(config, name)
+        if rules.get("required") and not value:
+            place = ", or words before the first flag" if rules.get("positional") else ""
+            raise InputError(f"--{name} is needed{place}: {rules['help']}")
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        limits = _limits(rules, several=isinstance(value, list))
+        if limits and not (values and all(holds(v) for v in values for holds in limits.values())):
+            raise InputError(f"{name} must be {' and '.join(limits)}, got {value!r}")
+
+
+def _limits(rules: dict[str, Any], several: bool) -> dict[str, Callable[[Any], bool]]:
+    """The rules for a value: in words after "must be", and as a function; `several` for the words of a list."""
+    limits: dict[str, Callable[[Any], bool]] = {}
+    if "at_least" in rules:
+        limits[f"at least {rules['at_least']}"] = lambda value: value >= rules["at_least"]
+    if "above" in rules:
+        limits[f"above {rules['above']}"] = lambda value: value > rules["above"]
+    if "within" in rules:
+        interval = rules["within"]
+        low, high = interval[1:-1].split(", ")
+        words = {"[]": f"from {low} to {high}", "(]": f"above {low} and at most {high}"}
+        limits[words.get(interval[0] + interval[-1], f"in {interval}")] = lambda value: _is_inside(value, interval)
+    if "multiple_of" in rules:
+        number = rules["multiple_of"]
+        words = "multiples of" if several else "a positive multiple of"
+        limits[f"{words} {number}"] = lambda value: value > 0 and value % number == 0
+    if "choices" in rules:
+        limits[f"one of {', '.join(map(str, rules['choices']))}"] = lambda value: value in rules["choices"]
+    return limits
+
+
+def _is_inside(value: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(", "))
+    return low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
+
+
+def parse(config_cls: type[Config], argv: Sequence[str] | None = None, recipes: bool = True) -> Config:
     """Read `--config recipe.yaml` first, then let the other flags override it.
 
     A recipe is turned into flags, so one parser checks both: an unknown key, a wrong type or a value outside a
     `Literal` is an error, and a recipe cannot hold what the command line could not say.
 
     Args:
-        config_cls: the dataclass of settings, its fields made by `option`.
+        config_cls: the dataclass of settings, its fields made by `option`. Its `FOREIGN` may list flags of other
+            programs that are no fields: None for one that is accepted without effect, else why it is refused.
         argv: default the command line's.
-        words: the option that takes the words before the first flag, as in `dermgen report DIR DIR --title …`.
         recipes: whether there is a `--config`.
 
     Raises:
         InputError: for an unreadable recipe, an unknown key or flag, or a value that the config refuses.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    names = [field.name for field in dataclasses.fields(config_cls)]
+    rules, foreign = rules_of(config_cls), foreign_options(config_cls)
     parser = _parser(config_cls)
-    if words and argv and not argv[0].startswith("-"):
-        argv = [f"--{words}", *argv]
+    positional = [name for name in rules if "positional" in rules[name]]
+    if positional and argv and not argv[0].startswith("-"):
+        argv = [f"--{positional[0]}", *argv]
     if recipes:
         parser.add_argument("--config", metavar="RECIPE", help="a YAML file of these options; flags override it")
         argv = _with_recipe(argv, config_cls)
@@ -65,8 +159,16 @@ def parse(
     if unknown:
         # Never what follows: it may be a secret.
         name = unknown[0].split("=")[0]
-        raise InputError(f"unknown option {name!r}{_closest(name.lstrip('-'), names)}")
-    return config_cls(**{name: getattr(values, name) for name in names})
+        raise InputError(f"unknown option {name!r}{_closest(name.lstrip('-'), list(rules))}")
+    for name, why in foreign.items():
+        if why and name in values:
+            raise InputError(f"--{name} {why}")
+    return config_cls(**{name: getattr(values, name) for name in rules})
+
+
+def foreign_options(config_cls: type) -> dict[str, str | None]:
+    """Flags of other programs that `parse` accepts without effect (None), or refuses for a reason."""
+    return getattr(config_cls, "FOREIGN", {})
 
 
 def _parser(config_cls: type) -> argparse.ArgumentParser:
@@ -79,24 +181,24 @@ def _parser(config_cls: type) -> argparse.ArgumentParser:
     parser = Parser(
         allow_abbrev=False, description=config_cls.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    kinds = get_type_hints(config_cls)
+    hints, rules_by_name = get_type_hints(config_cls), rules_of(config_cls)
     for field in dataclasses.fields(config_cls):
-        flag = dict(field.metadata)
-        spellings = [f"--{field.name}", *([f"--{field.name.replace('_', '-')}"] if "_" in field.name else [])]
-        if "also" in flag:
-            spellings.append(flag.pop("also"))
-            flag["action"] = _Once
-        number = _number if flag.pop("infinite", False) else _finite
-        kind = _without_none(kinds[field.name])
-        if get_origin(kind) is list:
-            flag |= {"nargs": "+"}
-            kind = get_args(kind)[0]
+        rules = rules_by_name[field.name]
+        kind, several = _kind(hints[field.name])
+        limits = [] if "choices" in rules else _limits(rules, several)
+        flag = {"help": "; ".join([rules["help"], *limits]).replace("%", "%%")}
+        if "choices" in rules:
+            flag["choices"] = rules["choices"]
         if get_origin(kind) is Literal:
-            flag |= {"choices": get_args(kind)}
             kind = type(get_args(kind)[0])
+        if several:
+            flag["nargs"] = "+"
         if kind is bool:
             flag |= {"nargs": "?", "const": True}
-        flag["help"] = flag["help"].replace("%", "%%")
+        if "also" in rules:
+            flag["action"] = _Once
+        spellings = [*_spellings(field.name), *filter(None, [rules.get("also")])]
+        number = _number if rules.get("infinite") else _finite
         parser.add_argument(
             *spellings,
             dest=field.name,
@@ -107,14 +209,21 @@ def _parser(config_cls: type) -> argparse.ArgumentParser:
         if field.default is True:
             negated = [spelling.replace("--", "--no_" if "_" in spelling else "--no-", 1) for spelling in spellings]
             parser.add_argument(*negated, dest=field.name, action="store_false", help=argparse.SUPPRESS)
+    for name, why in foreign_options(config_cls).items():
+        text = f"refused: it {why}" if why else "accepted without effect"
+        parser.add_argument(*_spellings(name), nargs="*" if why else "?", default=argparse.SUPPRESS, help=text)
     return parser
 
 
-def _without_none(kind: Any) -> Any:
-    """`int` of `int | None`."""
-    if get_origin(kind) in (Union, UnionType):
-        (kind,) = (k for k in get_args(kind) if k is not type(None))
-    return kind
+def _spellings(name: str) -> list[str]:
+    return [f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else [])]
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """The type of one value, and whether an option takes several: `int` and True of `list[int] | None`."""
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = (k for k in get_args(hint) if k is not type(None))
+    return (get_args(hint)[0], True) if get_origin(hint) is list else (hint, False)
 
 
 class _Once(argparse.Action):
@@ -230,17 +339,17 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def _recipe_flags(path: Path, config_cls: type) -> list[str]:
-    recipe, kinds = read_yaml(path), get_type_hints(config_cls)
-    names = [field.name for field in dataclasses.fields(config_cls)]
+    recipe, hints = read_yaml(path), get_type_hints(config_cls)
+    names, foreign = [field.name for field in dataclasses.fields(config_cls)], foreign_options(config_cls)
     if not isinstance(recipe, dict):
         raise InputError(f"{path} must hold `option: value` lines, got {type(recipe).__name__}")
     flags = []
     for key, value in recipe.items():
-        if key not in names:
+        if key not in names and key not in foreign:
             raise InputError(f"{path}: unknown key {key!r}{_closest(str(key), names)}")
-        if value == "None" and type(None) in get_args(kinds[key]):
+        if value == "None" and type(None) in get_args(hints.get(key)):
             value = None  # as Python spells null
-        if isinstance(value, float) and value.is_integer() and _without_none(kinds[key]) is int:
+        if isinstance(value, float) and value.is_integer() and _kind(hints.get(key))[0] is int:
             value = int(value)
         if isinstance(value, list):
             flags += [f"--{key}", *map(str, value)]
@@ -254,21 +363,7 @@ def _closest(name: str, names: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else "; --help lists all options"
 
 
-def require_at_least(lowest: float, **values: float) -> None:
-    """Raise `InputError` for the first of the named `values` below `lowest`."""
-    for name, value in values.items():
-        if value < lowest:
-            raise InputError(f"{name} must be at least {lowest}, got {value}")
-
-
-def require_given(config: Any, *names: str) -> None:
-    """Raise `InputError` for the first of the named settings that is not given, with what it is."""
-    for field in dataclasses.fields(config):
-        if field.name in names and not getattr(config, field.name):
-            raise InputError(f"--{field.name} is needed: {field.metadata['help']}")
-
-
-def require_seed(seed: int, number: int = 1) -> None:
-    """Raise `InputError` for a seed, or one of the `number` from it on, of which PyTorch's CPU generator drops bits."""
-    if not 0 <= seed <= 2**32 - number:
-        raise InputError(f"seed must be from 0 to {2**32 - number}, got {seed}")
+def require_seeds(first: int, number: int) -> None:
+    """Raise `InputError` if one of the `number` seeds from `first` on is too large (see `SEEDS`)."""
+    if first > 2**32 - number:
+        raise InputError(f"seed must be from 0 to {2**32 - number}, got {first}")

@@ -58,7 +58,7 @@ def filter_images(config: FilterConfig) -> dict:
         _refuse_if_seen(extractor.trained_on, held_out, extractor.name)
         revision = extractor.revision
         quality = _nearness(synthetic, train, lambda table: embed(extractor, table).features)
-    claim_together(accelerator, folder, config, ("output_dir", "batch_size", "cache_dir"))
+    claim_together(accelerator, folder, config)
     kept = choose(quality, synthetic["dx"].to_numpy(), config.keep, config.threshold)
     if not kept.any():
         raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")

@@ -45,7 +45,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
     rows = model.plan()
     accelerator = Accelerator()
     folder = Path(config.output_dir)
-    claim_together(accelerator, folder, config, may_change=("output_dir", "batch_size"))
+    claim_together(accelerator, folder, config)
     (folder / "images").mkdir(exist_ok=True)
 
     generator = generator or model.load(rows, accelerator.device)

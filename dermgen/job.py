@@ -5,12 +5,12 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dermgen.config import InputError, read_yaml, save
+from dermgen.config import InputError, foreign_options, read_yaml, rules_of, save
 
 # Of errors that a disk gives, whichever library meets them.
 _DISK_ERRORS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only"}
@@ -53,13 +53,13 @@ def _disk_error(error: BaseException | None) -> str | None:
     return None
 
 
-def claim_folder(folder: Path, config: Any, may_change: Collection[str] = ()) -> None:
-    """Make `folder` the place of a job with these settings, kept in its `config.yaml`; a job goes on in its own folder.
+def claim_folder(folder: Path, config: Any, anew: bool = False) -> None:
+    """Make `folder` the place of a job with these settings, kept in its `config.yaml`; a job resumes in its own folder.
 
     Args:
         folder: made if it is missing.
-        config: the dataclass of settings.
-        may_change: settings that do not matter for going on.
+        config: the dataclass of settings; options that are `free` may have changed.
+        anew: the job starts over there, so that all options but those that are `fixed` may have changed.
 
     Raises:
         InputError: if the folder belongs to a job with other settings, or to something else.
@@ -70,15 +70,17 @@ def claim_folder(folder: Path, config: Any, may_change: Collection[str] = ()) ->
         saved, now = read_yaml(path, "the settings"), dataclasses.asdict(config)
         if not isinstance(saved, dict):
             raise InputError(f"{path} is damaged: restore it, or choose a new output_dir")
+        saved = {k: v for k, v in saved.items() if k not in foreign_options(type(config))}  # which were saved once
         # An option that is younger than the folder had what is its default now.
         saved = {f.name: f.default for f in dataclasses.fields(config) if f.default is not dataclasses.MISSING} | saved
-        changed = [k for k in sorted(saved.keys() | now.keys()) if saved.get(k) != now.get(k) and k not in may_change]
+        free = {k for k, rules in rules_of(type(config)).items() if "free" in rules or (anew and "fixed" not in rules)}
+        changed = [k for k in sorted(saved.keys() | now.keys()) if saved.get(k) != now.get(k) and k not in free]
         if changed:
-            told = ", ".join(f"{k} was {saved.get(k)!r} and is {now.get(k)!r}" for k in changed[:5])
+            changes = ", ".join(f"{k} was {saved.get(k)!r} and is {now.get(k)!r}" for k in changed[:5])
             more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
             raise InputError(
-                f"{folder} was made with other settings ({told}{more}): "
-                "choose a new output_dir, or give the old settings to go on there"
+                f"{folder} was made with other settings ({changes}{more}): "
+                "choose a new output_dir, or give the old settings to resume there"
             )
     elif folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: choose a folder")

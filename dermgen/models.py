@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from dermgen import runs, watermark
-from dermgen.config import InputError, read_yaml, require_seed
+from dermgen.config import InputError, read_yaml, require_seeds
 from dermgen.data import captions, manifest, preprocess
 from dermgen.data.cache import key_of
 from dermgen.data.loading import Example, PixelSet, folder_examples
@@ -160,7 +160,7 @@ class StableDiffusionModel:
     def plan(self) -> list[dict]:
         """One row per image: label (its prompt), seed, and what is known of it (dx, localization, age, sex)."""
         rows, asked = [], self._asked()
-        require_seed(self.config.seed, len(asked))
+        require_seeds(self.config.seed, len(asked))
         for i, row in enumerate(asked):
             seed = self.config.seed + i
             source = self.sources[seed % len(self.sources)].image_id if self.sources else ""
@@ -289,7 +289,7 @@ class FromScratchModel:
         else:
             asked = [run.only_class] * (config.num_images or 16)
         class_indices(asked, run.classes, run.class_conditional)
-        require_seed(config.seed, len(asked))
+        require_seeds(config.seed, len(asked))
         return [self._row(dx, config.seed + i) for i, dx in enumerate(asked)]
 
     def settings(self) -> dict:

@@ -23,8 +23,7 @@ def train_tiny(config: TinyConfig) -> Path:
         InputError: for an unknown class, a missing manifest, or the folder of another job.
     """
     folder = Path(config.output_dir)
-    may_change = ("output_dir", "autoencoder_steps", "unet_steps", "mixed_precision", "report_to")
-    claim_folder(folder, config, may_change)
+    claim_folder(folder, config)
     stages = folder / "stages"
     exclude = config.exclude_classes
     shared = {

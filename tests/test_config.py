@@ -32,7 +32,7 @@ MODEL = ["--pretrained_model_name_or_path", "x", "--data_dir", "y"]
 class Settings(TrainConfig):
     """Settings of a test."""
 
-    channels: list[int] | None = option(None, "numbers")
+    channels: list[int] | None = option(None, "numbers", positional=True)
     flag: bool = option(False, "a switch")
     word: str | None = option(None, "text")
 
@@ -159,7 +159,7 @@ def test_a_switch_takes_a_flag_a_value_or_its_negation():
 
 
 def test_words_before_the_first_flag_go_to_the_option_that_takes_them():
-    assert parse(Settings, ["3", "4", "--seed", "1"], words="channels").channels == [3, 4]
+    assert parse(Settings, ["3", "4", "--seed", "1"]).channels == [3, 4]
 
 
 @pytest.mark.parametrize("kind", [DreamboothConfig, DreamboothLoraConfig])
@@ -181,17 +181,11 @@ def test_configs_are_frozen():
         Settings().seed = 3
 
 
-def test_what_a_resumed_run_may_change_are_real_options():
-    for kind in (TrainConfig, DreamboothLoraConfig):
-        known = {f.name for f in dataclasses.fields(DreamboothLoraConfig)}
-        assert known >= kind.MAY_CHANGE
-
-
 def test_a_folder_belongs_to_the_settings_it_was_made_with(tmp_path):
-    claim_folder(tmp_path / "a", Settings(seed=1), may_change=("seed",))
-    claim_folder(tmp_path / "a", Settings(seed=2), may_change=("seed",))
+    claim_folder(tmp_path / "a", Settings(logging_steps=1))
+    claim_folder(tmp_path / "a", Settings(logging_steps=2))
     with pytest.raises(InputError, match="word was None and is 'x'"):
-        claim_folder(tmp_path / "a", Settings(word="x"), may_change=("seed",))
+        claim_folder(tmp_path / "a", Settings(word="x"))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine.txt").write_text("x")
     with pytest.raises(InputError, match="files in it that are not dermgen's"):
@@ -207,6 +201,37 @@ def test_a_folder_goes_on_after_its_command_got_a_new_option(tmp_path):
     (tmp_path / "a" / "config.yaml").write_text(yaml.safe_dump(saved))
     with pytest.raises(InputError, match="word was"):
         claim_folder(tmp_path / "a", Settings(word="x"))
+
+
+def test_a_run_whose_saved_settings_name_options_of_other_programs_resumes_and_is_a_recipe(tmp_path):
+    config = parse(DreamboothConfig, MODEL)
+    claim_folder(tmp_path / "a", config)
+    path = tmp_path / "a" / "config.yaml"
+    path.write_text(path.read_text() + "local_rank: -1\nset_grads_to_none: true\nhub_token:\nvalidation_images: null\n")
+    claim_folder(tmp_path / "a", config)
+    assert parse(DreamboothConfig, ["--config", str(path)]) == config
+    with pytest.raises(InputError, match="data_dir was 'y' and is 'z'"):
+        claim_folder(tmp_path / "a", dataclasses.replace(config, data_dir="z"))
+
+
+def test_an_option_of_another_program_is_accepted_without_effect_or_refused_with_the_reason(tmp_path):
+    harmless = ["--local_rank", "0", "--set_grads_to_none"]
+    assert parse(DreamboothConfig, [*MODEL, *harmless]) == parse(DreamboothConfig, MODEL)
+    with pytest.raises(InputError, match="--validation_images is for DeepFloyd IF"):
+        parse(DreamboothConfig, [*MODEL, "--validation_images", "a.png", "b.png"])
+    for given in (["--hub-token=hf_secret"], recipe(tmp_path, "hub_token: hf_secret")):
+        with pytest.raises(InputError, match="--hub_token can be read by others") as error:
+            parse(DreamboothConfig, [*MODEL, *given])
+        assert "hf_secret" not in str(error.value)
+
+
+def test_a_job_that_starts_over_keeps_what_is_fixed_and_nothing_else(tmp_path):
+    first = PrepareConfig(source="a/b", output_dir=str(tmp_path / "a"))
+    claim_folder(tmp_path / "a", first)
+    claim_folder(tmp_path / "a", dataclasses.replace(first, resolution=64), anew=True)
+    for name in ("source", "image_column", "hub_split"):
+        with pytest.raises(InputError, match=f"{name} was"):
+            claim_folder(tmp_path / "a", dataclasses.replace(first, **{name: "other"}), anew=True)
 
 
 def test_a_users_mistake_prints_one_line_and_exits_with_two(tmp_path):

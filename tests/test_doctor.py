@@ -155,5 +155,5 @@ def test_a_recipe_of_no_method_is_told(tmp_path):
     (tmp_path / "mine.yaml").write_text("seed: 1")
     with pytest.raises(InputError, match="does not begin with a method's name: add --method"):
         doctor(DoctorConfig(recipe=str(tmp_path / "mine.yaml")))
-    with pytest.raises(InputError, match="--method must be one of"):
+    with pytest.raises(InputError, match="method must be one of"):
         DoctorConfig(method="diffusion")

@@ -130,5 +130,5 @@ def test_a_folder_of_nothing_is_an_error(tmp_path):
         report(ReportConfig(folders=[str(tmp_path)], output_dir=str(tmp_path / "r")))
     with pytest.raises(InputError, match="no such folder"):
         report(ReportConfig(folders=[str(tmp_path / "x")], output_dir=str(tmp_path / "r")))
-    with pytest.raises(InputError, match="report needs folders"):
+    with pytest.raises(InputError, match="--folders is needed, or words before the first flag"):
         parse(ReportConfig, ["--output_dir", str(tmp_path / "r")])

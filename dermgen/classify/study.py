@@ -43,7 +43,7 @@ def study(config: StudyConfig) -> dict:
     notes = comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic)
     notes += watermark_notes(rows, synthetic)
     state = PartialState()
-    claim_together(state, folder, config, ("output_dir", "arms", "seeds", "bootstrap_draws", "baseline", "focus_class"))
+    claim_together(state, folder, config)
     results = {}
     for i, ((arm, seed), run) in enumerate(runs.items()):
         if state.is_main_process:

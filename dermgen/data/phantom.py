@@ -33,7 +33,7 @@ def write_phantoms(config: PhantomConfig) -> Path:
         InputError: if the output folder holds something else.
     """
     folder = Path(config.output_dir)
-    claim_folder(folder, config, may_change=("output_dir",))
+    claim_folder(folder, config)
     if (folder / "HAM10000_metadata.csv").exists():
         print(f"{folder} is there already")
         return folder

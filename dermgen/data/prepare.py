@@ -19,10 +19,6 @@ from dermgen.data.subsets import choose
 from dermgen.job import claim_folder
 from dermgen.settings.prepare import PrepareConfig
 
-# What may differ between the first run and one that goes on with it.
-_FREE_SETTINGS = ("num_workers", "data_dir", "output_dir", "tokenizer", "partial")
-# What may not even while there is no manifest: the copies of a Hub data set stand on it. Images know their settings.
-_FIXED_SETTINGS = ("source", "image_column", "hub_split")
 MAX_REJECTED = 0.05
 
 
@@ -33,8 +29,7 @@ def prepare(config: PrepareConfig) -> Path:
         InputError: for a folder prepared with other settings, more than 5 % bad files, or too few groups to split.
     """
     folder = Path(config.output_dir)
-    unfinished = not (folder / "metadata.csv").exists()
-    claim_folder(folder, config, set(vars(config)) - set(_FIXED_SETTINGS) if unfinished else _FREE_SETTINGS)
+    claim_folder(folder, config, anew=not (folder / "metadata.csv").exists())
     if manifest.is_of_earlier_version(folder):
         raise InputError(
             f"{folder} was split by an earlier version, and would be split otherwise now while runs may stand on it: "

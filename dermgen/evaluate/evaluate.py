@@ -35,7 +35,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     folder = Path(config.output_dir)
     accelerator = Accelerator()
     extractor = features.load(config.extractor, accelerator.device)
-    claim_together(accelerator, folder, config, ("output_dir", "batch_size", "cache_dir"))
+    claim_together(accelerator, folder, config)
     without_classes = [t for t in (real_table, synthetic_table) if not (t["dx"] != "").any()]
     if len(without_classes) == 1:  # then the classes of the other side cannot be matched
         real_table, synthetic_table = real_table.assign(dx=""), synthetic_table.assign(dx="")

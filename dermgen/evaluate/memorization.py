@@ -50,7 +50,7 @@ def audit(config: AuditConfig) -> dict:
     accelerator = Accelerator()
     extractor = features.load(config.extractor, accelerator.device)
     use_index = use_faiss(config.index, len(train))
-    claim_together(accelerator, folder, config, ("output_dir", "batch_size", "cache_dir", "max_copy_rate"))
+    claim_together(accelerator, folder, config)
     neighbours = Neighbours(
         train, extractor, accelerator, config.candidates, use_index, config.batch_size, config.cache_dir
     )

@@ -1,6 +1,5 @@
 """What publishing a model and a data set have in common: settings, the folder of what is sent, gates, card, upload."""
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
@@ -88,8 +87,7 @@ def begin(config: PublishConfig, repo_type: hub.RepoType, stops: Sequence[gates.
         gates.pass_or_stop(stops, config.force, f"the {repo_type} {target.repo_id}")
         target = hub.check(target)
     folder = Path(config.output_dir or Path("published", target.repo_id.split("/")[-1]))
-    # Each time it is put together anew, so any setting may change.
-    claim_folder(folder, config, [field.name for field in dataclasses.fields(config)])
+    claim_folder(folder, config, anew=True)
     files = folder / "repository"
     if files.exists():
         shutil.rmtree(files)

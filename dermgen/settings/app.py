@@ -2,21 +2,18 @@
 
 from dataclasses import dataclass
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import check, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class AppConfig:
     """Open a page that draws from a model, on this machine only."""
 
-    model: str = option(None, "run folder, pipeline folder or Hub id")
+    model: str = option(None, "run folder, pipeline folder or Hub id", required=True)
     base_model: str | None = option(None, "base of a LoRA file that does not name one, or where it is now if it moved")
     variant: str | None = option(None, "variant of the weight files, e.g. fp16; a LoRA run knows that of its base")
     real: str | None = option(None, "manifest of the training images, for the nearest one; default the run's own")
     audit: str | None = option(None, "folder of `dermgen audit`, whose threshold marks copies")
-    port: int = option(7860, "of the page, http://127.0.0.1:PORT; 0 takes a free one")
+    port: int = option(7860, "of the page, http://127.0.0.1:PORT; 0 takes a free one", at_least=0)
 
-    def __post_init__(self):
-        if not self.model:
-            raise InputError("--model is needed: a run folder, a pipeline folder or a Hub id")
-        require_at_least(0, port=self.port)
+    __post_init__ = check

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option
 from dermgen.settings.training import TrainConfig
 
 
@@ -11,9 +11,11 @@ from dermgen.settings.training import TrainConfig
 class ClassifierConfig(TrainConfig):
     """Train a classifier on the train split of a manifest, choose on val, measure on test."""
 
-    data_dir: str = option(None, "manifest folder of real images")
+    data_dir: str = option(None, "manifest folder of real images", required=True)
     synthetic_dir: str | None = option(None, "manifest folder of synthetic images to train on as well")
-    synthetic_ratio: float | None = option(None, "synthetic images per real one of a class; default all there are")
+    synthetic_ratio: float | None = option(
+        None, "synthetic images per real one of a class; default all there are", at_least=0
+    )
     synthetic_classes: list[str] | None = option(None, "classes that get synthetic images; default all they show")
     only_kept: bool = option(False, "only synthetic images that `dermgen filter` kept")
     no_real: bool = option(False, "train on synthetic images only")
@@ -24,42 +26,45 @@ class ClassifierConfig(TrainConfig):
     )
     revision: str | None = option(None, "of the Hub model")
     from_scratch: bool = option(False, "a small ViT with random weights in place of a pretrained one")
-    patch_size: int = option(8, "of the small ViT, in pixels")
-    width: int = option(192, "hidden size of the small ViT")
-    layers: int = option(6, "of the small ViT")
-    resolution: int = option(224, "height and width that the network sees, in pixels")
-    freeze_stages: int = option(0, "keep the input layer and this many first stages (ResNet) or layers (ViT)")
+    patch_size: int = option(8, "of the small ViT, in pixels", at_least=1)
+    width: int = option(192, "hidden size of the small ViT", at_least=1)
+    layers: int = option(6, "of the small ViT", at_least=1)
+    resolution: int = option(224, "height and width that the network sees, in pixels", at_least=1)
+    freeze_stages: int = option(
+        0, "keep the input layer and this many first stages (ResNet) or layers (ViT)", at_least=0
+    )
     head_width: int = option(0, "of a dropout-linear-ReLU-dropout-linear head; 0 is one linear layer")
-    head_dropout: float = option(0.5, "of that head")
+    head_dropout: float = option(0.5, "of that head", within="[0, 1)")
     learning_rate: float = option(2e-5, "peak learning rate")
     lr_warmup_steps: int = option(0, "optimizer steps of linear warm-up; 'constant' has none")
     optimizer: Literal["adamw", "adam"] = option("adamw", "Adam's weight decay is part of the gradient")
     class_weights: bool = option(False, "weigh the loss by the inverse frequency of the class in training")
-    label_smoothing: float = option(0.0, "share of the target that all classes get alike")
-    mixup_alpha: float = option(0.0, "blend pairs of images by Beta(alpha, alpha); 0 does not")
+    label_smoothing: float = option(0.0, "share of the target that all classes get alike", within="[0, 1)")
+    mixup_alpha: float = option(0.0, "blend pairs of images by Beta(alpha, alpha); 0 does not", at_least=0)
     no_augmentation: bool = option(False, "no flips, turns, crops and colour changes")
-    rotation: float = option(180.0, "largest random turn to either side, in degrees")
-    crop: float = option(0.8, "smallest side of a random crop, as a fraction")
-    color_jitter: float = option(0.1, "brightness, contrast and saturation each change by up to this share")
-    validation_steps: int | None = option(None, "optimizer steps between two validations; default once per epoch")
-    reduce_on_plateau_patience: int | None = option(
-        None, "divide the learning rate by 10 after more than this many validations without a lower loss"
+    rotation: float = option(180.0, "largest random turn to either side, in degrees", at_least=0)
+    crop: float = option(0.8, "smallest side of a random crop, as a fraction", within="(0, 1]")
+    color_jitter: float = option(
+        0.1, "brightness, contrast and saturation each change by up to this share", within="[0, 1)"
     )
-    early_stopping_patience: int | None = option(None, "stop after this many validations without a better BMA")
-    eval_batch_size: int = option(64, "images per process where nothing is learnt")
+    validation_steps: int | None = option(
+        None, "optimizer steps between two validations; default once per epoch", at_least=1
+    )
+    reduce_on_plateau_patience: int | None = option(
+        None, "divide the learning rate by 10 after more than this many validations without a lower loss", at_least=0
+    )
+    early_stopping_patience: int | None = option(
+        None, "stop after this many validations without a better BMA", at_least=1
+    )
+    eval_batch_size: int = option(64, "images per process where nothing is learnt", at_least=1)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.data_dir is None:
-            raise InputError("--data_dir is needed: a manifest folder of real images")
         if self.no_real and self.synthetic_dir is None:
             raise InputError("--no_real needs --synthetic_dir, or there is nothing to train on")
         for name in ("synthetic_ratio", "synthetic_classes", "only_kept"):
             if getattr(self, name) not in (None, False) and self.synthetic_dir is None:
                 raise InputError(f"--{name} needs --synthetic_dir, the images that it is about")
-        if self.synthetic_ratio is not None:
-            require_at_least(0, synthetic_ratio=self.synthetic_ratio)
-        require_at_least(1, patch_size=self.patch_size, width=self.width, layers=self.layers)
         if self.use_8bit_adam:
             raise InputError("use_8bit_adam is not offered for classifiers: choose --optimizer adamw or adam")
         if self.from_scratch and (self.resolution % self.patch_size or self.width % 32):
@@ -67,13 +72,3 @@ class ClassifierConfig(TrainConfig):
                 f"resolution must be a multiple of patch_size and width of 32, got {self.resolution}, "
                 f"{self.patch_size}, {self.width}"
             )
-        if not 0 < self.crop <= 1:
-            raise InputError(f"crop must be above 0 and at most 1, got {self.crop}")
-        for name in ("label_smoothing", "head_dropout", "color_jitter"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        require_at_least(0, mixup_alpha=self.mixup_alpha, freeze_stages=self.freeze_stages, rotation=self.rotation)
-        require_at_least(1, resolution=self.resolution, eval_batch_size=self.eval_batch_size)
-        for name in ("validation_steps", "early_stopping_patience"):
-            if getattr(self, name) is not None:
-                require_at_least(1, **{name: getattr(self, name)})

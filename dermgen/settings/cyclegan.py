@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option
 from dermgen.settings.training import AdversarialConfig
 
 
@@ -15,14 +15,19 @@ class CycleganConfig(AdversarialConfig):
     )
     class_a: str | None = option(None, "class of the first kind, e.g. nv")
     class_b: str | None = option(None, "class of the second kind, e.g. mel")
-    generator_channels: int = option(64, "of the generators' first layer")
-    residual_blocks: int | None = option(None, "in the generators; default 6 below 256 px, 9 from there on")
-    discriminator_channels: int = option(64, "of the discriminators' first layer")
-    cycle_weight: float = option(10.0, "of the difference after there and back")
-    identity_weight: float = option(0.5, "of the change of images that are of the target's kind, times cycle_weight")
-    pool_size: int = option(50, "translated images from before that the discriminators are shown; 0 is off")
+    resolution: int = option(64, "height and width in pixels", at_least=32, multiple_of=4)
+    generator_channels: int = option(64, "of the generators' first layer", at_least=1)
+    residual_blocks: int | None = option(None, "in the generators; default 6 below 256 px, 9 from there on", at_least=1)
+    discriminator_channels: int = option(64, "of the discriminators' first layer", at_least=1)
+    cycle_weight: float = option(10.0, "of the difference after there and back", at_least=0)
+    identity_weight: float = option(
+        0.5, "of the change of images that are of the target's kind, times cycle_weight", at_least=0
+    )
+    pool_size: int = option(50, "translated images from before that the discriminators are shown; 0 is off", at_least=0)
     train_batch_size: int = option(1, "images per process and forward pass")
-    decay_start: float = option(0.5, "share of the training after which the learning rate falls to 0, in a line")
+    decay_start: float = option(
+        0.5, "share of the training after which the learning rate falls to 0, in a line", within="[0, 1]"
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -36,16 +41,6 @@ class CycleganConfig(AdversarialConfig):
             raise InputError("class_a and class_b choose from one manifest: leave them out with --data_dir_b")
         if self.only_classes or self.exclude_classes or self.class_conditional:
             raise InputError("a CycleGAN's kinds are class_a and class_b, or two manifests: leave other classes out")
-        if self.resolution % 4 or self.resolution < 32:
-            raise InputError(f"a CycleGAN's resolution must be a multiple of 4 from 32 on, got {self.resolution}")
-        require_at_least(1, generator_channels=self.generator_channels)
-        require_at_least(1, discriminator_channels=self.discriminator_channels)
-        require_at_least(0, cycle_weight=self.cycle_weight, identity_weight=self.identity_weight)
-        require_at_least(0, pool_size=self.pool_size)
-        if self.residual_blocks is not None:
-            require_at_least(1, residual_blocks=self.residual_blocks)
-        if not 0 <= self.decay_start <= 1:
-            raise InputError(f"decay_start must be in [0, 1], got {self.decay_start}")
 
     @property
     def kinds(self) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option
 from dermgen.settings.training import AdversarialConfig
 
 
@@ -11,20 +11,21 @@ from dermgen.settings.training import AdversarialConfig
 class DcganConfig(AdversarialConfig):
     """Train a DCGAN, or with --class_conditional a conditional GAN, from scratch."""
 
-    latent_dim: int = option(100, "numbers that an image is made of")
-    generator_channels: int = option(128, "of the generator's last hidden layer; each one before has twice as many")
-    discriminator_channels: int = option(64, "of the discriminator's first layer; each one after has twice as many")
+    latent_dim: int = option(100, "numbers that an image is made of", at_least=1)
+    generator_channels: int = option(
+        128, "of the generator's last hidden layer; each one before has twice as many", at_least=1
+    )
+    discriminator_channels: int = option(
+        64, "of the discriminator's first layer; each one after has twice as many", at_least=1
+    )
     conditioning: Literal["projection", "embedding"] = option(
         "projection", "how the discriminator sees the class: Miyato and Koyama 2018, or as a channel of the image"
     )
     discriminator_norm: Literal["batch", "spectral", "none"] = option("batch", "of the discriminator's layers")
-    r1_gamma: float = option(0.0, "weight of the R1 penalty, times a half; 0 is off")
+    r1_gamma: float = option(0.0, "weight of the R1 penalty, times a half; 0 is off", at_least=0)
     diff_augment: bool = option(False, "show the discriminator all images with differentiable augmentation")
 
     def __post_init__(self):
         super().__post_init__()
         if self.resolution & (self.resolution - 1):
             raise InputError(f"a DCGAN's resolution must be a power of 2, got {self.resolution}")
-        require_at_least(1, latent_dim=self.latent_dim, generator_channels=self.generator_channels)
-        require_at_least(1, discriminator_channels=self.discriminator_channels)
-        require_at_least(0, r1_gamma=self.r1_gamma)

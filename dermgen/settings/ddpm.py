@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option
 from dermgen.settings.training import FromScratchConfig
 
 
@@ -11,20 +11,25 @@ from dermgen.settings.training import FromScratchConfig
 class DdpmConfig(FromScratchConfig):
     """Train a denoising diffusion model in pixels from scratch."""
 
-    channels: list[int] | None = option(None, "of the UNet's levels, multiples of 32; default 64 128 256 256")
-    layers_per_block: int = option(2, "residual blocks a level")
+    channels: list[int] | None = option(
+        None, "of the UNet's levels, multiples of 32; default 64 128 256 256", multiple_of=32
+    )
+    layers_per_block: int = option(2, "residual blocks a level", at_least=1)
     attention_resolutions: list[int] | None = option(None, "attend at these heights in pixels; default 16 and 8")
-    dropout: float = option(0.0, "in residual blocks")
-    num_train_timesteps: int = option(1000, "steps of the forward process")
+    dropout: float = option(0.0, "in residual blocks", within="[0, 1)")
+    # In fewer steps the scaled linear schedule would add more than all the noise there is.
+    num_train_timesteps: int = option(1000, "steps of the forward process", at_least=21)
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = option(
         "linear", "noise schedule: the paper's, or the cosine one of Nichol and Dhariwal 2021, by diffusers' names"
     )
     prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "what the network predicts")
-    snr_gamma: float | None = option(None, "min-SNR gamma; 5 is the paper's value")
-    class_dropout: float = option(0.1, "share of images that are shown without their class, for guidance")
+    snr_gamma: float | None = option(None, "min-SNR gamma; 5 is the paper's value", above=0)
+    class_dropout: float = option(
+        0.1, "share of images that are shown without their class, for guidance", within="[0, 1)"
+    )
     max_grad_norm: float = option(1.0, "clip the gradient norm to this, as the paper's code does", infinite=True)
     validation_guidance_scale: float = option(1.0, "weight of the class in a sample grid; 1 is none")
-    validation_inference_steps: int = option(50, "denoising steps of a sample grid, by DDIM")
+    validation_inference_steps: int = option(50, "denoising steps of a sample grid, by DDIM", at_least=1)
 
     def __post_init__(self):
         super().__post_init__()
@@ -35,14 +40,6 @@ class DdpmConfig(FromScratchConfig):
                 f"resolution must be a multiple of {factor} for {len(channels)} levels of channels, got "
                 f"{self.resolution}"
             )
-        if not channels or any(c % 32 or c <= 0 for c in channels):
-            raise InputError(f"channels must be multiples of 32, got {channels}")
-        if not 0 <= self.class_dropout < 1 or not 0 <= self.dropout < 1:
-            raise InputError("class_dropout and dropout must be in [0, 1)")
-        require_at_least(1, layers_per_block=self.layers_per_block)
-        # In fewer steps the scaled linear schedule would add more than all the noise there is.
-        require_at_least(21, num_train_timesteps=self.num_train_timesteps)
-        require_at_least(1, validation_inference_steps=self.validation_inference_steps)
         if self.validation_inference_steps > self.num_train_timesteps:
             raise InputError(
                 f"validation_inference_steps is {self.validation_inference_steps}, more than num_train_timesteps, "
@@ -55,5 +52,3 @@ class DdpmConfig(FromScratchConfig):
             raise InputError(
                 f"attention_resolutions must be among the levels' heights {heights}, got {self.attention_resolutions}"
             )
-        if self.snr_gamma is not None and self.snr_gamma <= 0:
-            raise InputError(f"snr_gamma must be above 0, got {self.snr_gamma}")

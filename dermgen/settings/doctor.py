@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dermgen.config import InputError, option, parse
+from dermgen.config import InputError, check, option, parse
 from dermgen.settings.classifier import ClassifierConfig
 from dermgen.settings.cyclegan import CycleganConfig
 from dermgen.settings.dcgan import DcganConfig
@@ -32,12 +32,12 @@ class DoctorConfig:
     """Check the installation, and with a recipe everything that it needs, in under a minute."""
 
     recipe: str | None = option(None, "a training recipe", also="--config")
-    method: str | None = option(None, "training script of the recipe; default what its file name begins with")
+    method: str | None = option(
+        None, "training script of the recipe; default what its file name begins with", choices=list(TRAININGS)
+    )
     hub: str | None = option(None, "also ask the Hub whether this repository may be written, org/name")
 
-    def __post_init__(self):
-        if self.method is not None and self.method not in TRAININGS:
-            raise InputError(f"--method must be one of {', '.join(TRAININGS)}, got {self.method!r}")
+    __post_init__ = check
 
     def training(self) -> tuple[str, TrainConfig] | None:
         """The name of the recipe's training and its settings; None without a recipe.

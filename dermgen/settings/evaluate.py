@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least, require_given, require_seed
+from dermgen.config import SEEDS, InputError, check, option
 
 # On each side: a density looks at 5 neighbours, and a covariance of fewer means nothing.
 MIN_IMAGES = 7
@@ -17,24 +17,20 @@ EXTRACTORS = (
 class EvaluateConfig:
     """Score a synthetic set against held-out real images, overall, by class and by subgroup."""
 
-    real: str = option(None, "manifest folder of real images, or a plain folder")
-    synthetic: str = option(None, "manifest folder of synthetic images, or a plain folder")
-    output_dir: str = option(None, "folder of evaluation.json, scores.csv and plots")
+    real: str = option(None, "manifest folder of real images, or a plain folder", required=True)
+    synthetic: str = option(None, "manifest folder of synthetic images, or a plain folder", required=True)
+    output_dir: str = option(None, "folder of evaluation.json, scores.csv and plots", required=True, free=True)
     extractor: str = option("inception", EXTRACTORS)
     lpips: Literal["alex", "vgg", "none"] = option(
         "alex", "backbone of LPIPS; none leaves it out and needs no download"
     )
-    min_images: int = option(10, "of a class or subgroup, on each side, for scores of its own")
-    max_pairs: int = option(1000, "image pairs compared pixel by pixel")
-    batch_size: int = option(64, "images at a time")
-    seed: int = option(0, "of the floor's choice and of random pairs")
-    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
+    min_images: int = option(10, "of a class or subgroup, on each side, for scores of its own", at_least=MIN_IMAGES)
+    max_pairs: int = option(1000, "image pairs compared pixel by pixel", at_least=1)
+    batch_size: int = option(64, "images at a time", at_least=1, free=True)
+    seed: int = option(0, "of the floor's choice and of random pairs", within=SEEDS)
+    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True)
 
-    def __post_init__(self):
-        require_seed(self.seed)
-        require_given(self, "real", "synthetic", "output_dir")
-        require_at_least(MIN_IMAGES, min_images=self.min_images)
-        require_at_least(1, max_pairs=self.max_pairs, batch_size=self.batch_size)
+    __post_init__ = check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,53 +41,57 @@ class AuditConfig:
     held-out images many honest ones are nearer by chance, too.
     """
 
-    real: str = option(None, "manifest folder of the real images that the model was trained on (its train split)")
-    synthetic: str = option(None, "manifest folder of synthetic images, or a plain folder")
+    real: str = option(
+        None, "manifest folder of the real images that the model was trained on (its train split)", required=True
+    )
+    synthetic: str = option(None, "manifest folder of synthetic images, or a plain folder", required=True)
     output_dir: str = option(
-        None, "folder of audit.csv, audit.json, the closest pairs, and the manifest with its new columns"
+        None,
+        "folder of audit.csv, audit.json, the closest pairs, and the manifest with its new columns",
+        required=True,
+        free=True,
     )
     extractor: str = option("pixels", f"proposes the nearest images: {EXTRACTORS}")
-    candidates: int = option(8, "nearest training images in feature space that are compared pixel by pixel")
-    false_alarms: float = option(0.002, "share of held-out real images that may be called copies; sets the threshold")
-    max_copy_rate: float = option(0.01, "share of copies that is accepted")
+    candidates: int = option(8, "nearest training images in feature space that are compared pixel by pixel", at_least=1)
+    false_alarms: float = option(
+        0.002, "share of held-out real images that may be called copies; sets the threshold", within="[0, 1)"
+    )
+    max_copy_rate: float = option(0.01, "share of copies that is accepted", within="[0, 1)", free=True)
     index: Literal["auto", "exact", "faiss"] = option("auto", "auto is exact up to 100,000 training images, then faiss")
-    batch_size: int = option(256, "images at a time")
-    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
+    batch_size: int = option(256, "images at a time", at_least=1, free=True)
+    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True)
 
-    def __post_init__(self):
-        require_given(self, "real", "synthetic", "output_dir")
-        for name in ("false_alarms", "max_copy_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        require_at_least(1, candidates=self.candidates, batch_size=self.batch_size)
+    __post_init__ = check
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
     """Score every synthetic image and keep the best; writes a manifest of its own, no image is moved or deleted."""
 
-    synthetic: str = option(None, "manifest folder of synthetic images")
-    real: str = option(None, "manifest folder of real images: train for --scorer features, held-out for what it costs")
+    synthetic: str = option(None, "manifest folder of synthetic images", required=True)
+    real: str = option(
+        None, "manifest folder of real images: train for --scorer features, held-out for what it costs", required=True
+    )
     output_dir: str = option(
-        None, "folder of the manifest with `quality_score` and `kept`, filter.json, sheets and plots"
+        None,
+        "folder of the manifest with `quality_score` and `kept`, filter.json, sheets and plots",
+        required=True,
+        free=True,
     )
     scorer: Literal["classifier", "features", "discriminator"] = option(
         "features", "probability of the asked class, nearness to real images of the class, or a GAN run's discriminator"
     )
     run: str | None = option(None, "the classifier run of --scorer classifier, the GAN run of --scorer discriminator")
     kind: Literal["a", "b"] | None = option(None, "whose discriminator, of a CycleGAN between two manifests")
-    keep: float = option(0.3, "share of each class that is kept")
+    keep: float = option(0.3, "share of each class that is kept", within="(0, 1]")
     threshold: float | None = option(None, "keep what scores at least this, in place of a share")
     extractor: str = option("inception", f"of --scorer features and of what it costs: {EXTRACTORS}")
-    batch_size: int = option(64, "images at a time")
-    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen")
+    batch_size: int = option(64, "images at a time", at_least=1, free=True)
+    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True)
 
     def __post_init__(self):
-        require_given(self, "real", "synthetic", "output_dir")
-        if not 0 < self.keep <= 1:
-            raise InputError(f"keep must be above 0 and at most 1, got {self.keep}")
+        check(self)
         if self.scorer == "discriminator" and not self.run:
             raise InputError("--scorer discriminator needs --run: a run of dcgan.py, stylegan2.py or cyclegan.py")
         if self.scorer == "classifier" and not self.run:
             raise InputError("--scorer classifier needs --run: a classifier run of train_scripts/classifier.py")
-        require_at_least(1, batch_size=self.batch_size)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dermgen import watermark
-from dermgen.config import InputError, option, require_at_least, require_seed
+from dermgen.config import SEEDS, InputError, check, option
 from dermgen.data import captions
 
 GRID_FIELDS = (*captions.FIELDS, "skin_tone")
@@ -18,15 +18,18 @@ class GenerateConfig:
     where it was trained without classes; a CycleGAN the --init_images that it translates.
     """
 
-    model: str = option(None, "run folder, pipeline folder or Hub id; a run of LoRA finds its base model itself")
+    model: str = option(
+        None, "run folder, pipeline folder or Hub id; a run of LoRA finds its base model itself", required=True
+    )
     base_model: str | None = option(None, "base of a LoRA file that does not name one, or where it is now if it moved")
     variant: str | None = option(None, "variant of the weight files, e.g. fp16; a LoRA run knows that of its base")
-    output_dir: str = option(None, "manifest folder to write")
+    output_dir: str = option(None, "manifest folder to write", required=True, free=True)
     prompt: str | None = option(None, "what all images show")
     num_images: int | None = option(
         None,
         "images of --prompt, of each combination of --grid, or of a run without classes; default 16, and for a "
         "CycleGAN all of --init_images",
+        at_least=1,
     )
     classes: str | None = option(None, "images per class, e.g. mel:500,df:300")
     grid: str | None = option(None, "YAML file of attribute lists (dx, localization, age, sex, skin_tone) to combine")
@@ -37,42 +40,36 @@ class GenerateConfig:
     guidance_scale: float | None = option(
         None, "weight of the prompt or class; 1 is none; default 7.5 for a Stable Diffusion, 1 for a DDPM"
     )
-    num_inference_steps: int | None = option(None, "denoising steps; default 25 for a Stable Diffusion, 50 for a DDPM")
+    num_inference_steps: int | None = option(
+        None, "denoising steps; default 25 for a Stable Diffusion, 50 for a DDPM", at_least=1
+    )
     scheduler: Literal["dpmsolver++", "ddim", "ddpm", "euler", "pndm", "unipc"] | None = option(
         None, "sampler; default dpmsolver++ for a Stable Diffusion, ddim for a DDPM"
     )
-    truncation: float | None = option(None, "psi of a StyleGAN2; below 1 trades variety for typical looks; default 1")
+    truncation: float | None = option(
+        None, "psi of a StyleGAN2; below 1 trades variety for typical looks; default 1", at_least=0
+    )
     weights: Literal["last", "best"] = option("last", "of a model trained from scratch: best is by its validations")
     init_images: str | None = option(
         None, "folder or manifest of images to start from in place of noise, or that a CycleGAN translates"
     )
     init_split: Literal["train", "val", "test"] = option("train", "split of a manifest of --init_images")
     direction: Literal["a_to_b", "b_to_a"] = option("a_to_b", "which way a CycleGAN translates")
-    strength: float = option(0.6, "how much of an initial image is redrawn, in (0, 1]")
-    resolution: int | None = option(None, "height and width in pixels; default the model's own")
-    seed: int = option(0, "image i is drawn from seed + i; of no use for a CycleGAN, which draws nothing")
-    batch_size: int = option(8, "images at a time and process")
+    strength: float = option(0.6, "how much of an initial image is redrawn", within="(0, 1]")
+    resolution: int | None = option(None, "height and width in pixels; default the model's own", multiple_of=8)
+    seed: int = option(0, "image i is drawn from seed + i; of no use for a CycleGAN, which draws nothing", within=SEEDS)
+    batch_size: int = option(8, "images at a time and process", at_least=1, free=True)
     dtype: Literal["fp32", "fp16", "bf16"] | None = option(None, "default fp16 on a GPU, else fp32")
     watermark: bool = option(False, "put an invisible mark into each image, which `dermgen inspect` finds")
 
     def __post_init__(self):
-        if not self.model or not self.output_dir:
-            raise InputError("--model (a run folder or Hub id) and --output_dir are needed")
+        check(self)
         if sum(x is not None for x in (self.prompt, self.classes, self.grid)) > 1:
             raise InputError("give only one of --prompt, --classes and --grid")
-        if self.resolution is not None and (self.resolution % 8 or self.resolution < 8):
-            raise InputError(f"resolution must be a positive multiple of 8, got {self.resolution}")
         if self.watermark and self.resolution is not None:
             watermark.require_room(self.resolution, self.resolution)
-        require_seed(self.seed)
         if self.negative_prompt and self.guidance_scale is not None and self.guidance_scale <= 1:
             raise InputError(
                 f"--negative_prompt does nothing at --guidance_scale {self.guidance_scale}: take more than 1"
             )
-        if not 0 < self.strength <= 1:
-            raise InputError(f"strength must be above 0 and at most 1, got {self.strength}")
-        require_at_least(1, batch_size=self.batch_size)
-        for name in ("num_images", "num_inference_steps", "truncation"):
-            if getattr(self, name) is not None:
-                require_at_least(0 if name == "truncation" else 1, **{name: getattr(self, name)})
         captions.check_template(self.caption_template, GRID_FIELDS)

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-from dermgen.config import InputError, option
+from dermgen.config import check, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Tell whether images say that they are synthetic: by their text and by their watermark."""
+    """Tell whether images say that they are synthetic: by their text and by their watermark. `dermgen inspect FILE…`"""
 
-    files: list[str] = option(None, "images, or folders of images")
+    files: list[str] = option(None, "images, or folders of images", required=True, positional=True)
 
-    def __post_init__(self):
-        if not self.files:
-            raise InputError("inspect needs images: dermgen inspect FILE…")
+    __post_init__ = check

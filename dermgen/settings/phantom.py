@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dermgen.config import InputError, option, require_at_least, require_seed
+from dermgen.config import SEEDS, check, option
 from dermgen.labels import HAM10000
 
 
@@ -10,17 +10,13 @@ from dermgen.labels import HAM10000
 class PhantomConfig:
     """Draw dermoscopy-like phantom lesions of the 7 HAM10000 classes, in the HAM10000 layout."""
 
-    output_dir: str = option(None, "a new folder for the images, masks and tables")
-    num_lesions: int = option(210, "lesions, spread evenly over the classes; each has 1 to 4 views")
-    seed: int = option(0, "the same seed draws the same files")
-    height: int = option(192, "image height in pixels; the width is 4/3 of it, as in HAM10000")
+    output_dir: str = option(None, "a new folder for the images, masks and tables", required=True, free=True)
+    num_lesions: int = option(210, "lesions, spread evenly over the classes; each has 1 to 4 views", at_least=1)
+    seed: int = option(0, "the same seed draws the same files", within=SEEDS)
+    height: int = option(192, "image height in pixels; the width is 4/3 of it, as in HAM10000", at_least=48)
     classes: list[str] | None = option(None, "draw only these classes; default all 7")
 
     def __post_init__(self):
-        require_seed(self.seed)
-        if not self.output_dir:
-            raise InputError("--output_dir is needed: where the phantoms go")
-        require_at_least(1, num_lesions=self.num_lesions)
-        require_at_least(48, height=self.height)
+        check(self)
         for code in self.classes or ():
             HAM10000[code]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least, require_seed
+from dermgen.config import SEEDS, InputError, check, option
 from dermgen.data import captions
 
 # Layouts of downloads that data/sources.py reads.
@@ -16,12 +16,14 @@ DOWNLOADS = ("ham10000", "isic2018", "isic2019", "isic2020", "imagefolder")
 class PrepareConfig:
     """Read a data set, clean and split it, and write a manifest folder. `dermgen prepare SOURCE --data_dir DIR …`"""
 
-    source: str = option(None, f"{', '.join(DOWNLOADS)}, or the Hub id of a data set")
-    data_dir: str | None = option(None, "the folder of the download; not needed for a Hub data set")
-    output_dir: str = option(None, "the manifest folder to write")
-    resolution: int = option(512, "height and width of the written images, in pixels")
+    source: str = option(
+        None, f"{', '.join(DOWNLOADS)}, or the Hub id of a data set", required=True, positional=True, fixed=True
+    )
+    data_dir: str | None = option(None, "the folder of the download; not needed for a Hub data set", free=True)
+    output_dir: str = option(None, "the manifest folder to write", required=True, free=True)
+    resolution: int = option(512, "height and width of the written images, in pixels", multiple_of=8)
     crop: Literal["lesion", "center"] = option("center", "square crop around the lesion, or the largest centred one")
-    crop_margin: float = option(0.25, "room around the lesion for --crop lesion, as a fraction of its size")
+    crop_margin: float = option(0.25, "room around the lesion for --crop lesion, as a fraction of its size", at_least=0)
     remove_hair: bool = option(False, "paint over dark hair")
     color_constancy: bool = option(False, "shades of grey")
     split: list[float] | None = option(None, "fractions of train, val and test; default 0.7 0.15 0.15")
@@ -29,26 +31,28 @@ class PrepareConfig:
     find_duplicates: bool = option(True, "look for near-duplicates under different ids and join their groups")
     caption_template: str = option(captions.DEFAULT_TEMPLATE, "fields: " + ", ".join(captions.FIELDS))
     caption_synonyms: bool = option(False, "call a class by its name, a synonym or its malignancy, drawn per image")
-    tokenizer: str | None = option(None, "model whose tokenizer the captions are checked against, an id or folder")
-    image_column: str = option("image", "of a Hub data set")
+    tokenizer: str | None = option(
+        None, "model whose tokenizer the captions are checked against, an id or folder", free=True
+    )
+    image_column: str = option("image", "of a Hub data set", fixed=True)
     label_column: str = option("label", "of a Hub data set")
     group_column: str | None = option(None, "column of lesions or patients: images of one value stay in one split")
     no_groups: bool = option(False, "split by image where the data has no lesion or patient ids; results say so")
-    hub_split: str = option("train", "split of a Hub data set to read")
+    hub_split: str = option("train", "split of a Hub data set to read", fixed=True)
     license: str | None = option(None, "licence of the data, where the source does not tell it")
     keep_split: bool = option(False, "of an image folder with train/ and test/ above its classes: keep that split")
-    partial: bool = option(False, "only a part of the download is meant: rows without an image are no mistake")
+    partial: bool = option(
+        False, "only a part of the download is meant: rows without an image are no mistake", free=True
+    )
     transparency: Literal["white", "refuse"] = option("white", "put see-through parts on white, or refuse the image")
-    bit_depth: int | None = option(None, "significant bits of deep images that do not declare them, such as 12")
-    seed: int = option(0, "of the split and the synonyms")
-    num_workers: int = option(os.cpu_count() or 1, "processes")
+    bit_depth: int | None = option(
+        None, "significant bits of deep images that do not declare them, such as 12", within="[8, 32]"
+    )
+    seed: int = option(0, "of the split and the synonyms", within=SEEDS)
+    num_workers: int = option(os.cpu_count() or 1, "processes", at_least=1, free=True)
 
     def __post_init__(self):
-        require_seed(self.seed)
-        if not self.source:
-            raise InputError(f"prepare needs a source: {', '.join(DOWNLOADS)}, or the Hub id of a data set")
-        if not self.output_dir:
-            raise InputError("--output_dir is needed: the manifest folder to write")
+        check(self)
         if self.source in DOWNLOADS and not self.data_dir:
             raise InputError(f"--data_dir is needed: the folder of the {self.source} download")
         if self.data_dir and not Path(self.data_dir).is_dir():
@@ -58,12 +62,6 @@ class PrepareConfig:
                 f"--output_dir {self.output_dir} is inside --data_dir, so the next run would read its own output: "
                 "choose a folder outside of it"
             )
-        if self.bit_depth is not None and not 8 <= self.bit_depth <= 32:
-            raise InputError(f"bit_depth must be from 8 to 32, got {self.bit_depth}")
-        if self.resolution % 8 or self.resolution < 8:
-            raise InputError(f"resolution must be a positive multiple of 8, got {self.resolution}")
-        require_at_least(0, crop_margin=self.crop_margin)
-        require_at_least(1, num_workers=self.num_workers)
         if self.split and (len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6):
             raise InputError(f"split must be three fractions that sum to 1, got {self.split}")
         captions.check_template(self.caption_template)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least, require_seed
+from dermgen.config import SEEDS, InputError, check, option
 from dermgen.data.origins import parse_license
 
 
@@ -11,7 +11,7 @@ from dermgen.data.origins import parse_license
 class PublishConfig:
     """Settings of both kinds of publication."""
 
-    repo_id: str = option(None, "repository on the Hub, org/name; a name alone is one of your own")
+    repo_id: str = option(None, "repository on the Hub, org/name; a name alone is one of your own", required=True)
     output_dir: str | None = option(None, "where what is sent is put together; default published/NAME")
     evidence: list[str] | None = option(None, "folders of audit, scores and studies, or folders that hold such")
     data_license: str | None = option(None, "licence of the images, where their manifest does not tell")
@@ -24,8 +24,7 @@ class PublishConfig:
     force: str | None = option(None, "publish although gates are shut; the reason goes into the card")
 
     def __post_init__(self):
-        if not self.repo_id:
-            raise InputError("--repo_id is needed: the repository on the Hub, like org/name")
+        check(self)
         if self.force is not None and len(self.force.split()) < 2:
             raise InputError(f"--force needs a reason in words, which goes into the card; got {self.force!r}")
         for name in ("license", "data_license"):
@@ -35,37 +34,32 @@ class PublishConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishModelConfig(PublishConfig):
-    """Publish a finished run: adapters, a pipeline, a model trained from scratch, a classifier."""
+    """Publish a finished run: adapters, a pipeline, a model trained from scratch, a classifier.
 
-    run: str = option(None, "the run's folder")
+    `dermgen publish model RUN --repo_id org/name`
+    """
+
+    run: str = option(None, "the run's folder", required=True, positional=True)
     base_license: str | None = option(None, "licence of the base model, where it is on the Hub and not well known")
     weights: Literal["last", "best"] = option("last", "of a model trained from scratch: best is by its validations")
-
-    def __post_init__(self):
-        if not self.run:
-            raise InputError("publish model needs a run: dermgen publish model RUN --repo_id org/name")
-        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishDatasetConfig(PublishConfig):
-    """Publish a synthetic set, with real images beside it where their licence allows."""
+    """Publish a synthetic set, with real images beside it where their licence allows.
 
-    data_dir: str = option(None, "manifest folder of synthetic images: of generate, filter or audit")
+    `dermgen publish dataset DIR --repo_id org/name`
+    """
+
+    data_dir: str = option(
+        None, "manifest folder of synthetic images: of generate, filter or audit", required=True, positional=True
+    )
     dropped_too: bool = option(False, "also images that `dermgen filter` dropped")
     without_copies: bool = option(False, "leave out images that the audit calls copies of training images")
     include_real: str | None = option(None, "manifest folder of real images to publish as well, split as they are")
     synthetic_ratio: float = option(
-        1.0, "with --include_real: synthetic images per real training image of a class; 1 is 50/50"
+        1.0, "with --include_real: synthetic images per real training image of a class; 1 is 50/50", at_least=0
     )
     format: Literal["auto", "parquet", "webdataset"] = option("auto", "auto is parquet below 10 GiB of images")
-    max_shard_size: int = option(400, "largest size of a shard, in MiB")
-    seed: int = option(0, "of the choice of synthetic images beside real ones")
-
-    def __post_init__(self):
-        require_seed(self.seed)
-        if not self.data_dir:
-            raise InputError("publish dataset needs a folder: dermgen publish dataset DIR --repo_id org/name")
-        super().__post_init__()
-        require_at_least(1, max_shard_size=self.max_shard_size)
-        require_at_least(0, synthetic_ratio=self.synthetic_ratio)
+    max_shard_size: int = option(400, "largest size of a shard, in MiB", at_least=1)
+    seed: int = option(0, "of the choice of synthetic images beside real ones", within=SEEDS)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dermgen.config import InputError, option, require_at_least, require_given, require_seed
+from dermgen.config import SEEDS, InputError, check, option
 
 DEFAULT_ARMS = (
     "real real+augment real+augment+oversample real+augment+synthetic:0.5 real+augment+synthetic:1 "
@@ -21,29 +21,31 @@ class StudyConfig:
     colours) and `oversample` (rare classes repeated).
     """
 
-    real: str = option(None, "manifest folder of real images")
-    synthetic: str = option(None, "manifest folder of synthetic images")
-    output_dir: str = option(None, "study folder; arms that are finished there are not repeated")
-    classifier: str = option(None, "recipe of the classifier, as train_scripts/configs/classifier_vit.yaml")
-    arms: list[str] | None = option(None, f"what to compare; default {' '.join(DEFAULT_ARMS)}")
-    baseline: str = option("real+augment", "the arm that the others are compared with")
-    seeds: list[int] | None = option(None, "of the trainings, at least 3; default 0 1 2")
+    real: str = option(None, "manifest folder of real images", required=True)
+    synthetic: str = option(None, "manifest folder of synthetic images", required=True)
+    output_dir: str = option(
+        None, "study folder; arms that are finished there are not repeated", required=True, free=True
+    )
+    classifier: str = option(
+        None, "recipe of the classifier, as train_scripts/configs/classifier_vit.yaml", required=True
+    )
+    arms: list[str] | None = option(None, f"what to compare; default {' '.join(DEFAULT_ARMS)}", free=True)
+    baseline: str = option("real+augment", "the arm that the others are compared with", free=True)
+    seeds: list[int] | None = option(None, "of the trainings, at least 3; default 0 1 2", within=SEEDS, free=True)
     synthetic_classes: list[str] | None = option(
         None, "classes that get synthetic images beside real ones; default all they show"
     )
     same: Literal["steps", "epochs"] = option("steps", "what all arms have in common; epochs favours larger sets")
-    max_train_steps: int = option(1000, "optimizer steps of each training, for --same steps")
-    num_train_epochs: int = option(10, "passes over its training set, for --same epochs")
+    max_train_steps: int = option(1000, "optimizer steps of each training, for --same steps", at_least=1)
+    num_train_epochs: int = option(10, "passes over its training set, for --same epochs", at_least=1)
     num_validations: int = option(
-        10, "during a training, for --same steps; the best of them is measured on the test split"
+        10, "during a training, for --same steps; the best of them is measured on the test split", at_least=1
     )
-    focus_class: str = option("mel", "the class whose recall is told first")
-    bootstrap_draws: int = option(2000, "resampled test sets behind each interval")
+    focus_class: str = option("mel", "the class whose recall is told first", free=True)
+    bootstrap_draws: int = option(2000, "resampled test sets behind each interval", at_least=100, free=True)
 
     def __post_init__(self):
-        require_given(self, "real", "synthetic", "output_dir", "classifier")
-        for seed in self.seeds or ():
-            require_seed(seed)
+        check(self)
         if self.seeds is not None and len(set(self.seeds)) < 3:
             raise InputError(f"seeds must be at least 3 different ones, got {self.seeds}: one says nothing of chance")
         if self.baseline not in (self.arms or DEFAULT_ARMS):
@@ -54,9 +56,6 @@ class StudyConfig:
             arm_settings(arm)
         if self.arms and len(set(self.arms)) < len(self.arms):
             raise InputError(f"arms must differ, got {' '.join(self.arms)}")
-        require_at_least(1, max_train_steps=self.max_train_steps, num_train_epochs=self.num_train_epochs)
-        require_at_least(1, num_validations=self.num_validations)
-        require_at_least(100, bootstrap_draws=self.bootstrap_draws)
 
 
 def arm_settings(arm: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option
 from dermgen.settings.training import AdversarialConfig
 
 
@@ -12,23 +12,29 @@ class Stylegan2Config(AdversarialConfig):
     """Train a StyleGAN2 from scratch."""
 
     loss: Literal["logistic", "wgan_gp"] = option("logistic", "non-saturating logistic with R1, or WGAN-GP")
-    latent_dim: int = option(512, "width of z, and of w")
-    mapping_layers: int = option(8, "from z to w")
-    channel_base: int = option(16384, "a layer of H pixels has this / H channels, at most channel_max")
-    channel_max: int = option(512, "channels of a layer at most")
-    style_mixing: float = option(0.9, "share of images whose later layers have another style")
-    n_critic: int = option(1, "discriminator updates per step; the data set is drawn from that often")
+    latent_dim: int = option(512, "width of z, and of w", at_least=1)
+    mapping_layers: int = option(8, "from z to w", at_least=1)
+    channel_base: int = option(16384, "a layer of H pixels has this / H channels, at most channel_max", at_least=1)
+    channel_max: int = option(512, "channels of a layer at most", at_least=1)
+    style_mixing: float = option(0.9, "share of images whose later layers have another style", within="[0, 1]")
+    n_critic: int = option(1, "discriminator updates per step; the data set is drawn from that often", at_least=1)
     learning_rate: float = option(2.5e-3, "of the generator")
     adam_beta1: float = option(0.0, "Adam's decay of the first moment")
     adam_beta2: float = option(0.99, "Adam's decay of the second moment")
     ema_decay: float = option(0.999, "decay of the generator's moving average; 0 disables it")
-    r1_gamma: float | None = option(None, "weight of R1, times a half; default 0.0002 x resolution² / images per step")
-    r1_interval: int = option(16, "steps between two R1 penalties, each that much heavier")
-    path_length_weight: float = option(2.0, "of path-length regularisation; 0 is off")
-    path_length_interval: int = option(4, "steps between two of them, each that much heavier")
-    ada_target: float | None = option(None, "mean sign of D(real) that augmentation holds; 0.6 is the paper's value")
-    ada_kimg: float = option(500.0, "thousand images in which the probability of augmentation can go from 0 to 1")
-    gradient_penalty_weight: float = option(10.0, "of WGAN-GP")
+    r1_gamma: float | None = option(
+        None, "weight of R1, times a half; default 0.0002 x resolution² / images per step", at_least=0
+    )
+    r1_interval: int = option(16, "steps between two R1 penalties, each that much heavier", at_least=1)
+    path_length_weight: float = option(2.0, "of path-length regularisation; 0 is off", at_least=0)
+    path_length_interval: int = option(4, "steps between two of them, each that much heavier", at_least=1)
+    ada_target: float | None = option(
+        None, "mean sign of D(real) that augmentation holds; 0.6 is the paper's value", within="(-1, 1)"
+    )
+    ada_kimg: float = option(
+        500.0, "thousand images in which the probability of augmentation can go from 0 to 1", at_least=1
+    )
+    gradient_penalty_weight: float = option(10.0, "of WGAN-GP", at_least=0)
     spectral_norm: bool = option(
         False, "spectral normalisation of the discriminator's convolutions, in place of equalised rates"
     )
@@ -37,11 +43,6 @@ class Stylegan2Config(AdversarialConfig):
         super().__post_init__()
         if self.resolution & (self.resolution - 1):
             raise InputError(f"a StyleGAN2's resolution must be a power of 2, got {self.resolution}")
-        require_at_least(1, latent_dim=self.latent_dim, mapping_layers=self.mapping_layers, n_critic=self.n_critic)
-        require_at_least(1, channel_base=self.channel_base, channel_max=self.channel_max, ada_kimg=self.ada_kimg)
-        require_at_least(1, r1_interval=self.r1_interval, path_length_interval=self.path_length_interval)
-        if not 0 <= self.style_mixing <= 1:
-            raise InputError(f"style_mixing must be in [0, 1], got {self.style_mixing}")
         if self.loss == "wgan_gp" and self.ada_target is not None:
             raise InputError("ada_target goes by the sign of logits, which a WGAN's critic has not: leave it out")
         if self.loss == "wgan_gp" and self.r1_gamma is not None:
@@ -50,7 +51,3 @@ class Stylegan2Config(AdversarialConfig):
         for name in logistic.split() if self.loss == "wgan_gp" else ["gradient_penalty_weight"]:
             if getattr(self, name) not in (getattr(Stylegan2Config, name), 0):
                 raise InputError(f"{name} has no effect with --loss {self.loss}: leave it out")
-        if self.ada_target is not None and not -1 < self.ada_target < 1:
-            raise InputError(f"ada_target is a mean sign, in (-1, 1), got {self.ada_target}")
-        require_at_least(0, path_length_weight=self.path_length_weight, r1_gamma=self.r1_gamma or 0)
-        require_at_least(0, gradient_penalty_weight=self.gradient_penalty_weight)

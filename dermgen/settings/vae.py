@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option, require_at_least
+from dermgen.config import InputError, option
 from dermgen.settings.training import FromScratchConfig
 
 
@@ -15,12 +15,14 @@ class VaeConfig(FromScratchConfig):
         "convolutional", "strided convolutions, or one hidden layer of hidden_width"
     )
     channels: list[int] | None = option(
-        None, "of the convolutions, each halves the size; default 32 64 128 256; the dense variant has none"
+        None,
+        "of the convolutions, each halves the size; default 32 64 128 256; the dense variant has none",
+        multiple_of=8,
     )
-    hidden_width: int = option(256, "of the dense variant's hidden layer")
-    latent_dim: int = option(128, "numbers that an image is encoded to")
-    kl_weight: float = option(1.0, "of the KL term beside the squared error, both summed over an image")
-    kl_warmup_steps: int = option(0, "optimizer steps over which kl_weight rises from 0")
+    hidden_width: int = option(256, "of the dense variant's hidden layer", at_least=1)
+    latent_dim: int = option(128, "numbers that an image is encoded to", at_least=1)
+    kl_weight: float = option(1.0, "of the KL term beside the squared error, both summed over an image", at_least=0)
+    kl_warmup_steps: int = option(0, "optimizer steps over which kl_weight rises from 0", at_least=0)
     learning_rate: float = option(1e-3, "peak learning rate")
     max_grad_norm: float = option(
         1.0, "clip the gradient norm to this; one odd batch can end a dense VAE without", infinite=True
@@ -32,7 +34,3 @@ class VaeConfig(FromScratchConfig):
         factor = 2 ** len(self.channels or [32, 64, 128, 256])
         if self.architecture == "convolutional" and self.resolution % factor:
             raise InputError(f"resolution must be a multiple of {factor} for these channels, got {self.resolution}")
-        if self.channels is not None and (not self.channels or any(c % 8 or c <= 0 for c in self.channels)):
-            raise InputError(f"channels must be multiples of 8, got {self.channels}")
-        require_at_least(1, hidden_width=self.hidden_width, latent_dim=self.latent_dim)
-        require_at_least(0, kl_weight=self.kl_weight, kl_warmup_steps=self.kl_warmup_steps)

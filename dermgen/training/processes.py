@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,11 @@ def require_together(accelerator: Accelerator | PartialState) -> None:
         )
 
 
-def claim_together(
-    state: Accelerator | PartialState, folder: Path, config: Any, may_change: Collection[str] = ()
-) -> None:
+def claim_together(state: Accelerator | PartialState, folder: Path, config: Any) -> None:
     """`job.claim_folder` by one process, the others waiting."""
     require_together(state)
     if state.is_main_process:
-        claim_folder(folder, config, may_change)
+        claim_folder(folder, config)
     state.wait_for_everyone()
 
 

@@ -375,7 +375,7 @@ def versions() -> dict:
 def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerator) -> str:
     """Make the run folder, or check that it is this run's own; return the run's id."""
     provenance = output_dir / "provenance.json"
-    claim_together(accelerator, output_dir, config, config.MAY_CHANGE)
+    claim_together(accelerator, output_dir, config)
     if accelerator.is_main_process and not provenance.exists():
         write_json(provenance, {"run": uuid.uuid4().hex, **versions()})
     accelerator.wait_for_everyone()

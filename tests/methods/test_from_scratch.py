@@ -327,7 +327,7 @@ def test_a_run_without_final_weights_is_not_drawn_from(name, trained, tested_dir
         ("dcgan", {"resolution": 24}, "must be a power of 2, got 24"),
         ("stylegan2", {"resolution": 48}, "must be a power of 2, got 48"),
         ("stylegan2", {"loss": "wgan_gp"}, "ada_target goes by the sign of logits"),
-        ("cyclegan", {"resolution": 30}, "must be a multiple of 4 from 32 on, got 30"),
+        ("cyclegan", {"resolution": 30}, "resolution must be at least 32 and a positive multiple of 4, got 30"),
         ("cyclegan", {"class_b": None}, "give either --class_a and --class_b"),
         ("cyclegan", {"class_b": "nv"}, "there is nothing to translate"),
         ("dcgan", {"gradient_accumulation_steps": 2}, "gradient_accumulation_steps must be 1"),

@@ -6,7 +6,7 @@ from conftest import SMALL_CLASSIFIER
 from hub_server import READ
 
 from dermgen.classify import classifier
-from dermgen.config import InputError
+from dermgen.config import InputError, parse
 from dermgen.methods import ddpm
 from dermgen.methods.dreambooth import DreamboothConfig
 from dermgen.publish.after_training import check_upload, finish
@@ -84,7 +84,5 @@ def test_a_classifier_needs_no_reason(world, hub, tmp_path, monkeypatch):
 
 def test_a_token_on_the_command_line_is_refused():
     with pytest.raises(InputError, match="--hub_token can be read by others") as error:
-        DreamboothConfig(
-            pretrained_model_name_or_path="m", instance_data_dir="i", instance_prompt="p", hub_token="hf_secret"
-        )
+        parse(DreamboothConfig, [*"--pretrained_model_name_or_path m --data_dir d".split(), "--hub_token", "hf_secret"])
     assert "hf_secret" not in str(error.value)

@@ -30,12 +30,10 @@ class ToyConfig(TrainConfig):
     learning_rate: float = option(0.05, "peak")
     report_to: str = option("none", "no trackers")
     logging_steps: int = option(1, "every step")
-    die: str | None = option(None, "saving, whole, rotating or ending")
-    sleep: float = option(0.0, "seconds per batch")
-    poison: int | None = option(None, "make the loss NaN in this step")
-    poison_gradient: int | None = option(None, "make the gradient NaN in this step, not the loss")
-
-    MAY_CHANGE = TrainConfig.MAY_CHANGE | {"die", "sleep", "poison", "poison_gradient"}
+    die: str | None = option(None, "saving, whole, rotating or ending", free=True)
+    sleep: float = option(0.0, "seconds per batch", free=True)
+    poison: int | None = option(None, "make the loss NaN in this step", free=True)
+    poison_gradient: int | None = option(None, "make the gradient NaN in this step, not the loss", free=True)
 
 
 class Numbers(torch.utils.data.Dataset):
