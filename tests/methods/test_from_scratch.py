@@ -348,7 +348,7 @@ def test_a_run_without_final_weights_is_not_drawn_from(name, trained, tested_dir
         ("ddpm", {"attention_resolutions": [7]}, "attention_resolutions must be among the levels' heights"),
         ("ddpm", {"channels": []}, "channels must be multiples of 32"),
         ("ddpm", {"snr_gamma": -1.0}, "snr_gamma must be above 0"),
-        ("stylegan2", {"ada_target": 7.0}, "ada_target is a mean sign"),
+        ("stylegan2", {"ada_target": 7.0}, r"ada_target must be in \(-1, 1\)"),
         ("stylegan2", {"r1_gamma": -5.0}, "r1_gamma must be at least 0"),
         ("stylegan2", {"loss": "wgan_gp", "ada_target": None, "r1_gamma": 1.0}, "r1_gamma is of the logistic loss"),
         ("stylegan2", {"loss": "wgan_gp", "ada_target": None}, "r1_interval has no effect with --loss wgan_gp"),
