@@ -1,6 +1,5 @@
 """`dermgen app`: a page that draws from a model, with the nearest training image beside each sample."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -24,6 +23,8 @@ from dermgen.evaluate.memorization import Neighbours
 from dermgen.generate import generate
 from dermgen.labels import HAM10000, from_labels
 from dermgen.models import GenerateConfig, find_model
+from dermgen.results.audit import Audit
+from dermgen.results.common import is_one, read
 from dermgen.sampling import ImageGenerator
 from dermgen.settings.app import AppConfig
 
@@ -96,10 +97,9 @@ class Studio:
         self.neighbours: Neighbours | None = None
         self.threshold: float | None = None
         if config.audit is not None:
-            path = Path(config.audit, "audit.json")
-            if not path.exists():
+            if not is_one(Audit, config.audit):
                 raise InputError(f"{config.audit} has no audit.json: give the folder of `dermgen audit`")
-            self.threshold = json.loads(path.read_text())["threshold"]
+            self.threshold = read(Audit, config.audit).threshold
 
     @property
     def classes(self) -> list[str]:

@@ -68,9 +68,9 @@ def audit(argv):
     config = parse(AuditConfig, argv)
     from dermgen.evaluate.memorization import audit
 
-    found = audit(config)
-    if not found["passed"]:
-        sys.exit(2 if found["verdict"] == "failed" else 3)
+    result = audit(config)
+    if not result.passed:
+        sys.exit(3 if result.cannot_tell else 2)
 
 
 def filter(argv):

@@ -11,23 +11,22 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dermgen import plots, runs
-from dermgen.config import InputError, write_json
+from dermgen.blocks import for_terminal
+from dermgen.config import InputError
 from dermgen.data import comparable, manifest
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.trained_on import TrainedOn
 from dermgen.evaluate import features, images, products, scores
+from dermgen.results.common import write
+from dermgen.results.filtered import Filtered, Kept, Share
 from dermgen.settings.evaluate import FilterConfig
 from dermgen.training.processes import claim_together
 
 NEIGHBOURS = 5
-FLATTERED = "precision, coverage and KID of the kept images are by the network that chose them, which flatters them"
 
 
-def filter_images(config: FilterConfig) -> dict:
+def filter_images(config: FilterConfig) -> Filtered:
     """Write the manifest view, `filter.json`, a histogram and a sheet of kept and dropped images.
-
-    Returns:
-        What `filter.json` holds: counts, and recall, coverage, Vendi score and subgroup shares before and after.
 
     Raises:
         InputError: for images without a class, or a scorer that was trained on the held-out images.
@@ -65,37 +64,44 @@ def filter_images(config: FilterConfig) -> dict:
     cost = _cost(embed(extractor, synthetic), kept, embed(extractor, held_out), accelerator.device)
     if cost["kept"].get("kid", -np.inf) >= cost["random"].get("kid", np.inf) and not kept.all():
         notes.append("by KID the kept images are no nearer to held-out ones than as many chosen at random")
-    found = {
-        "scorer": config.scorer if config.scorer == "features" else f"{config.scorer} {config.run}",
-        "scorer_revision": revision,
-        "extractor": extractor.name,
-        "extractor_revision": extractor.revision,
-        "judged_by_its_scorer": extractor.revision == revision,
-        "keep": None if config.threshold is not None else config.keep,
-        "threshold": config.threshold,
-        "n": len(synthetic),
-        "kept": int(kept.sum()),
-        "per_class": {
-            dx: {"n": int(mine.sum()), "kept": int((kept & mine).sum())}
+    result = Filtered(
+        scorer=config.scorer if config.scorer == "features" else f"{config.scorer} {config.run}",
+        scorer_revision=revision,
+        extractor=extractor.name,
+        extractor_revision=extractor.revision,
+        judged_by_its_scorer=extractor.revision == revision,
+        keep=None if config.threshold is not None else config.keep,
+        threshold=config.threshold,
+        n=len(synthetic),
+        kept=int(kept.sum()),
+        per_class={
+            dx: Kept(n=int(mine.sum()), kept=int((kept & mine).sum()))
             for dx in sorted(set(synthetic["dx"]))
             for mine in [(synthetic["dx"] == dx).to_numpy()]
         },
-        "cost": cost,
-        "shares": _shares(images.subgroups(synthetic), kept),
-        "warnings": notes,
-    }
+        cost=cost,
+        shares=_shares(images.subgroups(synthetic), kept),
+        warnings=notes,
+    )
     if accelerator.is_main_process:
-        view = synthetic.drop(columns=["path", "group"]).assign(
-            quality_score=quality.round(6), kept=np.where(kept, "true", "false")
-        )
-        manifest.write_view(view, Path(config.synthetic), folder)
-        write_json(folder / "filter.json", found)
-        groups = {"kept": quality[kept], "dropped": quality[~kept]} if not kept.all() else {"kept": quality}
-        plots.histogram(folder / "plots" / "quality.png", "Quality score", found["scorer"], groups)
-        _sheet(synthetic, quality, kept, folder / "sheets" / "kept_and_dropped.png")
-        print(as_text(found, folder))
+        _write(result, synthetic, quality, kept, Path(config.synthetic), folder)
+        print(for_terminal(result.blocks(folder)))
     accelerator.wait_for_everyone()
-    return found
+    return result
+
+
+def _write(
+    result: Filtered, synthetic: pd.DataFrame, quality: np.ndarray, kept: np.ndarray, synthetic_dir: Path, folder: Path
+) -> None:
+    """The files of a filter's folder."""
+    view = synthetic.drop(columns=["path", "group"]).assign(
+        quality_score=quality.round(6), kept=np.where(kept, "true", "false")
+    )
+    manifest.write_view(view, synthetic_dir, folder)
+    write(result, folder)
+    groups = {"kept": quality[kept], "dropped": quality[~kept]} if not kept.all() else {"kept": quality}
+    plots.histogram(folder / "plots" / "quality.png", "Quality score", result.scorer, groups)
+    _sheet(synthetic, quality, kept, folder / "sheets" / "kept_and_dropped.png")
 
 
 def choose(quality: np.ndarray, labels: np.ndarray, keep: float, threshold: float | None) -> np.ndarray:
@@ -200,16 +206,16 @@ def _cost(
     return cost
 
 
-def _shares(groups: pd.DataFrame, kept: np.ndarray) -> dict:
+def _shares(groups: pd.DataFrame, kept: np.ndarray) -> dict[str, dict[str, Share]]:
     """Share of every known subgroup, before and after."""
-    found: dict[str, dict] = {}
+    shares: dict[str, dict[str, Share]] = {}
     for scope in groups.columns:
         known = groups[scope] != ""
         for value in sorted(set(groups[scope][known])):
             mine = (groups[scope] == value).to_numpy()
             after = (mine & kept).sum() / max(1, (known & kept).sum())
-            found.setdefault(scope, {})[value] = {"before": float(mine.sum() / known.sum()), "after": float(after)}
-    return found
+            shares.setdefault(scope, {})[value] = Share(before=float(mine.sum() / known.sum()), after=float(after))
+    return shares
 
 
 def _sheet(synthetic: pd.DataFrame, quality: np.ndarray, kept: np.ndarray, path: Path) -> None:
@@ -227,34 +233,3 @@ def _sheet(synthetic: pd.DataFrame, quality: np.ndarray, kept: np.ndarray, path:
                 captions.append(f"{word} {dx} {quality[i]:.2g}" if i is not None else "")
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(pictures, path, 12, captions)
-
-
-def as_text(found: dict, folder: Path) -> str:
-    """The result for a terminal."""
-    cost = found["cost"]
-    lines = [
-        f"{found['kept']} of {found['n']} images kept by {found['scorer']}",
-        f"{'':12}{'all':>12}{'kept':>12}{'random':>12}",
-    ]
-    for name in ("precision", "recall", "coverage", "vendi", "kid"):
-        if name in cost["kept"]:
-            lines.append(f"{name:12}" + "".join(f"{cost[part][name]:>12.4g}" for part in ("all", "kept", "random")))
-    lines.append("(random: a random subset with as many images of each class)")
-    lines += [f"note: {note}" for note in found["warnings"]]
-    if found["judged_by_its_scorer"]:
-        lines.append(f"note: {FLATTERED}")
-    changes = sorted(
-        (
-            (abs(s["after"] - s["before"]), scope, value, s)
-            for scope, of in found["shares"].items()
-            for value, s in of.items()
-        ),
-        reverse=True,
-        key=lambda c: c[0],
-    )
-    for _, scope, value, s in changes[:3]:
-        lines.append(f"share of {scope} {value}: {s['before']:.1%} before, {s['after']:.1%} after")
-    lines.append(
-        f"Manifest with quality_score and kept: {folder}; look at {folder / 'sheets' / 'kept_and_dropped.png'}"
-    )
-    return "\n".join(lines)

@@ -1,29 +1,30 @@
-"""Which stage wrote a folder: told by the files in it."""
+"""Which stage wrote a folder, by the files in it."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from dermgen.config import InputError
+from dermgen.results.audit import Audit
+from dermgen.results.classifier import ClassifierResult
+from dermgen.results.common import is_one
+from dermgen.results.evaluation import Evaluation
+from dermgen.results.filtered import Filtered
+from dermgen.results.study import Study
 
 # In the order of the work.
-RESULTS = {
-    "data": "prepare.json",
-    "scores": "evaluation.json",
-    "audit": "audit.json",
-    "filter": "filter.json",
-    "classifier": "results.json",
-    "study": "study.json",
-}
+RESULTS = {"scores": Evaluation, "audit": Audit, "filter": Filtered, "classifier": ClassifierResult, "study": Study}
+STAGES = ("data", "training", "generated", *RESULTS)
 
 
 def of(folder: Path) -> list[str]:
-    """The stages whose results a folder has: of `RESULTS`, else "training" or "generated"; none for other folders."""
-    found = [stage for stage, name in RESULTS.items() if (folder / name).exists()]
-    if not found and (folder / "metrics.jsonl").exists():
+    """The stages of `STAGES` whose results a folder holds; "training" and "generated" only where it holds no other."""
+    stages = ["data"] if (folder / "prepare.json").exists() else []
+    stages += [stage for stage, kind in RESULTS.items() if is_one(kind, folder)]
+    if not stages and (folder / "metrics.jsonl").exists():
         return ["training"]
-    if not found and (folder / "metadata.csv").exists():
+    if not stages and (folder / "metadata.csv").exists():
         return ["generated"]
-    return found
+    return stages
 
 
 def find(folders: Sequence[str | Path], leave_out: Path | None = None) -> list[Path]:

@@ -1,7 +1,5 @@
 """The filter keeps the best of each class, tells what it cost, and refuses a scorer that has seen the answers."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +15,8 @@ from dermgen.data.loading import LesionSet
 from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
 from dermgen.evaluate.features import FeatureSet
 from dermgen.filtering import FilterConfig, _cost, choose, filter_images
+from dermgen.results.common import read
+from dermgen.results.filtered import Filtered
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_a_view_with_scores_is_written_and_nothing_is_moved(tested_dir, syntheti
     assert manifest.read(synthetic_dir).equals(before)
     assert all((synthetic_dir / name).exists() for name in before["file_name"])
     assert view["image_id"].tolist() == before["image_id"].tolist()
-    assert (view["kept"] == "true").sum() == found["kept"] == sum(c["kept"] for c in found["per_class"].values())
+    assert (view["kept"] == "true").sum() == found.kept == sum(c.kept for c in found.per_class.values())
     kept = view[view["kept"] == "true"].groupby("dx")["quality_score"].apply(lambda s: s.astype(float).min())
     dropped = view[view["kept"] == "false"].groupby("dx")["quality_score"].apply(lambda s: s.astype(float).max())
     assert (kept >= dropped).all()
@@ -82,13 +82,13 @@ def test_the_score_of_the_classifier_is_its_probability_of_the_asked_class(
 
 def test_what_it_cost_is_told_before_and_after(tested_dir, synthetic_dir, tmp_path):
     found = filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", keep=0.4))
-    cost = found["cost"]
+    cost = found.cost
     assert cost["kept"]["n"] == cost["random"]["n"] < cost["all"]["n"]
     assert cost["kept"]["recall"] <= cost["all"]["recall"]
-    for shares in found["shares"].values():
-        assert sum(s["before"] for s in shares.values()) == pytest.approx(1)
-        assert sum(s["after"] for s in shares.values()) == pytest.approx(1)
-    assert json.loads((tmp_path / "f" / "filter.json").read_text()) == found
+    for shares in found.shares.values():
+        assert sum(s.before for s in shares.values()) == pytest.approx(1)
+        assert sum(s.after for s in shares.values()) == pytest.approx(1)
+    assert read(Filtered, tmp_path / "f") == found
 
 
 def test_what_it_cost_is_of_classes_that_both_sides_have_and_in_the_kept_images_shares():
@@ -116,7 +116,7 @@ def test_a_scorer_that_is_no_better_than_chance_is_told(tested_dir, synthetic_di
         cost = {"all": same, "kept": same | {"kid": kid}, "random": same}
         monkeypatch.setattr(filtering, "_cost", lambda *_, cost=cost: cost)
         found = filter_images(config(tested_dir, synthetic_dir, tmp_path / str(kid)))
-        assert any("no nearer to held-out ones than as many chosen at random" in w for w in found["warnings"]) == told
+        assert any("no nearer to held-out ones than as many chosen at random" in w for w in found.warnings) == told
 
 
 def test_near_images_score_higher_than_far_ones(tested_dir, tmp_path):
@@ -154,7 +154,7 @@ def test_the_network_that_filtered_is_named_when_it_scores_the_set(tested_dir, s
             lpips="none",
         )
     )
-    assert any("filtered by this same network" in w for w in found["warnings"])
+    assert any("filtered by this same network" in w for w in found.warnings)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"config", "job", "installation", "labels", "statistics", "plots", "stages", "watermark"},
+    {"config", "job", "installation", "labels", "statistics", "plots", "blocks", "typed", "watermark"},
     {"data", "settings"},
+    {"results"},
+    {"stages"},
     {"training", "sampling"},
     {"stable_diffusion"},
     {"classify"},

@@ -16,7 +16,7 @@ def main():
         from dermgen.publish.after_training import check_upload, finish
 
         check_upload(config, draws=False)
-        test = classifier.train(config)["test"]
+        test = classifier.train(config).test
         figures = f"BMA {test['bma']:.3f}, accuracy {test['accuracy']:.3f}, n {test['n']}"
         print(f"test split: {figures}; all figures in {config.output_dir}/results.json")
         finish(config)

@@ -1,10 +1,9 @@
 """Train a ViT or a ResNet on real and synthetic lesions, and measure it on real ones that it has not seen."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,10 +16,12 @@ from torch.utils.data import DataLoader
 from dermgen.classify import metrics, networks
 from dermgen.classify.augmentation import augment, mixup
 from dermgen.classify.mixture import training_rows
-from dermgen.config import InputError, write_json
+from dermgen.config import InputError
 from dermgen.data import comparable, manifest, trained_on
 from dermgen.data.loading import Example, LesionSet, check_readable, collate
 from dermgen.labels import from_labels
+from dermgen.results.classifier import ClassifierResult
+from dermgen.results.common import is_one, read, write
 from dermgen.settings.classifier import ClassifierConfig
 from dermgen.training import metrics_log
 from dermgen.training.best import Scores, best_folder, keep_if_best
@@ -33,12 +34,11 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 
 
-def train(config: ClassifierConfig) -> dict:
+def train(config: ClassifierConfig) -> ClassifierResult:
     """Train, keep the best validation's weights, and write them with `results.json` and predictions of val and test.
 
     Returns:
-        What `results.json` holds: `val` and `test` as `metrics.measure` gives them, and how they came about. A run that
-        is finished is not repeated.
+        What `results.json` holds. A run that is finished is not repeated.
 
     Raises:
         InputError: for a split that leaks, synthetic images where real ones belong, or too few of them.
@@ -65,11 +65,12 @@ def train(config: ClassifierConfig) -> dict:
     data = [manifest.facts(folder, rows["image_id"]) for folder in folders]
     base_model = None if config.from_scratch else config.pretrained_model_name_or_path
     trained_on.write(run.output_dir, run.accelerator, rows.to_dict("records"), data, base_model)
-    done = run.output_dir / "results.json"
     dataset = LesionSet(rows, classes, config.resolution)
     steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(dataset)
-    if done.exists() and (results := json.loads(done.read_text()))["max_train_steps"] == steps:
-        return results
+    if is_one(ClassifierResult, run.output_dir):
+        result = read(ClassifierResult, run.output_dir)
+        if result.max_train_steps == steps:
+            return result
 
     classifier = build(config, classes)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
@@ -240,29 +241,31 @@ def _save_weights(classifier: networks.Classifier, folder: Path) -> None:
     save_file({k: v.contiguous() for k, v in classifier.model.state_dict().items()}, folder / WEIGHTS)
 
 
-def _finish(run, model, classifier, history, parts, rows, classes, config, steps) -> dict:
+def _finish(run, model, classifier, history, parts, rows, classes, config, steps) -> ClassifierResult:
     """Take the best weights, measure them on val and test, write all down."""
     best = _scores(history).best_step
     weights = best_folder(run.output_dir, best) / WEIGHTS
     classifier.model.load_state_dict(load_file(weights))
-    results: dict[str, Any] = {
-        "classes": classes,
-        "best_step": best,
-        "last_step": run.step,
-        "max_train_steps": steps,
-        **manifest.split_facts(config.data_dir),
-        "training_images": _counts(rows),
-    }
+    measured = {}
     for split, part in parts.items():
         probabilities = predict(run, model, part, classes, config)
-        results[split] = metrics.measure(probabilities, _labels(part, classes), classes)
+        measured[split] = metrics.measure(probabilities, _labels(part, classes), classes)
         if run.is_main:
             table = part[["image_id", "lesion_id", "patient_id", "dx"]].reset_index(drop=True)
             for i, code in enumerate(classes):
                 table[f"p_{code}"] = probabilities[:, i].numpy()
             manifest.write_csv(table, run.output_dir / f"predictions_{split}.csv")
+    result = ClassifierResult(
+        classes=classes,
+        best_step=best,
+        last_step=run.step,
+        max_train_steps=steps,
+        **manifest.split_facts(config.data_dir),
+        training_images=_counts(rows),
+        **measured,
+    )
     if run.is_main:
         networks.save(classifier, run.output_dir, config.resolution)
-        write_json(run.output_dir / "results.json", results)
+        write(result, run.output_dir)
     run.accelerator.wait_for_everyone()
-    return results
+    return result

@@ -9,16 +9,20 @@ import pandas as pd
 from accelerate import PartialState
 
 from dermgen import plots, watermark
+from dermgen.blocks import for_terminal
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.classify.comparison import compare
-from dermgen.config import InputError, parse, write_json
+from dermgen.config import InputError, parse
 from dermgen.data import comparable, manifest, preprocess, splits
+from dermgen.results.classifier import ClassifierResult
+from dermgen.results.common import Estimate, ImageSet, write
+from dermgen.results.study import Study, arm_of
 from dermgen.settings.study import DEFAULT_ARMS, StudyConfig, arm_settings
 from dermgen.training.processes import claim_together
 
 
-def study(config: StudyConfig) -> dict:
+def study(config: StudyConfig) -> Study:
     """Train every arm with every seed, compare, and write `study.json` and its plots.
 
     Raises:
@@ -49,13 +53,12 @@ def study(config: StudyConfig) -> dict:
         if state.is_main_process:
             print(f"[{i + 1} of {len(runs)}] {arm}, seed {seed}", flush=True)
         results[arm, seed] = classifier.train(run)
-    found = _summarize(config, arms, seeds, runs, results)
-    found["notes"] = notes
+    result = _summarize(config, runs, results, notes)
     if state.is_main_process:
-        write_json(folder / "study.json", found)
-        _draw(found, {key: Path(run.output_dir) for key, run in runs.items()}, folder / "plots")
-        print(as_text(found))
-    return found
+        write(result, folder)
+        _plot(result, {key: Path(run.output_dir) for key, run in runs.items()}, folder / "plots")
+        print(for_terminal(result.blocks(folder)))
+    return result
 
 
 def watermark_notes(rows: Mapping[str, pd.DataFrame], synthetic: pd.DataFrame) -> list[str]:
@@ -82,10 +85,16 @@ def watermark_notes(rows: Mapping[str, pd.DataFrame], synthetic: pd.DataFrame) -
     ]
 
 
-def _summarize(config: StudyConfig, arms: Sequence[str], seeds: Sequence[int], runs: dict, results: dict) -> dict:
-    """What `study.json` holds."""
+def _summarize(
+    config: StudyConfig,
+    runs: Mapping[tuple[str, int], ClassifierConfig],
+    results: Mapping[tuple[str, int], ClassifierResult],
+    notes: Sequence[str],
+) -> Study:
+    """What `study.json` holds, from the run and the result of each arm and seed."""
+    arms, seeds = (list(dict.fromkeys(names)) for names in zip(*runs, strict=True))
     first = results[arms[0], seeds[0]]
-    classes = first["classes"]
+    classes = first.classes
     ids = {"dx": str, "image_id": str, "lesion_id": str, "patient_id": str}
     tables = {
         key: pd.read_csv(Path(run.output_dir, "predictions_test.csv"), keep_default_na=False, dtype=ids)
@@ -98,42 +107,22 @@ def _summarize(config: StudyConfig, arms: Sequence[str], seeds: Sequence[int], r
     entries = compare(
         probabilities, labels, groups, classes, config.baseline, config.focus_class, config.bootstrap_draws
     )
-    return {
-        "baseline": config.baseline,
-        "focus_class": config.focus_class,
-        "seeds": list(seeds),
-        "same": config.same,
-        "steps": first["max_train_steps"] if config.same == "steps" else None,
-        "test_images": len(test),
-        "test_lesions": int(groups.max()) + 1,
-        "leaky": first["leaky"],
-        "split_method": first.get("split_method", manifest.OLD_SPLIT),
-        "images": manifest.identity(manifest.read_synthetic(config.synthetic)),
-        "classes": classes,
-        "bootstrap_draws": config.bootstrap_draws,
-        "arms": [
-            {"arm": arm, "training_images": results[arm, seeds[0]]["training_images"], **entry}
-            for arm, entry in entries.items()
-        ],
-    }
-
-
-def as_text(found: dict) -> str:
-    """The table and the verdicts for a terminal."""
-    focus = f"recall_{found['focus_class']}"
-    columns = [focus, "bma", "macro_auroc", "macro_f1", "accuracy"]
-    width = max(len(e["arm"]) for e in found["arms"]) + 2
-    lines = [
-        *manifest.split_warnings(found),
-        f"Test split: {found['test_images']} images of {found['test_lesions']} lesions; "
-        f"mean of {len(found['seeds'])} seeds, 95 % intervals over lesions and seeds",
-        " " * width + "".join(f"{c:>24}" for c in columns),
-    ]
-    for e in found["arms"]:
-        cells = [f"{s['value']:.3f} ({s['low']:.3f}-{s['high']:.3f})" for s in (e["scores"][c] for c in columns)]
-        lines.append(f"{e['arm']:<{width}}" + "".join(f"{c:>24}" for c in cells))
-    lines += [f"note: {note}" for note in found.get("notes", [])]
-    return "\n".join([*lines, "", *(e["verdict"] for e in found["arms"] if "verdict" in e)])
+    return Study(
+        baseline=config.baseline,
+        focus_class=config.focus_class,
+        seeds=list(seeds),
+        same=config.same,
+        steps=first.max_train_steps if config.same == "steps" else None,
+        test_images=len(test),
+        test_lesions=int(groups.max()) + 1,
+        leaky=first.leaky,
+        split_method=first.split_method,
+        images=ImageSet(**manifest.identity(manifest.read_synthetic(config.synthetic))),
+        classes=classes,
+        bootstrap_draws=config.bootstrap_draws,
+        arms=[arm_of(arm, results[arm, seeds[0]].training_images, entry) for arm, entry in entries.items()],
+        notes=list(notes),
+    )
 
 
 def _run_config(config: StudyConfig, arm: str, seed: int) -> ClassifierConfig:
@@ -161,42 +150,38 @@ def _run_config(config: StudyConfig, arm: str, seed: int) -> ClassifierConfig:
     )
 
 
-def _draw(found: dict, folders: dict, folder: Path) -> None:
-    focus, classes = f"recall_{found['focus_class']}", found["classes"]
-
-    def dot(entry: dict, name: str, part: str = "scores", label: str | None = None) -> plots.Dot:
-        return plots.Dot(label or entry["arm"], *(entry[part][name][k] for k in ("value", "low", "high")))
-
-    arms = found["arms"]
-    plots.dots(
-        folder / "arms.png",
-        "Test split, mean over seeds",
-        "share",
-        {f"recall of {found['focus_class']}": [dot(e, focus) for e in arms], "BMA": [dot(e, "bma") for e in arms]},
-    )
-    compared = [e for e in arms if "differences" in e]
-    for entry in compared:
-        changes = [dot(entry, f"recall_{c}", "differences", c) for c in classes]
-        path = folder / f"recall_changes_{entry['arm'].replace(':', '_')}.png"
-        plots.dots(path, f"{entry['arm']} against {found['baseline']}", "change of recall", {"": changes}, zero=0)
-    plots.confusions(folder / "confusion.png", classes, {e["arm"]: e["confusion"] for e in arms})
-    dosed = [e for e in arms if e["arm"].split("+synthetic")[0] == found["baseline"]]
+def _plot(result: Study, folders: Mapping[tuple[str, int], Path], folder: Path) -> None:
+    """All arms, changes of recall, confusion matrices, doses and validation curves."""
+    focus, classes, arms = f"recall_{result.focus_class}", result.classes, result.arms
+    series = {f"recall of {result.focus_class}": focus, "BMA": "bma"}
+    dots = {title: [_dot(arm.arm, arm.scores[name]) for arm in arms] for title, name in series.items()}
+    plots.dots(folder / "arms.png", "Test split, mean over seeds", "share", dots)
+    for arm in arms:
+        if arm.differences is not None:
+            changes = [_dot(c, arm.differences[f"recall_{c}"]) for c in classes]
+            path = folder / f"recall_changes_{arm.arm.replace(':', '_')}.png"
+            plots.dots(path, f"{arm.arm} against {result.baseline}", "change of recall", {"": changes}, zero=0)
+    plots.confusions(folder / "confusion.png", classes, {arm.arm: arm.confusion for arm in arms})
+    dosed = [arm for arm in arms if arm.arm.split("+synthetic")[0] == result.baseline]
     if len(dosed) > 1:
-        doses = [_synthetic_per_real(e["training_images"]) for e in dosed]
         plots.dose_response(
             folder / "dose_response.png",
             "More synthetic images",
             "synthetic images per real one in training",
             "BMA",
-            doses,
-            [dot(e, "bma", label=e["arm"].removeprefix(found["baseline"]).lstrip("+") or "none") for e in dosed],
+            [_synthetic_per_real(arm.training_images) for arm in dosed],
+            [_dot(arm.arm.removeprefix(result.baseline).lstrip("+") or "none", arm.scores["bma"]) for arm in dosed],
         )
     lines = {}
     for (arm, seed), path in folders.items():
-        if seed == found["seeds"][0]:
+        if seed == result.seeds[0]:
             logged = classifier.validations(path / "metrics.jsonl")
             lines[arm] = [(v["step"], v["val_bma"]) for v in logged]
-    plots.curves(folder / "training_curves.png", f"Validation, seed {found['seeds'][0]}", "BMA", lines)
+    plots.curves(folder / "training_curves.png", f"Validation, seed {result.seeds[0]}", "BMA", lines)
+
+
+def _dot(label: str, estimate: Estimate) -> plots.Dot:
+    return plots.Dot(label, estimate.value, estimate.low, estimate.high)
 
 
 def _synthetic_per_real(counts: dict) -> float:

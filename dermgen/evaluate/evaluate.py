@@ -1,7 +1,7 @@
 """`dermgen evaluate`: how good a synthetic set is, every score with its interval, its floor and its reference."""
 
-import json
 from collections.abc import Hashable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,35 +10,96 @@ import torch
 from accelerate import Accelerator
 
 from dermgen import plots, statistics
-from dermgen.config import InputError, write_json
+from dermgen.blocks import for_terminal
+from dermgen.config import InputError
 from dermgen.data import comparable, manifest, splits
 from dermgen.data.subsets import choose
 from dermgen.evaluate import features, images, pairs, products, scores
+from dermgen.results.common import Estimate, ImageSet, is_one, read, write
+from dermgen.results.evaluation import Evaluation, Extractor, Group, Pairs, Reference, Score, TooFew
+from dermgen.results.filtered import Filtered
 from dermgen.settings.evaluate import EvaluateConfig
 from dermgen.training.processes import claim_together
 
-BEST = {
-    "kid": "lower", "fid": "lower", "precision": "higher", "recall": "higher", "density": "higher",
-    "coverage": "higher", "inception_score": "higher", "vendi": "as real", "mean_cosine": "as real",
-}  # fmt: skip
 OF_ONE_SET = ("vendi", "mean_cosine", "inception_score")
+METHODS = {
+    "kid": "unbiased estimate over all images, the mean over all subsets",
+    "precision and recall": f"{scores.PRECISION_K} nearest neighbours",
+    "density and coverage": f"{scores.DENSITY_K} nearest neighbours",
+    "intervals": "from each image's influence, on both sides, real images by lesion; those of precision, "
+    "recall, density and coverage are cautious: wider than needed rather than narrower",
+}
 
 
-def evaluate(config: EvaluateConfig) -> dict:
+def evaluate(config: EvaluateConfig) -> Evaluation:
     """Write `evaluation.json`, `scores.csv` and plots.
 
     Raises:
         InputError: for sets that are empty, too small or of the wrong kind, or an extractor that cannot be had.
     """
-    real_table, synthetic_table = images.read(config.real, False), images.read(config.synthetic, True)
+    real_table, synthetic_table = _with_shared_labels(
+        images.read(config.real, False), images.read(config.synthetic, True)
+    )
     lpips = pairs.load_lpips(config.lpips) if config.lpips != "none" else None
     folder = Path(config.output_dir)
     accelerator = Accelerator()
     extractor = features.load(config.extractor, accelerator.device)
     claim_together(accelerator, folder, config)
-    without_classes = [t for t in (real_table, synthetic_table) if not (t["dx"] != "").any()]
-    if len(without_classes) == 1:  # then the classes of the other side cannot be matched
-        real_table, synthetic_table = real_table.assign(dx=""), synthetic_table.assign(dx="")
+    parts = _embedded(real_table, synthetic_table, extractor, accelerator, config)
+    held_out, judged = parts["held_out"], parts["synthetic"].table
+    faults, notes = comparable.check(real_table, held_out.table, synthetic_table, config.synthetic)
+    groups, too_few = _score_groups(parts, config, accelerator.device)
+    result = Evaluation(
+        real=config.real,
+        synthetic=config.synthetic,
+        extractor=Extractor(
+            name=extractor.name,
+            revision=extractor.revision,
+            resolution=extractor.resolution,
+            resize=features.RESIZE,
+        ),
+        methods=METHODS,
+        **manifest.split_facts(config.real),
+        images=ImageSet(**manifest.identity(judged)),
+        reference=Reference(
+            sources=sorted(set(held_out.table["source"]) - {""}),
+            splits=sorted(set(held_out.table["split"]) - {""}),
+            sha256=manifest.identity(held_out.table)["sha256"],
+        ),
+        warnings=[
+            *(f"{fault.reason}: do not trust the scores" for fault in faults),
+            *notes,
+            *_warnings(config, extractor, parts, groups[0]),
+        ],
+        examples=[fault.example for fault in faults],
+        groups=groups,
+        too_few=too_few,
+        pairs=_pairs(parts, config, lpips),
+    )
+    if accelerator.is_main_process:
+        write(result, folder)
+        manifest.write_csv(_rows(result), folder / "scores.csv")
+        _plot(result.groups, folder / "plots")
+        print(for_terminal(result.blocks(folder)))
+    accelerator.wait_for_everyone()
+    return result
+
+
+def _with_shared_labels(real: pd.DataFrame, synthetic: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables; without classes if one side has none, since those of the other cannot be matched."""
+    if (real["dx"] != "").any() == (synthetic["dx"] != "").any():
+        return real, synthetic
+    return real.assign(dx=""), synthetic.assign(dx="")
+
+
+def _embedded(
+    real_table: pd.DataFrame,
+    synthetic_table: pd.DataFrame,
+    extractor: features.Extractor,
+    accelerator: Accelerator,
+    config: EvaluateConfig,
+) -> dict[str, features.FeatureSet]:
+    """The sets of `_parts`, of the classes that the synthetic set shows."""
     real, synthetic = (
         features.features(extractor, t, accelerator, config.batch_size, cache_dir=config.cache_dir)
         for t in (real_table, synthetic_table)
@@ -53,53 +114,12 @@ def evaluate(config: EvaluateConfig) -> dict:
             f"scores need at least {scores.MIN_IMAGES} images on each side; {config.synthetic} has {len(synthetic)}, "
             f"{config.real} has {len(parts['held_out'])} held-out ones of its classes ({classes})"
         )
-    faults, notes = comparable.check(real_table, parts["held_out"].table, synthetic_table, config.synthetic)
-    entries, too_few = _score_groups(parts, config, accelerator.device)
-    found = {
-        "real": config.real,
-        "synthetic": config.synthetic,
-        "extractor": {
-            "name": extractor.name,
-            "revision": extractor.revision,
-            "resolution": extractor.resolution,
-            "resize": features.RESIZE,
-        },
-        "methods": {
-            "kid": "unbiased estimate over all images, the mean over all subsets",
-            "precision and recall": f"{scores.PRECISION_K} nearest neighbours",
-            "density and coverage": f"{scores.DENSITY_K} nearest neighbours",
-            "intervals": "from each image's influence, on both sides, real images by lesion; those of precision, "
-            "recall, density and coverage are cautious: wider than needed rather than narrower",
-        },
-        **manifest.split_facts(config.real),
-        "images": manifest.identity(synthetic_table),
-        "reference": {
-            "sources": sorted(set(parts["held_out"].table["source"]) - {""}),
-            "splits": sorted(set(parts["held_out"].table["split"]) - {""}),
-            "sha256": manifest.identity(parts["held_out"].table)["sha256"],
-        },
-        "warnings": [
-            *(f"{fault.reason}: do not trust the scores" for fault in faults),
-            *notes,
-            *_warnings(config, extractor, parts, entries[0]),
-        ],
-        "examples": [fault.example for fault in faults],  # of the first warnings, without which those can be shared
-        "groups": entries,
-        "too_few": too_few,
-        "pairs": _pairs(parts, config, lpips),
-    }
-    if accelerator.is_main_process:
-        write_json(folder / "evaluation.json", found)
-        manifest.write_csv(_rows(found), folder / "scores.csv")
-        _draw(found, folder / "plots")
-        print(as_text(found))
-    accelerator.wait_for_everyone()
-    return found
+    return parts
 
 
 def _score_groups(
     parts: dict[str, features.FeatureSet], config: EvaluateConfig, device: torch.device
-) -> tuple[list[dict], list[dict]]:
+) -> tuple[list[Group], list[TooFew]]:
     """Scores of all images and of every class and subgroup, and the groups that are too small for them."""
     groups = {name: images.subgroups(part.table) for name, part in parts.items()}
     entries, too_few = [], []
@@ -125,9 +145,9 @@ def _score_groups(
             raise InputError(f"{config.real} has held-out images of a single lesion or patient: scores need several")
         # Of one lesion nobody knows how much the scores of others would differ.
         if lesions < 2 or (scope != "all" and min(counts["n_real"], counts["n_synthetic"]) < config.min_images):
-            too_few.append(counts)
+            too_few.append(TooFew(**counts))
         else:
-            entries.append(counts | _compare(reference, inside, config.seed, device))
+            entries.append(Group(**counts, **_compare(reference, inside, config.seed, device)))
     return entries, too_few
 
 
@@ -189,14 +209,14 @@ def _compare(held_out: features.FeatureSet, inside: dict[str, features.FeatureSe
     entries = {}
     for name, score in found.items():
         low, high = score.interval(held_out.table["group"])
-        entries[name] = {
-            "value": score.value,
-            "low": low,
-            "high": high,
-            "train": against_train[name].value if name in against_train and name not in OF_ONE_SET else None,
-            "floor": floor[name].value if name in floor else None,
-            "at_floor_n": at_floor[name].value if name in at_floor else None,
-        }
+        entries[name] = Score(
+            value=score.value,
+            low=low,
+            high=high,
+            train=against_train[name].value if name in against_train and name not in OF_ONE_SET else None,
+            floor=floor[name].value if name in floor else None,
+            at_floor_n=at_floor[name].value if name in at_floor else None,
+        )
     reliable = min(len(held_out), len(synthetic)) >= scores.FID_RELIABLE
     return {
         "n_train": len(train),
@@ -215,7 +235,7 @@ def _all_scores(reference: features.FeatureSet, judged: features.FeatureSet, dev
     return found
 
 
-def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips) -> dict:
+def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips) -> Pairs:
     """Pixel similarities, medians over images: of synthetic images with their nearest real one, of held-out real images
     with theirs (the floor), and of synthetic images with a random real one of their class."""
     rng = np.random.default_rng(config.seed)
@@ -238,20 +258,20 @@ def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips)
     nearest = alike(chosen, products.nearest(chosen.features, base.features, 1)[1][:, 0])
     floor = alike(held_out, products.nearest(held_out.features, base.features, 1)[1][:, 0]) if len(held_out) else {}
     labels = chosen.table["dx"].to_numpy()
-    return {
-        "n": len(chosen),
-        "n_floor": len(held_out),
-        "resolution": side,
-        "resize": features.RESIZE,
-        "against": against,
-        "nearest": {name: _median(values) for name, values in nearest.items()},
-        "floor": {name: _median(values, held_out.table["group"]) for name, values in floor.items()},
-        "random": {name: _median(values) for name, values in alike(chosen, random).items()},
-        "nearest_per_class": {
+    return Pairs(
+        n=len(chosen),
+        n_floor=len(held_out),
+        resolution=side,
+        resize=features.RESIZE,
+        against=against,
+        nearest={name: _median(values) for name, values in nearest.items()},
+        floor={name: _median(values, held_out.table["group"]) for name, values in floor.items()},
+        random={name: _median(values) for name, values in alike(chosen, random).items()},
+        nearest_per_class={
             dx: {name: _median(np.array(values)[labels == dx]) for name, values in nearest.items()}
             for dx in sorted(set(labels) - {""})
         },
-    }
+    )
 
 
 def _apart(part: features.FeatureSet, from_: features.FeatureSet) -> np.ndarray:
@@ -259,7 +279,7 @@ def _apart(part: features.FeatureSet, from_: features.FeatureSet) -> np.ndarray:
     return np.flatnonzero(~part.table["group"].isin(set(from_.table["group"])))
 
 
-def _median(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> dict[str, float | None]:
+def _median(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
     """Median and bootstrap interval, drawn by `groups` if there are; None where it is infinite, as the PSNR of equal
     images."""
     values = np.asarray(values, float)
@@ -269,8 +289,8 @@ def _median(values: Sequence[float], groups: Sequence[Hashable] | None = None) -
     medians = values[order][(reached >= reached[:, -1:] / 2).argmax(axis=1)]
     # inverted_cdf takes one of the values and never the difference of two infinite ones
     interval = np.quantile(medians, [0.025, 0.975], method="inverted_cdf")
-    found = [float(np.median(values)), *map(float, interval)]
-    return {k: v if np.isfinite(v) else None for k, v in zip(("value", "low", "high"), found, strict=True)}
+    value, low, high = (v if np.isfinite(v) else None for v in (float(np.median(values)), *map(float, interval)))
+    return Estimate(value=value, low=low, high=high)
 
 
 def _side(path: str) -> int:
@@ -281,7 +301,7 @@ def _side(path: str) -> int:
 
 
 def _warnings(
-    config: EvaluateConfig, extractor: features.Extractor, parts: dict[str, features.FeatureSet], overall: dict
+    config: EvaluateConfig, extractor: features.Extractor, parts: dict[str, features.FeatureSet], overall: Group
 ) -> list[str]:
     notes = []
     if not (parts["synthetic"].table["dx"] != "").any():
@@ -292,14 +312,14 @@ def _warnings(
         notes.append(
             f"classes with under {scores.MIN_IMAGES} images on a side are left out: {', '.join(sorted(left_out))}"
         )
-    if overall["n_real"] < len(parts["held_out"]):
+    if overall.n_real < len(parts["held_out"]):
         notes.append(
-            f"{overall['n_real']} of {len(parts['held_out'])} held-out images are the reference, as many as have the "
+            f"{overall.n_real} of {len(parts['held_out'])} held-out images are the reference, as many as have the "
             "synthetic set's shares of the classes"
         )
-    if overall["n_floor"] and overall["n_floor"] < overall["n_synthetic"]:
+    if overall.n_floor and overall.n_floor < overall.n_synthetic:
         notes.append(
-            f"the floor is of {overall['n_floor']} real images, all there are; compare it with the column of as many "
+            f"the floor is of {overall.n_floor} real images, all there are; compare it with the column of as many "
             "synthetic ones, since all scores but KID and precision depend on the number"
         )
     if set(parts["held_out"].table["image_id"]) & extractor.trained_on:
@@ -309,86 +329,39 @@ def _warnings(
             "the extractor was trained on the training split, to which every other image looks new: its column says "
             "little, and the floor is of other real images"
         )
-    if not overall["fid_reliable"]:
-        n = min(overall["n_real"], overall["n_synthetic"])
+    if not overall.fid_reliable:
+        n = min(overall.n_real, overall.n_synthetic)
         notes.append(f"FID of {n} images is unreliable (under {scores.FID_RELIABLE:,}): go by KID")
     notes += manifest.split_warnings(manifest.split_facts(config.real))
-    filtered = Path(config.synthetic, "filter.json")
-    if filtered.exists() and json.loads(filtered.read_text())["scorer_revision"] == extractor.revision:
+    if is_one(Filtered, config.synthetic) and read(Filtered, config.synthetic).scorer_revision == extractor.revision:
         notes.append("the synthetic set was filtered by this same network, which flatters it: take another extractor")
     return notes
 
 
-def _rows(found: dict) -> pd.DataFrame:
+def _rows(result: Evaluation) -> pd.DataFrame:
+    """A row for each score of each group."""
     return pd.DataFrame(
         [
             {
-                **{k: entry[k] for k in ("scope", "group")},
+                "scope": group.scope,
+                "group": group.group,
                 "score": name,
-                **values,
-                **{k: entry[k] for k in ("n_real", "n_train", "n_synthetic", "n_floor")},
-                "extractor": found["extractor"]["name"],
-                "revision": found["extractor"]["revision"],
-                "resize": found["extractor"]["resize"],
+                **asdict(score),
+                **{n: getattr(group, n) for n in ("n_real", "n_train", "n_synthetic", "n_floor")},
+                "extractor": result.extractor.name,
+                "revision": result.extractor.revision,
+                "resize": result.extractor.resize,
             }
-            for entry in found["groups"]
-            for name, values in entry["scores"].items()
+            for group in result.groups
+            for name, score in group.scores.items()
         ]
     )
 
 
-def as_text(found: dict) -> str:
-    """The overall scores, and KID with coverage of every group, for a terminal."""
-    overall = found["groups"][0]
-    e = found["extractor"]
-    lines = [
-        f"{overall['n_synthetic']} synthetic images against {overall['n_real']} held-out real ones; features of "
-        f"{e['name']} ({e['revision']}) at {e['resolution']} px, {e['resize']}",
-        *(f"note: {w}" for w in found["warnings"]),
-        *(f"      for example {example}" for example in found["examples"]),
-        "",
-        " " * 18 + f"{'value (95 % interval)':>34}{'real for real':>16}{'at its number':>16}{'train split':>14}",
-    ]
-    for name, s in overall["scores"].items():
-        value = f"{s['value']:.4g} ({s['low']:.4g} to {s['high']:.4g})"
-        cells = f"{_number(s['floor']):>16}{_number(s['at_floor_n']):>16}{_number(s['train']):>14}"
-        lines.append(f"{name:18}{value:>34}{cells}   {BEST[name]} is best")
-    if len(found["groups"]) > 1:
-        lines += ["", f"{'':28}{'real':>6}{'synth.':>8}{'KID':>30}{'floor':>10}{'coverage':>10}{'floor':>8}"]
-    for g in found["groups"][1:]:
-        kid, coverage = g["scores"]["kid"], g["scores"]["coverage"]
-        interval = f"{kid['value']:.4g} ({kid['low']:.3g} to {kid['high']:.3g})"
-        lines.append(
-            f"{g['scope']:>12}: {g['group']:14}{g['n_real']:>6}{g['n_synthetic']:>8}{interval:>30}"
-            f"{_number(kid['floor'], 3):>10}{coverage['value']:>10.2f}{_number(coverage['floor'], 2):>8}"
-        )
-    if found["too_few"]:
-        named = ", ".join(f"{t['scope']} {t['group']} ({t['n_real']} and {t['n_synthetic']})" for t in found["too_few"])
-        lines.append(f"too few images for scores of their own: {named}")
-    p = found["pairs"]
-    lines += ["", f"Pixel by pixel, medians over {p['n']} images at {p['resolution']} px:"]
-    lines.append(f"{'':18}{'nearest real':>14}{'real for real':>16}{'random real':>14}")
-    for name, s in p["nearest"].items():
-        floor = p["floor"].get(name, {}).get("value")
-        lines.append(f"{name:18}{_number(s['value']):>14}{_number(floor):>16}{_number(p['random'][name]['value']):>14}")
-    return "\n".join(lines)
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def _draw(found: dict, folder: Path) -> None:
-    groups = found["groups"]
-    labels = [f"{g['scope']}: {g['group']}".strip(": ") + f" ({g['n_synthetic']})" for g in groups]
+def _plot(groups: Sequence[Group], folder: Path) -> None:
+    """Each score of every group, beside its floor."""
+    labelled = [(f"{group.name} ({group.n_synthetic})", group.scores) for group in groups]
     for name in ("kid", "precision", "recall", "density", "coverage"):
-        dots = [
-            plots.Dot(label, *(g["scores"][name][k] for k in ("value", "low", "high")))
-            for label, g in zip(labels, groups, strict=True)
-        ]
-        floors = [
-            plots.Dot(label, *[g["scores"][name]["floor"]] * 3)
-            for label, g in zip(labels, groups, strict=True)
-            if g["scores"][name]["floor"] is not None
-        ]
-        plots.dots(folder / f"{name}.png", name, name, {"synthetic": dots, "real in its place": floors})
+        synthetic = [plots.Dot(label, of[name].value, of[name].low, of[name].high) for label, of in labelled]
+        floors = [plots.Dot(label, *[of[name].floor] * 3) for label, of in labelled if of[name].floor is not None]
+        plots.dots(folder / f"{name}.png", name, name, {"synthetic": synthetic, "real in its place": floors})

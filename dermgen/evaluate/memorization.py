@@ -1,6 +1,7 @@
 """`dermgen audit`: does a synthetic set copy training images? Nearest neighbours, calibrated on held-out lesions."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -10,12 +11,15 @@ from accelerate import Accelerator
 from PIL import Image
 
 from dermgen import plots, statistics
-from dermgen.config import InputError, write_json
+from dermgen.blocks import for_terminal
+from dermgen.config import InputError
 from dermgen.data import comparable, manifest, preprocess
 from dermgen.data.duplicates import aligned_correlation, orient
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images, products
-from dermgen.evaluate.verdict import PASSED, RARE, chance_of_alarms, explanation, judge
+from dermgen.evaluate.verdict import RARE, chance_of_alarms, judge
+from dermgen.results.audit import PASSED, Audit, ExactCopy, MedianDistance, Rate
+from dermgen.results.common import ImageSet, write
 from dermgen.settings.evaluate import AuditConfig
 from dermgen.training.processes import claim_together
 
@@ -29,11 +33,53 @@ EXACT_UP_TO = 100_000
 MIN_HELD_OUT = 50  # fewer say nothing of how near an honest image may come
 
 
-def audit(config: AuditConfig) -> dict:
-    """Write `audit.csv`, `audit.json`, a sheet of the closest pairs and the manifest view.
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Synthetic images beside the real ones; arrays are over synthetic images unless they say otherwise.
 
-    Returns:
-        What `audit.json` holds; `verdict` is that of `judge`, and `passed` whether it is "passed".
+    Attributes:
+        distance: to the nearest training image, NaN without structure; `nearest` its row, `turn` the orientation.
+        held_out_distance: of the held-out images.
+        threshold: below which an image is a copy.
+        equal: pairs of rows (synthetic, real) that are the same file.
+        source_distance: to the real image that it was made from, NaN where there is none.
+    """
+
+    real: pd.DataFrame
+    train: pd.DataFrame
+    held_out: pd.DataFrame
+    synthetic: pd.DataFrame
+    distance: np.ndarray
+    nearest: np.ndarray
+    turn: np.ndarray
+    held_out_distance: np.ndarray
+    threshold: float
+    equal: list[tuple[int, int]]
+    source_distance: np.ndarray
+
+    @property
+    def exact(self) -> np.ndarray:
+        return np.isin(np.arange(len(self.synthetic)), [i for i, _ in self.equal])
+
+    @property
+    def copies(self) -> np.ndarray:
+        return (self.distance < self.threshold) | self.exact
+
+    def table(self) -> pd.DataFrame:
+        """A row for each synthetic image; an empty cell where a distance is NaN."""
+        return pd.DataFrame(
+            {
+                "image_id": self.synthetic["image_id"],
+                "nearest_train_id": self.train["image_id"].to_numpy()[self.nearest],
+                "distance": self.distance.round(4),
+                "copy": np.where(self.copies, "true", "false"),
+                "source_distance": self.source_distance.round(4),
+            }
+        )
+
+
+def audit(config: AuditConfig) -> Audit:
+    """Write `audit.csv`, `audit.json`, a sheet of the closest pairs and the manifest view.
 
     Raises:
         InputError: without a train split, or without enough held-out real images to calibrate on.
@@ -54,71 +100,87 @@ def audit(config: AuditConfig) -> dict:
     neighbours = Neighbours(
         train, extractor, accelerator, config.candidates, use_index, config.batch_size, config.cache_dir
     )
-    distance, who, turn = neighbours.nearest(synthetic)
+    distance, nearest, turn = neighbours.nearest(synthetic)
     if np.isnan(distance).all():
         raise InputError(f"all {len(synthetic)} images of {config.synthetic} are without structure: are they blank?")
-    usual, _, _ = neighbours.nearest(held_out)
-    threshold = _calibrated(usual, held_out, config)
-    equal = comparable.equal_files(real, synthetic)
-    exact = np.isin(np.arange(len(synthetic)), [i for i, _ in equal])
-    copies = (distance < threshold) | exact
-    certain = int((exact | (distance < MIN_THRESHOLD)).sum())
-    lesions = held_out["group"][~np.isnan(usual)]
+    held_out_distance, _, _ = neighbours.nearest(held_out)
+    compared = Comparison(
+        real=real,
+        train=train,
+        held_out=held_out,
+        synthetic=synthetic,
+        distance=distance,
+        nearest=nearest,
+        turn=turn,
+        held_out_distance=held_out_distance,
+        threshold=_calibrated(held_out_distance, held_out, config),
+        equal=comparable.equal_files(real, synthetic),
+        source_distance=_moved(synthetic, real),
+    )
+    result = _judged(compared, extractor, config)
+    if accelerator.is_main_process:
+        _write(compared, result, Path(config.synthetic), folder)
+        print(for_terminal(result.blocks(folder)))
+    accelerator.wait_for_everyone()
+    return result
+
+
+def _judged(compared: Comparison, extractor: features.Extractor, config: AuditConfig) -> Audit:
+    """What `audit.json` holds."""
+    synthetic, real, distance, copies = compared.synthetic, compared.real, compared.distance, compared.copies
+    certain = int((compared.exact | (distance < MIN_THRESHOLD)).sum())
+    lesions = compared.held_out["group"][~np.isnan(compared.held_out_distance)]
     chance = chance_of_alarms(config.false_alarms, len(lesions), lesions.nunique())
     verdict = judge(int(copies.sum()), certain, len(copies), chance, config.max_copy_rate)
-    moved = _moved(synthetic, real)
-    table = pd.DataFrame(
-        {
-            "image_id": synthetic["image_id"],
-            "nearest_train_id": train["image_id"].to_numpy()[who],
-            "distance": distance.round(4),  # NaN, an empty cell, for an image without structure
-            "copy": np.where(copies, "true", "false"),
-            "source_distance": moved.round(4),  # an empty cell for an image that was not made from one
-        }
-    )
-    found = {
-        "extractor": extractor.name,
-        "extractor_revision": extractor.revision,
-        "threshold": threshold,
-        "false_alarms": float(chance.mean()),
-        "most_false_alarms": float(chance.isf(RARE)),
-        "featureless": int(np.isnan(distance).sum()),
-        "train_images": len(train),
-        "held_out_images": len(held_out),
-        "median_distance": {"synthetic": float(np.nanmedian(distance)), "held_out": float(np.nanmedian(usual))},
+    medians = (float(np.nanmedian(values)) for values in (distance, compared.held_out_distance))
+    moved = compared.source_distance
+    return Audit(
+        extractor=extractor.name,
+        extractor_revision=extractor.revision,
+        threshold=compared.threshold,
+        false_alarms=float(chance.mean()),
+        most_false_alarms=float(chance.isf(RARE)),
+        featureless=int(np.isnan(distance).sum()),
+        train_images=len(compared.train),
+        held_out_images=len(compared.held_out),
+        median_distance=MedianDistance(**dict(zip(("synthetic", "held_out"), medians, strict=True))),
         **_rate(copies),
-        "per_class": {dx: _rate(copies[synthetic["dx"] == dx]) for dx in sorted(set(synthetic["dx"])) if dx},
-        "max_copy_rate": config.max_copy_rate,
-        "certain_copies": certain,
-        "exact_copies": [
-            {"image_id": synthetic["image_id"][i], "real_id": real["image_id"][j], "split": real["split"][j]}
-            for i, j in equal
+        per_class={dx: Rate(**_rate(copies[synthetic["dx"] == dx])) for dx in sorted(set(synthetic["dx"])) if dx},
+        max_copy_rate=config.max_copy_rate,
+        certain_copies=certain,
+        exact_copies=[
+            ExactCopy(image_id=synthetic["image_id"][i], real_id=real["image_id"][j], split=real["split"][j])
+            for i, j in compared.equal
         ],
-        "verdict": verdict,
-        "passed": verdict == PASSED,
-        "drawn_over_real": int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
-        "unknown_sources": _unknown_sources(synthetic, real),
-        "median_source_distance": None if np.isnan(moved).all() else float(np.nanmedian(moved)),
+        verdict=verdict,
+        passed=verdict == PASSED,
+        drawn_over_real=int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
+        unknown_sources=_unknown_sources(synthetic, real),
+        median_source_distance=None if np.isnan(moved).all() else float(np.nanmedian(moved)),
         **manifest.split_facts(config.real),
-        "images": manifest.identity(synthetic),
-        "train": manifest.identity(train)["sha256"],
-        "real": images.facts(config.real),
-        "copied": manifest.identity(synthetic[copies])["sha256"],
+        images=ImageSet(**manifest.identity(synthetic)),
+        train=manifest.identity(compared.train)["sha256"],
+        real=images.facts(config.real),
+        copied=manifest.identity(synthetic[copies])["sha256"],
+    )
+
+
+def _write(compared: Comparison, result: Audit, synthetic_dir: Path, folder: Path) -> None:
+    """The files of an audit's folder."""
+    table = compared.table()
+    manifest.write_csv(table, folder / "audit.csv")
+    write(result, folder)
+    view = compared.synthetic.drop(columns=["path", "group"]).assign(
+        nearest_train_id=table["nearest_train_id"], nearest_train_distance=table["distance"], copy=table["copy"]
+    )
+    manifest.write_view(view, synthetic_dir, folder)
+    _sheet(table, compared, folder / "sheets" / "closest.png")
+    groups = {
+        name: values[~np.isnan(values)]
+        for name, values in (("synthetic", compared.distance), ("held-out real", compared.held_out_distance))
     }
-    if accelerator.is_main_process:
-        manifest.write_csv(table, folder / "audit.csv")
-        write_json(folder / "audit.json", found)
-        view = synthetic.drop(columns=["path", "group"]).assign(
-            nearest_train_id=table["nearest_train_id"], nearest_train_distance=table["distance"], copy=table["copy"]
-        )
-        manifest.write_view(view, Path(config.synthetic), folder)
-        _sheet(table, synthetic, train, who, turn, folder / "sheets" / "closest.png")
-        groups = {"synthetic": distance[~np.isnan(distance)], "held-out real": usual[~np.isnan(usual)]}
-        title, label = "Distance to the nearest training image", "1 - correlation of aligned fine structure"
-        plots.histogram(folder / "plots" / "distances.png", title, label, groups, threshold)
-        print(as_text(found, folder))
-    accelerator.wait_for_everyone()
-    return found
+    title, label = "Distance to the nearest training image", "1 - correlation of aligned fine structure"
+    plots.histogram(folder / "plots" / "distances.png", title, label, groups, compared.threshold)
 
 
 class Neighbours:
@@ -309,16 +371,15 @@ def _rate(copies: np.ndarray) -> dict:
     return {"n": len(copies), "copies": int(copies.sum()), "copy_rate": float(copies.mean()), "low": low, "high": high}
 
 
-def _sheet(
-    table: pd.DataFrame, synthetic: pd.DataFrame, train: pd.DataFrame, who: np.ndarray, turn: np.ndarray, path: Path
-) -> None:
+def _sheet(table: pd.DataFrame, compared: Comparison, path: Path) -> None:
     """The closest pairs, synthetic left, turned as it matches, training image right."""
+    synthetic, train, nearest = compared.synthetic, compared.train, compared.nearest
     pictures, captions = [], []
     for i in np.argsort(table["distance"].to_numpy(), kind="stable")[:24]:
         mark = " COPY" if table["copy"][i] == "true" else ""
         for name, k, text in (
-            (synthetic["path"][i], turn[i], f"{table['distance'][i]:.2f}{mark}"),
-            (train["path"][who[i]], 0, train["image_id"][who[i]]),
+            (synthetic["path"][i], compared.turn[i], f"{table['distance'][i]:.2f}{mark}"),
+            (train["path"][nearest[i]], 0, train["image_id"][nearest[i]]),
         ):
             picture = Image.fromarray(orient(preprocess.read_image(Path(name)), k))
             picture.thumbnail((128, 128))
@@ -326,33 +387,3 @@ def _sheet(
             captions.append(text)
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(pictures, path, 8, captions)
-
-
-def as_text(found: dict, folder: Path) -> str:
-    """The result for a terminal."""
-    exact = found["exact_copies"]
-    lines = [
-        *manifest.split_warnings(found),
-        *([f"{len(exact)} of the synthetic images are files of the real set:"] if exact else []),
-        *(f"  {e['image_id']} is {e['real_id']} (split: {e['split']})" for e in exact[:5]),
-        f"{found['copies']} of {found['n']} synthetic images are copies: {found['copy_rate']:.1%} "
-        f"({found['low']:.1%} to {found['high']:.1%}); of honest images {found['false_alarms']:.1%} would be called "
-        f"so, at worst {found['most_false_alarms']:.1%}",
-        f"  median distance to the nearest of {found['train_images']} training images: "
-        f"{found['median_distance']['synthetic']:.3f}, of {found['held_out_images']} held-out real images "
-        f"{found['median_distance']['held_out']:.3f}; copies are below {found['threshold']:.3f}",
-        *(
-            f"  {dx:12}{r['copies']:>5} of {r['n']:<6}{r['copy_rate']:>7.1%} ({r['low']:.1%} to {r['high']:.1%})"
-            for dx, r in found["per_class"].items()
-        ),
-        f"Look at {folder / 'sheets' / 'closest.png'}: synthetic left (turned as it matches), training image right",
-    ]
-    if found["featureless"]:
-        lines.append(f"{found['featureless']} images have no structure (blank?) and cannot be compared")
-    if found["drawn_over_real"]:
-        far = found["median_source_distance"]
-        told = "" if far is None else f"; median distance to their own source: {far:.3f}"
-        lines.append(f"{found['drawn_over_real']} images were drawn over real ones (source_image_id){told}")
-    if found["verdict"] != PASSED:
-        lines.append(explanation(found))
-    return "\n".join(lines)

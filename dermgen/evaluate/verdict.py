@@ -2,11 +2,10 @@
 
 from scipy import stats
 
+from dermgen.results.audit import CANNOT_TELL, FAILED, PASSED
 from dermgen.statistics import LEVEL
 
-PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot tell"
 RARE = (1 - LEVEL) / 2
-ENOUGH_HELD_OUT = 300  # of which chance alone seldom calls 1 % of honest images copies
 
 
 def chance_of_alarms(wanted: float, images: int, lesions: int):
@@ -42,14 +41,3 @@ def judge(copies: int, certain: int, n: int, chance, most: float) -> str:
         return PASSED
     by_chance = float(stats.betabinom.sf(copies - 1, n, *chance.args))
     return FAILED if by_chance < RARE or certain > most * n else CANNOT_TELL
-
-
-def explanation(found: dict) -> str:
-    """What an audit that is not passed means and what to do, a sentence or two; of an older one too."""
-    if found.get("verdict") != CANNOT_TELL:
-        return f"FAILED: more than {found['max_copy_rate']:.1%} are copies; do not share this set as it is"
-    return (
-        f"CANNOT TELL: of {found['held_out_images']} held-out images, chance alone may call up to "
-        f"{found['most_false_alarms']:.1%} of honest images copies. Look at the closest pairs, and hold out more real "
-        f"images, {ENOUGH_HELD_OUT} or more (`dermgen prepare --split`); do not share this set as it is"
-    )

@@ -6,6 +6,7 @@ A template is Jinja with every undefined name an error; what was not measured is
 import json
 import sysconfig
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import jinja2
 from huggingface_hub import DatasetCard, EvalResult, ModelCard
 
 from dermgen import __version__
+from dermgen.blocks import for_card, number, percent
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.origins import COLLECTIONS, PHANTOMS, License, combine, is_generated, parse_license
@@ -20,6 +22,8 @@ from dermgen.labels import TAXONOMIES
 from dermgen.publish.evidence import Evidence, copies_among
 from dermgen.publish.gates import Stop
 from dermgen.publish.privacy import without_paths_in
+from dermgen.results.audit import Audit, Rate
+from dermgen.results.evaluation import Evaluation
 from dermgen.statistics import wilson
 
 BESIDE = Path(__file__).parents[2] / "model_cards"  # of a clone; a wheel brings them as data files
@@ -56,8 +60,9 @@ def render(
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "num": _number,
-        "share": _share,
+        "num": number,
+        "share": percent,
+        "blocks": for_card,
         "label": lambda name: LABELS.get(name, name.replace("_", " ")),
         "python": _python,
     }
@@ -118,9 +123,9 @@ def shared_facts(
         "consent": consent([*data, *base_data]),
         "forced": [stop.on_card() for stop in stops] if force else [],
         "force_reason": force,
-        "scores": [_scores(found, learnt) for found in evidence.scores],
+        "scores": [_scores(scores, learnt) for scores in evidence.scores],
         "memorization": _memorization(evidence, published),
-        "studies": [_study(found) for found in evidence.studies],
+        "studies": evidence.studies,
     }
 
 
@@ -132,9 +137,9 @@ def data_licenses(data: Sequence[Mapping[str, Any]], said: str | None) -> Licens
 def eval_results(task: str, evidence: Evidence) -> list[EvalResult]:
     """The scores of generated images for the card's `model-index`, by the real images that they were measured on."""
     results = []
-    for found in evidence.scores[:1]:
-        name = " and ".join(found["reference"]["sources"]) or "unnamed"
-        splits = found["reference"]["splits"]
+    for scores in evidence.scores[:1]:
+        name = " and ".join(scores.reference.sources) or "unnamed"
+        splits = scores.reference.splits
         results += [
             EvalResult(
                 task_type=task,
@@ -142,11 +147,11 @@ def eval_results(task: str, evidence: Evidence) -> list[EvalResult]:
                 dataset_name=name,
                 dataset_split="+".join(splits) if splits else None,
                 metric_type=metric,
-                metric_name=f"{LABELS.get(metric, metric)}, {without_paths_in(found['extractor']['name'])} features",
-                metric_value=round(score["value"], 6),
+                metric_name=f"{LABELS.get(metric, metric)}, {without_paths_in(scores.extractor.name)} features",
+                metric_value=round(score.value, 6),
             )
-            for metric, score in found["groups"][0]["scores"].items()
-            if score["value"] is not None
+            for metric, score in scores.overall.scores.items()
+            if score.value is not None
         ]
     return results
 
@@ -201,65 +206,28 @@ def _data(entry: Mapping[str, Any], said: str | None) -> dict[str, Any]:
     }
 
 
-def _memorization(evidence: Evidence, published: Collection[str] | None) -> dict[str, Any] | None:
+def _memorization(evidence: Evidence, published: Collection[str] | None) -> Audit | None:
     """The audit's result for what is published."""
     if evidence.audit is None:
         return None
     copies, n = copies_among(evidence, published)
     low, high = wilson(copies, n) if n else (0.0, 1.0)
-    of = {"copies": copies, "n": n, "copy_rate": copies / max(1, n), "low": low, "high": high}
-    of["split_warnings"] = manifest.split_warnings(evidence.audit)
-    return {"verdict": None, **evidence.audit, **of, "train_images": len(evidence.compared)}
+    rate = Rate(n=n, copies=copies, copy_rate=copies / max(1, n), low=low, high=high)
+    # Ids of images are not published, and the classes are those of all audited images.
+    return replace(evidence.audit, **vars(rate), per_class={}, exact_copies=[], train_images=len(evidence.compared))
 
 
-def _scores(found: Mapping[str, Any], learnt: Collection[str] | None) -> dict[str, Any]:
-    of = found["reference"]
-    overall = found["groups"][0]
-    wanted = ("kid", "precision", "recall", "coverage")
+def _scores(scores: Evaluation, trained_on: Collection[str] | None) -> dict[str, Any]:
+    """A result, without paths, and whether none of its real images was in the training set."""
+    unseen = trained_on is not None and not set(scores.reference.sha256) & set(trained_on)
+    extractor = replace(scores.extractor, name=without_paths_in(scores.extractor.name))
     return {
-        "extractor": found["extractor"] | {"name": without_paths_in(found["extractor"]["name"])},
-        "held_out": of["splits"] == ["test"] and learnt is not None and not set(of["sha256"]) & set(learnt),
-        "split_warnings": manifest.split_warnings(found),
-        "warnings": [w for w in found["warnings"] if w not in manifest.split_warnings(found)],
-        "images": len(found["images"]["sha256"]),
-        "n_real": overall["n_real"],
-        "n_synthetic": overall["n_synthetic"],
-        "n_floor": overall["n_floor"],
-        "rows": [{"name": name, **score} for name, score in overall["scores"].items()],
-        "columns": wanted,
-        "subgroups": [
-            {
-                "name": f"{g['scope']}: {g['group']}",
-                "n_real": g["n_real"],
-                "n_synthetic": g["n_synthetic"],
-                "scores": [g["scores"].get(name) for name in wanted],
-            }
-            for g in found["groups"][1:]
-        ],
-        "too_few": [f"{t['scope']} {t['group']}" for t in found["too_few"]],
-    }
-
-
-def _study(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "images": len(found["images"]["sha256"]),
-        "split_warnings": manifest.split_warnings(found),
-        "test_images": found["test_images"],
-        "test_lesions": found["test_lesions"],
-        "seeds": len(found["seeds"]),
-        "verdicts": [entry["verdict"] for entry in found["arms"] if "verdict" in entry],
-        "arms": [{"name": entry["arm"], **entry["scores"]["bma"]} for entry in found["arms"]],
+        "result": replace(scores, extractor=extractor),
+        "held_out": scores.reference.splits == ["test"] and unseen,
+        "subgroups": len(scores.groups) > 1,
     }
 
 
 def _python(text: str) -> str:
     """A text as it stands in Python code, in double quotes."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _share(value: float) -> str:
-    return f"{value:.1%}"

@@ -5,6 +5,7 @@ import json
 import shlex
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ from dermgen.publish.described import patient_ids
 from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.privacy import without_paths, without_paths_in
 from dermgen.publish.publication import begin, own_license, write_picture
+from dermgen.results.common import is_one, read
+from dermgen.results.filtered import Filtered
 from dermgen.settings.publish import PublishDatasetConfig
 
 if TYPE_CHECKING:
@@ -284,7 +287,7 @@ def _told(rows: pd.DataFrame, data: Sequence[dict], evidence: Evidence) -> pd.Da
     """
     public = _public(data)
     # The nearest image and the source are of the manifests that the audits were given.
-    audited = bool(evidence.audits) and _public([audit["real"] or {"sources": [""]} for audit in evidence.audits])
+    audited = bool(evidence.audits) and _public([audit.real or {"sources": [""]} for audit in evidence.audits])
     hidden = [] if public else ["lesion_id"]
     hidden += [] if public and audited else ["nearest_train_id"]
     hidden += [] if public and audited and not evidence.unknown_sources else ["source_image_id"]
@@ -367,7 +370,6 @@ def _images(rows: pd.DataFrame, config: PublishDatasetConfig, kind: str) -> dict
     """Numbers of images for the card."""
     drawn = rows["synthetic"] == "true"
     names = dict(cards.class_names(sorted(set(rows["dx"])), from_labels(rows["dx"]).name))
-    path = Path(config.data_dir, "filter.json")
     of_model = [c for c in ("model", "model_sha256", "guidance_scale", "num_inference_steps", "scheduler") if c in rows]
     models = [{"images": int(drawn.sum())}]
     if of_model:
@@ -391,7 +393,7 @@ def _images(rows: pd.DataFrame, config: PublishDatasetConfig, kind: str) -> dict
         "columns": [c for c in COLUMNS if c in rows],
         "column": "image" if kind.startswith("Parquet") else " or ".join(sorted({_suffix(p) for p in rows["path"]})),
         "models": [blank | m for m in models],
-        "filter": _filter(path) if path.exists() and not config.dropped_too else None,
+        "filter": None if config.dropped_too else _filter(config.data_dir),
     }
 
 
@@ -399,9 +401,12 @@ def _suffix(path: str) -> str:
     return Path(path).suffix.lower()[1:]
 
 
-def _filter(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text())
-    return found | {"scorer": without_paths_in(found["scorer"])}
+def _filter(folder: str) -> Filtered | None:
+    """How the images were chosen, without paths; None where they were not filtered."""
+    if not is_one(Filtered, folder):
+        return None
+    result = read(Filtered, folder)
+    return replace(result, scorer=without_paths_in(result.scorer))
 
 
 def _provenance(generated: Generated, sha256: str) -> list[tuple[str, str]]:

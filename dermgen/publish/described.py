@@ -21,6 +21,8 @@ from dermgen.data.cache import hash_file
 from dermgen.data.trained_on import TrainedOn
 from dermgen.labels import from_labels
 from dermgen.publish.privacy import without_paths
+from dermgen.results.classifier import ClassifierResult
+from dermgen.results.common import is_one, read
 from dermgen.settings.dreambooth import UNET_TARGETS
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.checkpoints import checkpoints, step_of
@@ -137,7 +139,7 @@ def describe(folder: str | Path, weights: Literal["last", "best"] = "last") -> D
         found = _lora(folder, settings, provenance)
     elif (folder / "model_index.json").exists():
         found = _pipeline(folder, settings, provenance)
-    elif (folder / "results.json").exists() and (folder / "model.safetensors").exists():
+    elif is_one(ClassifierResult, folder) and (folder / "model.safetensors").exists():
         found = _classifier(folder, settings, provenance)
     else:
         raise InputError(f"the run in {folder} has not finished: the command that began it goes on")
@@ -228,11 +230,11 @@ def _from_scratch(run: runs.TrainedRun, settings: dict, provenance: dict) -> Des
 
 
 def _classifier(folder: Path, settings: dict, provenance: dict) -> Described:
-    results, config = (json.loads((folder / name).read_text()) for name in ("results.json", "config.json"))
+    results, config = read(ClassifierResult, folder), json.loads((folder / "config.json").read_text())
     base = _hub_id(settings, provenance)
     model = {
         "base_model": base,
-        "classes": results["classes"],
+        "classes": results.classes,
         "architecture": config["architectures"][0].removesuffix("ForImageClassification"),
         "resolution": settings["resolution"],
         "wide_head": bool(settings["head_width"]),
@@ -250,11 +252,11 @@ def _classifier(folder: Path, settings: dict, provenance: dict) -> Described:
     return Described(folder, "classifier", files, sha256, False, True, model, metadata, settings, provenance)
 
 
-def _measured(folder: Path, results: dict) -> dict[str, Any]:
+def _measured(folder: Path, results: ClassifierResult) -> dict[str, Any]:
     """Scores on the test split, with intervals by drawing its lesions."""
     ids = {"dx": str, "image_id": str, "lesion_id": str, "patient_id": str}
     table = pd.read_csv(folder / "predictions_test.csv", keep_default_na=False, dtype=ids)
-    classes, test = results["classes"], results["test"]
+    classes, test = results.classes, results.test
     groups = splits.join_groups(table["lesion_id"], table["patient_id"])
     weights = np.vstack([np.ones(len(table)), statistics.resampled_weights(groups, 1000, 0)])
     labels = np.array([classes.index(dx) for dx in table["dx"]])

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from dermgen.config import InputError
 from dermgen.data.origins import License, respects
-from dermgen.evaluate.verdict import CANNOT_TELL, ENOUGH_HELD_OUT
 from dermgen.publish.evidence import Evidence, copies_among
 from dermgen.publish.privacy import Finding
+from dermgen.results.audit import ENOUGH_HELD_OUT
 
 TOKEN = "token"
 MIN_AUDITED = 100  # images of a model; without a copy among them, under 4 % of its images are (Wilson, 95 %)
@@ -44,7 +44,7 @@ def memorization(
     gate, audit = "memorisation", evidence.audit
     if audit is None:
         return [Stop(gate, "nobody has looked for copies of training images", f"run {how}")]
-    unseen = set(hashes or ()) - set(audit["images"]["sha256"])
+    unseen = set(hashes or ()) - set(audit.images.sha256)
     if unseen:
         reason = f"{len(unseen)} of the {len(hashes)} images are not those that were audited (new, or changed since)"
         return [Stop(gate, reason, f"run {how}")]
@@ -56,18 +56,18 @@ def memorization(
         reason = f"the audit did not compare with {len(missed)} of the {len(set(learnt))} real images that were learnt"
         return [Stop(gate, reason, f"audit again, with --real being what was learnt: {how}")]
     copies, n = copies_among(evidence, hashes)
-    if hashes is None and min(found["n"] for found in evidence.audits) < MIN_AUDITED:
-        least = min(found["n"] for found in evidence.audits)
+    least = min(each.n for each in evidence.audits)
+    if hashes is None and least < MIN_AUDITED:
         reason = f"only {least} images of this model were looked at, which says little"
         return [Stop(gate, reason, f"audit {MIN_AUDITED} or more: {how}")]
     if evidence.unknown_sources:
         unknown = len(evidence.unknown_sources)
         reason = f"images were drawn over {unknown} photographs that the audit does not know"
         return [Stop(gate, reason, "audit again, with --real being the manifest that holds those photographs")]
-    if copies > audit["max_copy_rate"] * n:
-        reason = f"{copies} of {n} images copy a training image, more than the audit's {audit['max_copy_rate']:.1%}"
+    if copies > audit.max_copy_rate * n:
+        reason = f"{copies} of {n} images copy a training image, more than the audit's {audit.max_copy_rate:.1%}"
         remedy = "train for fewer steps or on more images"
-        if audit.get("verdict") == CANNOT_TELL:
+        if audit.cannot_tell:
             reason = f"the audit cannot tell whether {copies} of {n} images are copies, or near a real one by chance"
             remedy = f"audit against a manifest that holds out {ENOUGH_HELD_OUT} or more images"
         if hashes is not None:

@@ -161,7 +161,7 @@ def _picture(files: Path, evidence: Evidence) -> str | None:
         return None
     folder = evidence.audit_folder
     table = manifest.read(folder)
-    shown = set(evidence.audit["images"]["sha256"]) - evidence.copied
+    shown = set(evidence.audit.images.sha256) - evidence.copied
     table = table[[hash_file(folder / name) in shown for name in table["file_name"]]]
     return write_picture(table.assign(path=[str(folder / name) for name in table["file_name"]]), files, SHOWN, 256)
 

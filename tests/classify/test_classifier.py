@@ -20,6 +20,8 @@ from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.loading import LesionSet
 from dermgen.data.trained_on import TrainedOn
+from dermgen.results.classifier import ClassifierResult
+from dermgen.results.common import read
 
 
 def config(folder, manifest_dir, **changes):
@@ -41,13 +43,13 @@ def test_it_learns_the_phantoms(manifest_dir, tmp_path):
     results = classifier.train(
         config(tmp_path / "r", manifest_dir, max_train_steps=120, validation_steps=40, train_batch_size=16, width=64)
     )
-    assert results["test"]["bma"] > 0.4  # of 7 classes; a guess has 0.14
+    assert results.test["bma"] > 0.4  # of 7 classes; a guess has 0.14
 
 
 def test_what_it_wrote_is_what_transformers_and_we_load(run, manifest_dir, phantoms):
     folder, results = run
     loaded, classes, resolution = networks.load_run(folder)
-    assert (classes, resolution) == (results["classes"], 32)
+    assert (classes, resolution) == (results.classes, 32)
     table = pd.read_csv(folder / "predictions_test.csv")
     rows = manifest.read_real(manifest_dir)
     rows = rows[rows["split"] == "test"]
@@ -94,7 +96,7 @@ def test_the_weights_of_the_best_validation_are_kept_not_the_last(manifest_dir, 
         classifier, "_validation", lambda *_: {"val_loss": 1.0, "val_bma": next(scores), "val_accuracy": 0.0}
     )
     results = classifier.train(config(tmp_path / "r", manifest_dir))
-    assert results["best_step"] == 3
+    assert results.best_step == 3
     loaded, _, _ = networks.load_run(tmp_path / "r")
     best = load_file(tmp_path / "r" / "best" / "step-3" / "model.safetensors")
     last = load_file(tmp_path / "r" / "checkpoint-6" / "model.safetensors")
@@ -110,7 +112,7 @@ def test_early_stopping_ends_the_run_and_the_same_command_does_not_go_on(manifes
     )
     asked = config(tmp_path / "r", manifest_dir, validation_steps=1, early_stopping_patience=2, max_train_steps=20)
     results = classifier.train(asked)
-    assert (results["last_step"], results["best_step"]) == (3, 1)
+    assert (results.last_step, results.best_step) == (3, 1)
     (tmp_path / "r" / "results.json").unlink()  # as if killed just before the end
     assert classifier.train(asked) == results
 
@@ -161,7 +163,7 @@ def test_synthetic_images_are_trained_on_and_never_measured_on(manifest_dir, syn
             validation_steps=2,
         )
     )
-    assert sum(results["training_images"]["synthetic"].values()) > 0
+    assert sum(results.training_images["synthetic"].values()) > 0
     trained_on = pd.read_csv(tmp_path / "r" / "training_set.csv", dtype=str)
     assert set(trained_on["synthetic"]) == {"true", "false"}
     tested = set(pd.read_csv(tmp_path / "r" / "predictions_test.csv")["image_id"])
@@ -202,7 +204,7 @@ def test_a_run_does_not_go_on_with_other_images(manifest_dir, tmp_path):
     manifest.write_view(table, manifest_dir, tmp_path / "m")
     moved = config(tmp_path / "r", tmp_path / "m")
     classifier.train(moved)
-    assert classifier.train(moved)["last_step"] == 6
+    assert classifier.train(moved).last_step == 6
     changed = tmp_path / "m" / first
     changed.unlink()
     Image.new("RGB", (32, 32), "red").save(changed)
@@ -239,9 +241,9 @@ def test_the_script_on_two_processes_that_are_killed_gives_what_one_process_give
     assert "test split: BMA" in done.stdout
     a, b = (load_file(f / "checkpoint-6" / "model.safetensors") for f in (folder, tmp_path / "r"))
     assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
-    theirs = json.loads((tmp_path / "r" / "results.json").read_text())
-    assert theirs["test"]["n"] == results["test"]["n"]
-    assert theirs["best_step"] == results["best_step"]
+    theirs = read(ClassifierResult, tmp_path / "r")
+    assert theirs.test["n"] == results.test["n"]
+    assert theirs.best_step == results.best_step
 
 
 def test_a_checkpoint_that_cannot_be_used_leaves_no_folder_behind(manifest_dir, tmp_path):
@@ -279,7 +281,7 @@ def test_a_resnet_with_frozen_stages_and_a_wide_head_trains_and_comes_back(manif
         ours = loaded(pixels.float() / 255).softmax(1)
     table = pd.read_csv(tmp_path / "r" / "predictions_test.csv")
     np.testing.assert_allclose(table[[f"p_{c}" for c in classes]], ours, atol=1e-5)
-    assert results["last_step"] == 6
+    assert results.last_step == 6
 
 
 def test_a_set_of_one_class_is_refused_by_its_name(manifest_dir, tmp_path):

@@ -13,11 +13,14 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from dermgen import watermark
+from dermgen.blocks import for_terminal
 from dermgen.classify import classifier, study
 from dermgen.classify.comparison import compare, weighted_scores
 from dermgen.classify.study import StudyConfig, arm_settings
 from dermgen.config import InputError
 from dermgen.data import manifest
+from dermgen.results.common import Estimate, read
+from dermgen.results.study import Arm, Study
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +45,23 @@ def found(asked):
 
 
 def test_scores_are_means_over_seeds_of_what_each_training_measured(found, asked):
-    for entry in found["arms"]:
-        assert entry["scores"]["bma"]["value"] == pytest.approx(np.mean(entry["of_seeds"]["bma"]), abs=1e-6)
-        assert entry["scores"]["bma"]["low"] <= entry["scores"]["bma"]["value"] <= entry["scores"]["bma"]["high"]
-    by_arm = {e["arm"]: e for e in found["arms"]}
-    gain = by_arm["real"]["scores"]["bma"]["value"] - by_arm["real+augment"]["scores"]["bma"]["value"]
-    assert by_arm["real"]["differences"]["bma"]["value"] == pytest.approx(gain)
-    assert "differences" not in by_arm["real+augment"]
+    for arm in found.arms:
+        bma = arm.scores["bma"]
+        assert bma.value == pytest.approx(np.mean(arm.of_seeds["bma"]), abs=1e-6)
+        assert bma.low <= bma.value <= bma.high
+    by_arm = {arm.arm: arm for arm in found.arms}
+    gain = by_arm["real"].scores["bma"].value - by_arm["real+augment"].scores["bma"].value
+    assert by_arm["real"].differences["bma"].value == pytest.approx(gain)
+    assert by_arm["real+augment"].differences is None
+    written = json.loads(Path(asked.output_dir, "study.json").read_text())["arms"]
+    assert ["differences" in arm for arm in written] == [False, True, True, True]
+    assert read(Study, asked.output_dir) == found
 
 
 def test_every_arm_has_the_same_number_of_steps_and_a_plain_sentence(found, asked):
-    for entry in found["arms"][1:]:
-        assert entry["verdict"].startswith(f"{entry['arm']}: BMA ")
-        assert entry["mcnemar_p_holm"] >= entry["mcnemar_p"]
+    for arm in found.arms[1:]:
+        assert arm.verdict.startswith(f"{arm.arm}: BMA ")
+        assert arm.mcnemar_p_holm >= arm.mcnemar_p
     for results in (p for p in Path(asked.output_dir).rglob("results.json")):
         assert json.loads(results.read_text())["last_step"] == 4
 
@@ -67,8 +74,8 @@ def test_an_arm_is_run_only_once_and_others_can_be_added(found, asked, monkeypat
     again = study.study(replace(asked, arms=[*asked.arms, "real+oversample"]))
     assert len(trained) == 3
     assert all("real+oversample" in name for name in trained)
-    old = {e["arm"]: e["scores"] for e in found["arms"]}
-    assert all(e["scores"] == old[e["arm"]] for e in again["arms"] if e["arm"] in old)
+    old = {arm.arm: arm.scores for arm in found.arms}
+    assert all(arm.scores == old[arm.arm] for arm in again.arms if arm.arm in old)
 
 
 def test_every_plot_is_drawn(found, asked):
@@ -190,13 +197,20 @@ def test_lesions_are_drawn_and_not_images():
 
 
 def test_a_study_on_the_old_split_says_so_first():
-    score = {"value": 0.5, "low": 0.4, "high": 0.6}
+    score = Estimate(value=0.5, low=0.4, high=0.6)
     names = ("recall_mel", "bma", "macro_auroc", "macro_f1", "accuracy")
-    arms = [{"arm": "baseline", "scores": dict.fromkeys(names, score)}]
-    found = {"focus_class": "mel", "arms": arms, "test_images": 9, "test_lesions": 8, "seeds": [0], "leaky": False}
-    assert study.as_text(found).startswith("OLD SPLIT")  # of an earlier version, which did not name its method
-    assert study.as_text(found | {"split_method": manifest.SPLIT_METHOD}).startswith("Test split")
-    assert study.as_text(found | {"split_method": manifest.NO_GROUPS}).startswith("NO GROUPS")
+    arm = Arm(arm="real", training_images={}, scores=dict.fromkeys(names, score), of_seeds={}, confusion=[])
+    old = Study(
+        baseline="real", focus_class="mel", seeds=[0], same="steps", steps=5, test_images=9, test_lesions=8,
+        leaky=False, classes=["mel", "nv"], bootstrap_draws=9, arms=[arm],
+    )  # fmt: skip
+
+    def text(result):
+        return for_terminal(result.comparison_blocks())
+
+    assert text(old).startswith("note: OLD SPLIT")  # of an earlier version, which did not name its method
+    assert text(replace(old, split_method=manifest.SPLIT_METHOD)).startswith("The same classifier")
+    assert text(replace(old, split_method=manifest.NO_GROUPS)).startswith("note: NO GROUPS")
 
 
 def test_an_arm_is_what_its_name_says_or_an_error():

@@ -1,6 +1,5 @@
 """`dermgen evaluate` from folders to figures: references, floors, subgroups, caches, and what it refuses."""
 
-import json
 import math
 import os
 import shutil
@@ -35,6 +34,8 @@ from dermgen.data.skin_tone import tone, typology_angle
 from dermgen.evaluate import features, images, pairs
 from dermgen.evaluate.evaluate import EvaluateConfig, _median, _parts, evaluate
 from dermgen.evaluate.features import FeatureSet, of_same_mix
+from dermgen.results.common import Estimate, read
+from dermgen.results.evaluation import Evaluation
 
 
 def config(real, synthetic, folder, **changes):
@@ -56,10 +57,10 @@ def found(tested_dir, synthetic_dir, tmp_path_factory):
 
 def test_every_score_has_its_interval_reference_and_floor(found, tested_dir):
     folder, result = found
-    overall = result["groups"][0]
+    overall = result.overall
     held_out = manifest.read(tested_dir)["split"] == "test"
-    assert 0.5 * held_out.sum() < overall["n_real"] <= held_out.sum()
-    assert set(overall["scores"]) == {
+    assert 0.5 * held_out.sum() < overall.n_real <= held_out.sum()
+    assert set(overall.scores) == {
         "kid",
         "fid",
         "precision",
@@ -69,11 +70,11 @@ def test_every_score_has_its_interval_reference_and_floor(found, tested_dir):
         "vendi",
         "mean_cosine",
     }
-    for name, s in overall["scores"].items():
-        assert s["low"] <= s["value"] <= s["high"], name
-        assert s["floor"] is not None
-        assert (s["train"] is None) == (name in ("vendi", "mean_cosine"))
-    assert json.loads((folder / "evaluation.json").read_text()) == result
+    for name, s in overall.scores.items():
+        assert s.low <= s.value <= s.high, name
+        assert s.floor is not None
+        assert (s.train is None) == (name in ("vendi", "mean_cosine"))
+    assert read(Evaluation, folder) == result
     rows = pd.read_csv(folder / "scores.csv")
     assert {
         "value",
@@ -105,8 +106,8 @@ def test_the_floor_is_of_as_many_real_images_of_each_class_as_the_synthetic_set_
 
 
 def test_fid_of_few_images_is_called_unreliable(found):
-    assert not found[1]["groups"][0]["fid_reliable"]
-    assert any("unreliable" in w and "KID" in w for w in found[1]["warnings"])
+    assert not found[1].overall.fid_reliable
+    assert any("unreliable" in w and "KID" in w for w in found[1].warnings)
 
 
 def test_a_subgroup_of_one_lesion_is_not_scored_since_nobody_knows_how_others_would_differ(
@@ -118,16 +119,16 @@ def test_a_subgroup_of_one_lesion_is_not_scored_since_nobody_knows_how_others_wo
     assert only.sum() >= 7
     manifest.write(table.assign(lesion_id=table["lesion_id"].mask(only, "one")), tmp_path / "real")
     result = evaluate(config(tmp_path / "real", synthetic_dir, tmp_path / "e", min_images=7))
-    assert "mel" in {g["group"] for g in result["too_few"]}
-    assert "mel" not in {g["group"] for g in result["groups"]}
+    assert "mel" in {g.group for g in result.too_few}
+    assert "mel" not in {g.group for g in result.groups}
 
 
 def test_subgroups_that_are_too_small_are_listed_and_not_scored(found):
-    scored = {(g["scope"], g["group"]) for g in found[1]["groups"]}
-    listed = {(g["scope"], g["group"]) for g in found[1]["too_few"]}
+    scored = {(g.scope, g.group) for g in found[1].groups}
+    listed = {(g.scope, g.group) for g in found[1].too_few}
     assert {"site", "sex", "age", "skin tone"} <= {scope for scope, _ in scored | listed}
     assert not scored & listed
-    assert all(min(g["n_real"], g["n_synthetic"]) < 7 for g in found[1]["too_few"])
+    assert all(min(g.n_real, g.n_synthetic) < 7 for g in found[1].too_few)
 
 
 @pytest.mark.slow
@@ -135,29 +136,29 @@ def test_copies_of_the_training_set_show_in_the_column_of_the_training_split(tes
     table = manifest.read(tested_dir)
     train = table[table["split"] == "train"].assign(synthetic="true", split="")
     manifest.write_view(train, tested_dir, tmp_path / "copies")
-    scores = evaluate(config(tested_dir, tmp_path / "copies", tmp_path / "e"))["groups"][0]["scores"]
-    assert scores["fid"]["train"] == pytest.approx(0, abs=1e-3)
-    assert scores["coverage"]["train"] == 1
-    assert scores["fid"]["value"] > 10 * max(scores["fid"]["train"], 1e-6)
+    scores = evaluate(config(tested_dir, tmp_path / "copies", tmp_path / "e")).overall.scores
+    assert scores["fid"].train == pytest.approx(0, abs=1e-3)
+    assert scores["coverage"].train == 1
+    assert scores["fid"].value > 10 * max(scores["fid"].train, 1e-6)
 
 
 def test_the_nearest_real_image_is_more_alike_than_a_random_one(found):
-    alike = found[1]["pairs"]
-    assert alike["nearest"]["ssim"]["value"] > alike["random"]["ssim"]["value"]
-    assert alike["nearest"]["ssim"]["low"] <= alike["nearest"]["ssim"]["value"] <= alike["nearest"]["ssim"]["high"]
-    assert alike["floor"]["ssim"]["value"] is not None
-    assert set(alike["nearest_per_class"]) == {"akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"}
-    assert alike["against"] == "train"
-    assert "ms_ssim" not in alike["nearest"]  # these images are too small for it
+    alike = found[1].pairs
+    assert alike.nearest["ssim"].value > alike.random["ssim"].value
+    assert alike.nearest["ssim"].low <= alike.nearest["ssim"].value <= alike.nearest["ssim"].high
+    assert alike.floor["ssim"].value is not None
+    assert set(alike.nearest_per_class) == {"akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"}
+    assert alike.against == "train"
+    assert "ms_ssim" not in alike.nearest  # these images are too small for it
 
 
 def test_plain_folders_are_compared_without_classes_and_their_floor_is_halves(tested_dir, synthetic_dir, tmp_path):
     result = evaluate(config(tested_dir / "images", synthetic_dir / "images", tmp_path / "e"))
-    overall = result["groups"][0]
-    assert overall["n_real"] == len(manifest.read(tested_dir))
-    assert overall["n_train"] == 0
-    assert overall["n_floor"] + overall["n_floor_reference"] == overall["n_real"]
-    assert all(g["scope"] in ("all", "skin tone") for g in result["groups"])
+    overall = result.overall
+    assert overall.n_real == len(manifest.read(tested_dir))
+    assert overall.n_train == 0
+    assert overall.n_floor + overall.n_floor_reference == overall.n_real
+    assert all(g.scope in ("all", "skin tone") for g in result.groups)
 
 
 def test_features_are_computed_once_for_the_same_pixels(tested_dir, tmp_path):
@@ -313,8 +314,8 @@ def test_a_class_that_is_missing_on_one_side_is_left_out_of_the_reference(tested
     result = evaluate(config(tested_dir, tmp_path / "four", tmp_path / "e", min_images=7))
     real = manifest.read(tested_dir)
     held_out = (real["split"] == "test") & real["dx"].isin(["nv", "mel", "bkl", "bcc"])
-    assert result["groups"][0]["n_real"] <= held_out.sum()
-    assert {g["group"] for g in result["groups"] if g["scope"] == "class"} <= {"nv", "mel", "bkl", "bcc"}
+    assert result.overall.n_real <= held_out.sum()
+    assert {g.group for g in result.groups if g.scope == "class"} <= {"nv", "mel", "bkl", "bcc"}
 
 
 def feature_set(**counts):
@@ -339,7 +340,7 @@ def test_a_mix_of_classes_other_than_the_reference_is_not_scored(tested_dir, tmp
     manifest.write_view(mostly_vasc, tested_dir, tmp_path / "vasc")
     kid = {}
     for name, real in (("matched", tested_dir), ("unmatched", tested_dir / "images")):  # a plain folder tells no class
-        kid[name] = evaluate(config(real, tmp_path / "vasc", tmp_path / name))["groups"][0]["scores"]["kid"]["value"]
+        kid[name] = evaluate(config(real, tmp_path / "vasc", tmp_path / name)).overall.scores["kid"].value
     assert kid["matched"] < 0.5 * kid["unmatched"]
 
 
@@ -353,9 +354,9 @@ def test_the_floor_is_not_of_images_that_the_extractor_was_trained_on(tested_dir
     )
     result = evaluate(config(tested_dir, synthetic_dir, tmp_path / "e", extractor=str(run)))
     table = manifest.read(tested_dir)
-    assert 7 <= result["groups"][0]["n_floor"] <= (table["split"] == "val").sum()
-    assert any("trained on the training split" in w for w in result["warnings"])
-    assert "inception_score" in result["groups"][0]["scores"]
+    assert 7 <= result.overall.n_floor <= (table["split"] == "val").sum()
+    assert any("trained on the training split" in w for w in result.warnings)
+    assert "inception_score" in result.overall.scores
 
 
 @pytest.mark.slow
@@ -366,10 +367,9 @@ def test_two_processes_find_what_one_finds(found, tested_dir, synthetic_dir, tmp
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "DERMGEN_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    theirs = json.loads((tmp_path / "e" / "evaluation.json").read_text())
-    ours = json.loads((found[0] / "evaluation.json").read_text())
-    assert [g["scores"]["kid"]["value"] for g in theirs["groups"]] == pytest.approx(
-        [g["scores"]["kid"]["value"] for g in ours["groups"]], rel=1e-4
+    theirs, ours = (read(Evaluation, folder) for folder in (tmp_path / "e", found[0]))
+    assert [g.scores["kid"].value for g in theirs.groups] == pytest.approx(
+        [g.scores["kid"].value for g in ours.groups], rel=1e-4
     )
 
 
@@ -378,16 +378,16 @@ def test_the_column_at_the_floors_number_is_of_as_many_synthetic_images(tested_d
     table = manifest.read(tested_dir)
     few = manifest.read(synthetic_dir).groupby("dx").head(7)
     manifest.write_view(few[few["dx"].isin(["nv", "mel"])], synthetic_dir, tmp_path / "few")
-    overall = evaluate(config(tested_dir, tmp_path / "few", tmp_path / "e"))["groups"][0]
-    assert (table["split"] == "train").sum() > overall["n_floor"] == overall["n_synthetic"]
-    for name, s in overall["scores"].items():
-        assert s["at_floor_n"] == pytest.approx(s["value"], rel=1e-4, abs=1e-6), name
+    overall = evaluate(config(tested_dir, tmp_path / "few", tmp_path / "e")).overall
+    assert (table["split"] == "train").sum() > overall.n_floor == overall.n_synthetic
+    for name, s in overall.scores.items():
+        assert s.at_floor_n == pytest.approx(s.value, rel=1e-4, abs=1e-6), name
 
 
 def test_a_plain_folder_against_a_manifest_is_compared_without_classes(tested_dir, synthetic_dir, tmp_path):
     result = evaluate(config(tested_dir, synthetic_dir / "images", tmp_path / "e"))
-    assert result["groups"][0]["n_real"] == (manifest.read(tested_dir)["split"] == "test").sum()
-    assert any("does not tell its classes" in w for w in result["warnings"])
+    assert result.overall.n_real == (manifest.read(tested_dir)["split"] == "test").sum()
+    assert any("does not tell its classes" in w for w in result.warnings)
 
 
 def test_only_what_the_filter_kept_is_scored(tested_dir, synthetic_dir, tmp_path):
@@ -432,7 +432,7 @@ def test_a_set_of_another_program_with_files_and_labels_alone_is_judged_as_ours_
     table = pd.read_csv(synthetic_dir / "metadata.csv")[["file_name", "dx"]].rename(columns={"dx": "label"})
     table.to_csv(tmp_path / "theirs" / "metadata.csv", index=False)
     theirs = evaluate(config(tested_dir, tmp_path / "theirs", tmp_path / "e", min_images=7))
-    assert theirs["groups"][0]["scores"] == found[1]["groups"][0]["scores"]
+    assert theirs.overall.scores == found[1].overall.scores
     assert set(manifest.read_synthetic(tmp_path / "theirs")["dx"]) == set(table["label"])
     with pytest.raises(InputError, match="lacks the columns"):
         manifest.read_real(tmp_path / "theirs")
@@ -441,6 +441,6 @@ def test_a_set_of_another_program_with_files_and_labels_alone_is_judged_as_ours_
 def test_the_interval_of_a_median_is_drawn_by_lesion():
     values = np.repeat(np.random.default_rng(0).normal(size=30), 4)
     alone, together = _median(values), _median(values, np.repeat(np.arange(30), 4))
-    assert alone["value"] == together["value"] == pytest.approx(np.median(values))
-    assert together["high"] - together["low"] > 1.5 * (alone["high"] - alone["low"])
-    assert _median([np.inf, np.inf, 1.0]) == {"value": None, "low": 1.0, "high": None}
+    assert alone.value == together.value == pytest.approx(np.median(values))
+    assert together.high - together.low > 1.5 * (alone.high - alone.low)
+    assert _median([np.inf, np.inf, 1.0]) == Estimate(value=None, low=1.0, high=None)

@@ -164,9 +164,9 @@ def test_the_tables_say_the_same_and_the_view_loads_as_a_dataset(audited):
     csv = pd.read_csv(folder / "audit.csv", dtype=str)
     assert list(csv.columns) == ["image_id", "nearest_train_id", "distance", "copy", "source_distance"]
     assert csv["copy"].tolist() == table["copy"].tolist()
-    assert found["copies"] == (csv["copy"] == "true").sum()
-    assert sum(c["copies"] for c in found["per_class"].values()) == found["copies"]
-    assert found["low"] < found["copy_rate"] < found["high"]
+    assert found.copies == (csv["copy"] == "true").sum()
+    assert sum(c.copies for c in found.per_class.values()) == found.copies
+    assert found.low < found.copy_rate < found.high
     rows = load_dataset("imagefolder", data_dir=str(folder / "images").rsplit("/", 1)[0], split="train")
     assert len(rows) >= len(table)
     assert (folder / "sheets" / "closest.png").exists()
@@ -200,8 +200,8 @@ def test_an_audit_that_is_not_passed_ends_the_command_with_its_own_status(
 
 
 def test_a_set_of_copies_is_failed(audited):
-    assert audited[1]["verdict"] == "failed"
-    assert not audited[1]["passed"]
+    assert audited[1].verdict == "failed"
+    assert not audited[1].passed
 
 
 @pytest.mark.slow
@@ -212,9 +212,9 @@ def test_files_of_the_held_out_images_are_copies_too_and_are_named(real_dir, pla
     (tmp_path / "s" / names[3]).unlink()
     (tmp_path / "s" / names[3]).write_bytes(Path(test["path"].iloc[0]).read_bytes())
     found = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "s"), output_dir=str(tmp_path / "a")))
-    assert [(e["real_id"], e["split"]) for e in found["exact_copies"]] == [(test["image_id"].iloc[0], "test")]
+    assert [(e.real_id, e.split) for e in found.exact_copies] == [(test["image_id"].iloc[0], "test")]
     assert manifest.read(tmp_path / "a")["copy"][3] == "true"
-    assert found["verdict"] == "failed"  # 1 of 20, and nothing that chance explains
+    assert found.verdict == "failed"  # 1 of 20, and nothing that chance explains
     assert f"is {test['image_id'].iloc[0]} (split: test)" in capsys.readouterr().out
 
 
@@ -292,9 +292,9 @@ def test_blank_images_are_no_copies_and_are_counted(real_dir, planted, tmp_path)
         path.unlink()
         Image.new("RGB", (96, 96), "black").save(path)
     found = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "s"), output_dir=str(tmp_path / "a")))
-    assert found["featureless"] == 3
-    assert found["copies"] <= 1
-    assert found["false_alarms"] >= 1 / (found["held_out_images"] + 1)
+    assert found.featureless == 3
+    assert found.copies <= 1
+    assert found.false_alarms >= 1 / (found.held_out_images + 1)
 
 
 @pytest.mark.slow
@@ -315,4 +315,4 @@ def test_copies_are_found_in_a_set_of_another_program_that_names_its_files_alone
     table = pd.read_csv(planted / "metadata.csv")[["file_name", "dx"]].rename(columns={"dx": "label"})
     table.to_csv(tmp_path / "theirs" / "metadata.csv", index=False)
     found = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "theirs"), output_dir=str(tmp_path / "a")))
-    assert found["copies"] == audited[1]["copies"]
+    assert found.copies == audited[1].copies

@@ -1,6 +1,6 @@
 """What a card says of consent, of scores and of limits is true of the images that it is about."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ from dermgen.publish import cards
 from dermgen.publish.described import describe
 from dermgen.publish.evidence import Evidence
 from dermgen.publish.model import PublishModelConfig, render_card
+from dermgen.results.common import read
+from dermgen.results.evaluation import Evaluation, Reference
 
 
 def entry(*sources):
@@ -32,18 +34,21 @@ def test_consent_is_told_for_each_kind_of_source():
 
 
 def test_scores_are_told_of_the_set_that_they_were_measured_on(world):
-    found = json.loads((world.results / "scores" / "evaluation.json").read_text())
-    found |= {"reference": {"sources": ["ISIC 2019"], "splits": [], "sha256": []}}
-    found["extractor"] = found["extractor"] | {"name": "classifier /lustre/clinic/runs/cls"}
+    found = read(Evaluation, world.results / "scores")
+    found = replace(
+        found,
+        reference=Reference(sources=["ISIC 2019"], splits=[], sha256=[]),
+        extractor=replace(found.extractor, name="classifier /lustre/clinic/runs/cls"),
+    )
     results = cards.eval_results("text-to-image", Evidence(scores=[found]))
     assert {(r.dataset_name, r.dataset_type, r.dataset_split) for r in results} == {("ISIC 2019", "isic-2019", None)}
     assert all("lustre" not in r.metric_name and "classifier cls" in r.metric_name for r in results)
 
 
 def test_images_are_called_unlearnt_only_if_they_are(world):
-    found = json.loads((world.results / "scores" / "evaluation.json").read_text())
-    reference = found["reference"]["sha256"]
-    assert found["reference"]["splits"] == ["test"]
+    found = read(Evaluation, world.results / "scores")
+    reference = found.reference.sha256
+    assert found.reference.splits == ["test"]
 
     def called_unlearnt(learnt):
         facts = cards.shared_facts([], [], None, Evidence(scores=[found]), [], None, None, learnt=learnt)

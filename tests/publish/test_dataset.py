@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import DatasetCard
@@ -15,6 +16,8 @@ from dermgen.data.cache import hash_file
 from dermgen.publish import gates
 from dermgen.publish.dataset import PublishDatasetConfig, publish_dataset
 from dermgen.publish.evidence import Evidence
+from dermgen.results.audit import Audit
+from dermgen.results.common import ImageSet, read
 
 
 @pytest.fixture(autouse=True)
@@ -98,9 +101,10 @@ def test_the_card_counts_what_is_there(world, hub):
     assert card.data.license == "cc-by-nc-4.0"
     assert card.data.size_categories == ["n<1K"]
     assert "| mel | melanoma | 50 | 0 |" in text
-    assert "0 of 100 generated images are copies" in text
+    assert "0 of 100 synthetic images are copies" in text
     assert "from HAM10000" in text
-    assert "## Scores\n\n100 generated images against" in text
+    scores = text.partition("## Scores\n")[2].partition("\n## ")[0]
+    assert "100 synthetic images against" in scores
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])
@@ -254,7 +258,7 @@ def test_dropped_images_stay_out_and_the_card_tells_of_the_filter(world, hub, tm
     assert set(load_dataset("me/set", split="train")["kept"]) == {True}
     card = hub.repos["dataset", "me/set"].files["README.md"].decode()
     assert "Chosen by a quality filter: 30 of 100" in card
-    assert "0 of 30 generated images are copies" in card
+    assert "0 of 30 synthetic images are copies" in card
     assert "| command | `" in card
     publish(tmp_path / "f", world.results, dropped_too=True, repo_id="me/all")
     assert load_dataset("me/all", split="train").num_rows == 100
@@ -330,7 +334,7 @@ def test_a_copy_is_what_any_of_several_audits_calls_so(world, hub, tmp_path):
     publish(world.drawn, results, without_copies=True)
     text = hub.repos["dataset", "me/set"].files["README.md"].decode()
     assert "18 copies were found and are not in this set" in text
-    assert "0 of 82 generated images are copies" in text
+    assert "0 of 82 synthetic images are copies" in text
 
 
 def test_an_audit_of_a_few_images_does_not_stand_in_for_what_another_did_not_compare_with(world, hub, tmp_path):
@@ -360,12 +364,12 @@ def test_splits_that_the_model_has_learnt_are_not_published_as_held_out(world, t
         publish(world.drawn, world.results, include_real=str(turned), dry_run=True)
 
 
-def test_an_audit_that_cannot_tell_is_no_pass_and_says_what_to_do():
+def test_an_audit_that_cannot_tell_is_no_pass_and_says_what_to_do(world):
     hashes = [f"h{i}" for i in range(100)]
-    audit = {
-        "copies": 5, "n": 100, "max_copy_rate": 0.01, "verdict": "cannot tell", "images": {"sha256": hashes},
-        "train": ["t"], "copied": hashes[:5], "unknown_sources": [],
-    }  # fmt: skip
+    audit = replace(
+        read(Audit, world.results / "audit"), copies=5, n=100, max_copy_rate=0.01, verdict="cannot tell", passed=False,
+        images=ImageSet(sha256=hashes, models=[]), train=["t"], copied=hashes[:5], unknown_sources=[],
+    )  # fmt: skip
     evidence = Evidence(audit=audit, audits=[audit])
     of_set = gates.memorization(evidence, "it", ["t"], hashes)
     of_model = gates.memorization(evidence, "it", ["t"])

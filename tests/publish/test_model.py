@@ -106,7 +106,7 @@ def test_a_card_tells_what_was_measured_and_its_metadata_too(world, hub):
     assert card.data.pipeline_tag == "unconditional-image-generation"
     told = {r.metric_type: r.metric_value for r in card.data.eval_results}
     assert told == {k: pytest.approx(v["value"], abs=1e-6) for k, v in scores.items() if v["value"] is not None}
-    assert f"{audit['copies']} of {audit['n']} generated images are copies" in text
+    assert f"{audit['copies']} of {audit['n']} synthetic images are copies" in text
     assert "CC BY-NC 4.0" in text
     assert "@article{tschandl2018ham10000" in text
     assert runs.find(world.run).sha256() in text
@@ -127,7 +127,7 @@ def test_an_audit_of_another_models_images_does_not_count(world, hub, tmp_path, 
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     with pytest.raises(InputError, match="nobody has looked"):
         publish(tmp_path / "run", world.results)
-    assert "its images were drawn by other weights" in capsys.readouterr().out
+    assert "its images were generated with other weights" in capsys.readouterr().out
 
 
 def test_too_many_copies_stop_it(world, hub, tmp_path):

@@ -1,0 +1,162 @@
+"""The result of `dermgen audit`: how many synthetic images copy a training image, `audit.json`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number, percent
+from dermgen.data import manifest
+from dermgen.results.common import ImageSet, split_warnings
+
+PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot tell"
+ENOUGH_HELD_OUT = 300  # held-out images of which chance alone seldom calls 1 % of honest images copies
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Copies among `n` images, their share and its 95 % interval (Wilson)."""
+
+    n: int
+    copies: int
+    copy_rate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MedianDistance:
+    """Median distance to the nearest training image, 1 - correlation."""
+
+    synthetic: float
+    held_out: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactCopy:
+    """A synthetic image that is the same file as a real one, and that one's split."""
+
+    image_id: str
+    real_id: str
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(Rate):
+    """What `audit.json` holds.
+
+    Attributes:
+        threshold: distance below which an image is a copy.
+        false_alarms: mean share of honest images below it.
+        most_false_alarms: the largest share that chance explains (97.5 %).
+        featureless: images without structure, which cannot be compared.
+        max_copy_rate: the accepted share of copies.
+        certain_copies: copies that no honest image is as near as.
+        verdict: "passed", "failed" or "cannot tell".
+        drawn_over_real: images that were made from a real one; `unknown_sources` are ids of those that the audit was
+            not given.
+        median_source_distance: of these images from their own source.
+        train: SHA-256 of the training images that were compared with.
+        real: facts of the manifest of real images; None for a plain folder.
+        copied: SHA-256 of the copies.
+    """
+
+    FILE = "audit.json"
+
+    extractor: str
+    extractor_revision: str
+    threshold: float
+    false_alarms: float
+    most_false_alarms: float | None = None
+    featureless: int
+    train_images: int
+    held_out_images: int
+    median_distance: MedianDistance
+    per_class: dict[str, Rate]
+    max_copy_rate: float
+    certain_copies: int = 0
+    exact_copies: list[ExactCopy] = field(default_factory=list)
+    verdict: str | None = None
+    passed: bool
+    drawn_over_real: int
+    unknown_sources: list[str] = field(default_factory=list)
+    median_source_distance: float | None
+    leaky: bool
+    split_method: str = manifest.OLD_SPLIT
+    images: ImageSet | None = None
+    train: list[str] = field(default_factory=list)
+    real: dict[str, Any] | None
+    copied: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.verdict is None:  # an audit of an earlier version knew two
+            object.__setattr__(self, "verdict", PASSED if self.passed else FAILED)
+
+    @property
+    def explanation(self) -> str:
+        """What an audit that is not passed means and what to do, a sentence or two."""
+        if not self.cannot_tell:
+            return f"FAILED: more than {percent(self.max_copy_rate)} are copies; do not share this set as it is"
+        return (
+            f"CANNOT TELL: of {self.held_out_images} held-out images, chance alone may call up to "
+            f"{percent(self.most_false_alarms)} of honest images copies. Look at the closest pairs, and hold out more "
+            f"real images, {ENOUGH_HELD_OUT} or more (`dermgen prepare --split`); do not share this set as it is"
+        )
+
+    @property
+    def cannot_tell(self) -> bool:
+        return self.verdict == CANNOT_TELL
+
+    def blocks(self, folder: Path) -> list[Block]:
+        """Everything, with the pictures in `folder`."""
+        pictures = [
+            Picture(
+                folder / "sheets" / "closest.png",
+                "The closest pairs: synthetic left (turned as it matches), training image right",
+                photographs=True,
+            ),
+            Picture(folder / "plots" / "distances.png", "Distances; copies lie left of the dashed line"),
+        ]
+        return [*self.rate_blocks(), *pictures]
+
+    def rate_blocks(self) -> list[Block]:
+        """Warnings, the share of copies and what it was compared with."""
+        blocks: list[Block] = [Warning(text) for text in split_warnings(self)]
+        by_chance = ""
+        if self.most_false_alarms is not None:
+            by_chance = f" By chance up to {percent(self.most_false_alarms)} of honest images would be called copies."
+        if not self.passed:
+            blocks.append(Warning(self.explanation))
+        if self.exact_copies:
+            example = "; ".join(f"{e.image_id} is {e.real_id} (split: {e.split})" for e in self.exact_copies[:5])
+            files = counted(len(self.exact_copies), "synthetic image is a file", "synthetic images are files")
+            blocks.append(Warning(f"{files} of the real set", example))
+        blocks += [
+            Text(
+                f"{self.copies} of {counted(self.n, 'synthetic image')} are copies of a training image: "
+                f"{percent(self.copy_rate)} (95 % interval {percent(self.low)} to {percent(self.high)}); accepted are "
+                f"{percent(self.max_copy_rate)}.",
+                "verdict",
+            ),
+            Text(
+                f"A copy is nearer to one of {self.train_images:,} training images than all but "
+                f"{percent(self.false_alarms)} of {self.held_out_images:,} held-out real images are, with flips, "
+                f"turns, crops and tints tried (distance below {self.threshold:.3f}).{by_chance} Median distance to "
+                f"the nearest training image: {number(self.median_distance.synthetic)}, of held-out real images "
+                f"{number(self.median_distance.held_out)}."
+            ),
+        ]
+        if self.per_class:
+            rows = [
+                [dx, f"{r.n:,}", str(r.copies), percent(r.copy_rate), f"{percent(r.low)} to {percent(r.high)}"]
+                for dx, r in self.per_class.items()
+            ]
+            blocks.append(Table(["class", "images", "copies", "rate", "95 % interval"], rows))
+        if self.featureless:
+            without = counted(self.featureless, "image has", "images have")
+            blocks.append(Text(f"{without} no structure (blank?) and cannot be compared."))
+        if self.drawn_over_real:
+            distance = self.median_source_distance
+            own = "" if distance is None else f"; median distance to their own source: {number(distance)}"
+            over = counted(self.drawn_over_real, "image was", "images were")
+            blocks.append(Text(f"{over} made from real ones (source_image_id){own}."))
+        return blocks

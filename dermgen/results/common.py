@@ -1,0 +1,64 @@
+"""Reading and writing the one file of a result folder, and what several results hold."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from dermgen import typed
+from dermgen.config import write_json
+from dermgen.data import manifest
+
+
+class Result(Protocol):
+    """A dataclass of what a stage found; `FILE` is the name of its JSON file."""
+
+    FILE: str
+
+
+Kind = TypeVar("Kind", bound=Result)
+
+
+def is_one(kind: type[Result], folder: str | Path) -> bool:
+    """Whether a folder holds a result of that kind."""
+    return Path(folder, kind.FILE).exists()
+
+
+def read(kind: type[Kind], folder: str | Path) -> Kind:
+    """The result in a folder.
+
+    Raises:
+        InputError: if there is none, or it is damaged.
+    """
+    return typed.read(kind, Path(folder) / kind.FILE)
+
+
+def write(result: Result, folder: Path) -> None:
+    """Write a result into its folder."""
+    write_json(folder / result.FILE, typed.to_value(result))
+
+
+def split_warnings(result: Any) -> list[str]:
+    """What must be said of the split that a result (with `leaky` and `split_method`) was measured on."""
+    return manifest.split_warnings({"leaky": result.leaky, "split_method": result.split_method})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Which images a result is about, whatever their folder is called.
+
+    Attributes:
+        sha256: of each image file, sorted.
+        models: SHA-256 of the weights that generated them, sorted.
+    """
+
+    sha256: list[str]
+    models: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value and its 95 % interval; None where it is unknown or infinite."""
+
+    value: float | None
+    low: float | None
+    high: float | None

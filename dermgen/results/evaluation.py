@@ -1,0 +1,224 @@
+"""The result of `dermgen evaluate`: scores of a synthetic set, `evaluation.json`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, interval, number
+from dermgen.data import manifest
+from dermgen.results.common import Estimate, ImageSet, split_warnings
+
+BEST = {
+    "kid": "lower", "fid": "lower", "precision": "higher", "recall": "higher", "density": "higher",
+    "coverage": "higher", "inception_score": "higher", "vendi": "as real", "mean_cosine": "as real",
+}  # fmt: skip
+OF_GROUPS = ("kid", "precision", "recall", "coverage")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extractor:
+    """The network whose features were compared."""
+
+    name: str
+    revision: str
+    resolution: int
+    resize: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Estimate):
+    """A score of synthetic images against held-out real ones.
+
+    Attributes:
+        train: against as many training images.
+        floor: of real images in the place of the synthetic ones.
+        at_floor_n: of as many synthetic images as there are real ones for the floor.
+    """
+
+    train: float | None
+    floor: float | None
+    at_floor_n: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TooFew:
+    """A class or subgroup with too few images for scores of its own."""
+
+    scope: str
+    group: str
+    n_real: int
+    n_synthetic: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """All images (scope "all"), a class or a subgroup, with its scores by name."""
+
+    scope: str
+    group: str
+    n_real: int
+    n_synthetic: int
+    n_train: int
+    n_floor: int
+    n_floor_reference: int
+    fid_reliable: bool
+    scores: dict[str, Score]
+
+    @property
+    def name(self) -> str:
+        return f"{self.scope}: {self.group}".strip(": ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The real images that the synthetic ones were compared with."""
+
+    sources: list[str]
+    splits: list[str]
+    sha256: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Pixel similarities by name, medians over image pairs.
+
+    Attributes:
+        n: synthetic images.
+        n_floor: held-out real images.
+        resolution: at which they are compared, in pixels.
+        resize: the filter.
+        against: "train" or "stand_in", the real images among which the nearest is.
+        nearest: of synthetic images and their nearest real image.
+        floor: of held-out real images and theirs.
+        random: of synthetic images and a random real image of the class.
+        nearest_per_class: as `nearest`, by class.
+    """
+
+    n: int
+    n_floor: int
+    resolution: int
+    resize: str
+    against: str
+    nearest: dict[str, Estimate]
+    floor: dict[str, Estimate]
+    random: dict[str, Estimate]
+    nearest_per_class: dict[str, dict[str, Estimate]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `evaluation.json` holds.
+
+    Attributes:
+        real, synthetic: the folders.
+        methods: how each score is computed.
+        examples: an image for each of the first warnings; the warnings can be published, these cannot.
+        groups: first that of all images.
+    """
+
+    FILE = "evaluation.json"
+
+    real: str
+    synthetic: str
+    extractor: Extractor
+    methods: dict[str, str] = field(default_factory=dict)
+    leaky: bool
+    split_method: str = manifest.OLD_SPLIT
+    images: ImageSet | None = None
+    reference: Reference | None = None
+    warnings: list[str]
+    examples: list[str] = field(default_factory=list)
+    groups: list[Group]
+    too_few: list[TooFew]
+    pairs: Pairs
+
+    @property
+    def overall(self) -> Group:
+        return self.groups[0]
+
+    def blocks(self, folder: Path) -> list[Block]:
+        """Everything, with the plots in `folder`."""
+        plots = [
+            Picture(folder / "plots" / f"{name}.png", f"{name}, synthetic and real in its place")
+            for name in ("kid", "recall", "precision", "coverage")
+        ]
+        return [*self.scores_blocks(), *self.group_blocks(), *plots, *self.pair_blocks()]
+
+    def scores_blocks(self) -> list[Block]:
+        """Warnings and the scores of all images."""
+        about, e = self.overall, self.extractor
+        # The examples are of the first warnings.
+        examples = dict(zip(self.warnings, self.examples, strict=False))
+        rows = [
+            [
+                name,
+                number(score.value),
+                interval(score.low, score.high),
+                number(score.floor),
+                number(score.at_floor_n),
+                number(score.train),
+                BEST[name],
+            ]
+            for name, score in about.scores.items()
+        ]
+        return [
+            *(
+                Warning(warning, examples.get(warning, ""))
+                for warning in dict.fromkeys([*split_warnings(self), *self.warnings])
+            ),
+            Text(
+                f"{counted(about.n_synthetic, 'synthetic image')} against {about.n_real:,} held-out real images. "
+                f"Features: {e.name} (revision {e.revision}) at {e.resolution} px, resized {e.resize}. The floor is "
+                f"the score of {about.n_floor:,} real images in their place: no generator should be expected beyond "
+                "it. A score that is better against the training split than against held-out images can come from "
+                "copying. Intervals are 95 %, over new real and synthetic images; those of precision, recall, density "
+                "and coverage are cautious."
+            ),
+            Table(
+                ["score", "value", "95 % interval", "floor (real)", "at the floor's number", "training split", "best"],
+                rows,
+            ),
+        ]
+
+    def group_blocks(self) -> list[Block]:
+        """Scores of classes and subgroups, if there are any."""
+        blocks: list[Block] = []
+        if self.groups[1:]:
+            rows = [
+                [
+                    group.name,
+                    f"{group.n_real:,}",
+                    f"{group.n_synthetic:,}",
+                    *(_with_floor(group.scores.get(name)) for name in OF_GROUPS),
+                ]
+                for group in self.groups[1:]
+            ]
+            head = ["group", "real", "synthetic", "KID (floor)", "precision", "recall", "coverage"]
+            blocks += [Text("By class and subgroup", "heading"), Table(head, rows)]
+        if self.too_few:
+            names = ", ".join(
+                f"{few.scope} {few.group} ({few.n_real} real, {few.n_synthetic} synthetic)" for few in self.too_few
+            )
+            blocks.append(Text(f"Too few images for scores of their own: {names}."))
+        return blocks
+
+    def pair_blocks(self) -> list[Block]:
+        """Similarities pixel by pixel."""
+        pairs = self.pairs
+        rows = [
+            [
+                name,
+                f"{number(nearest.value)} ({interval(nearest.low, nearest.high)})",
+                number(pairs.floor[name].value if name in pairs.floor else None),
+                number(pairs.random[name].value),
+            ]
+            for name, nearest in pairs.nearest.items()
+        ]
+        title = f"Pixel by pixel, medians over {counted(pairs.n, 'image')} at {pairs.resolution} px"
+        head = ["similarity", "to the nearest real image", "floor (real)", "to a random real image of the class"]
+        return [Text(title, "heading"), Table(head, rows)]
+
+
+def _with_floor(score: Score | None) -> str:
+    if score is None:
+        return number(None)
+    return number(score.value) + (f" ({number(score.floor)})" if score.floor is not None else "")

@@ -1,0 +1,82 @@
+"""The result of `dermgen filter`: which share of a synthetic set is kept and what that costs, `filter.json`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number, percent
+
+FLATTERED = (
+    "the network that chose the kept images also measured their precision, coverage and KID, which flatters them"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Images of a class, and how many of them are kept."""
+
+    n: int
+    kept: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Share of a subgroup before and after the choice."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filtered:
+    """What `filter.json` holds.
+
+    Attributes:
+        scorer: what gave each image its quality; `extractor` measured what the choice costs.
+        keep: share of each class that is kept; None with a threshold.
+        cost: of all images, those kept, and a random subset of the same size: n, vendi, and where there are enough
+            images recall, coverage, precision and kid.
+        shares: of each value of each subgroup column.
+    """
+
+    FILE = "filter.json"
+
+    scorer: str
+    scorer_revision: str
+    extractor: str
+    extractor_revision: str
+    judged_by_its_scorer: bool
+    keep: float | None
+    threshold: float | None
+    n: int
+    kept: int
+    per_class: dict[str, Kept]
+    cost: dict[str, dict[str, float]]
+    shares: dict[str, dict[str, Share]]
+    warnings: list[str] = field(default_factory=list)
+
+    def blocks(self, folder: Path) -> list[Block]:
+        """Everything, with the pictures in `folder`."""
+        columns = ("all", "kept", "random")
+        names = [name for name in ("precision", "recall", "coverage", "vendi", "kid") if name in self.cost["kept"]]
+        costs = [[name, *(number(self.cost[column].get(name)) for column in columns)] for name in names]
+        shares = [
+            [f"{column}: {value}", percent(share.before), percent(share.after)]
+            for column, of_column in self.shares.items()
+            for value, share in of_column.items()
+        ]
+        return [
+            *map(Warning, self.warnings),
+            *([Warning(FLATTERED)] if self.judged_by_its_scorer else []),
+            Text(
+                f"{self.kept:,} of {counted(self.n, 'image')} kept by {self.scorer}. What that costs, measured with "
+                f"{self.extractor}; the random subset has as many images of each class:"
+            ),
+            Table(["score", "all", "kept", "random subset"], costs),
+            Table(["share of", "before", "after"], shares),
+            Picture(folder / "plots" / "quality.png", "Scores of kept and dropped images"),
+            Picture(
+                folder / "sheets" / "kept_and_dropped.png",
+                "The best kept images, then the worst dropped ones",
+                photographs=True,
+            ),
+        ]

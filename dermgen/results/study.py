@@ -1,0 +1,140 @@
+"""The result of `dermgen study`: classifiers with and without synthetic images compared, `study.json`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dermgen.blocks import Block, Picture, Table, Text, Warning, number
+from dermgen.data import manifest
+from dermgen.results.common import Estimate, ImageSet, split_warnings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Estimate):
+    """A difference to the baseline, its p-value, and that after Holm's correction over the arms (BMA and focus)."""
+
+    p: float
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A mixture of training images, and the classifiers trained on it.
+
+    Attributes:
+        training_images: counts by class, of "real" and "synthetic" images.
+        scores: means over seeds, by name.
+        of_seeds: BMA and recall of the focus class of each seed.
+        confusion: sums over seeds; rows are true classes.
+        differences: to the baseline, by name; None of the baseline, as are those below.
+        mcnemar_p: of McNemar's test on lesions.
+        verdict: the result in a sentence.
+    """
+
+    arm: str
+    training_images: dict[str, dict[str, int]]
+    scores: dict[str, Estimate]
+    of_seeds: dict[str, list[float]]
+    confusion: list[list[int]]
+    differences: dict[str, Difference] | None = None
+    mcnemar_p: float | None = None
+    mcnemar_p_holm: float | None = None
+    verdict: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What `study.json` holds.
+
+    Attributes:
+        same: what all arms have in common, "steps" or "epochs".
+        steps: of each training, where these are the same.
+        images: the synthetic set.
+        notes: warnings about how the sets compare.
+    """
+
+    FILE = "study.json"
+
+    baseline: str
+    focus_class: str
+    seeds: list[int]
+    same: str
+    steps: int | None
+    test_images: int
+    test_lesions: int
+    leaky: bool
+    split_method: str = manifest.OLD_SPLIT
+    images: ImageSet | None = None
+    classes: list[str]
+    bootstrap_draws: int
+    arms: list[Arm]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def verdicts(self) -> list[str]:
+        return [arm.verdict for arm in self.arms if arm.verdict]
+
+    def blocks(self, folder: Path) -> list[Block]:
+        """Everything, with the plots in `folder`."""
+        folder = folder / "plots"
+        plots = [
+            Picture(folder / "arms.png", "All arms"),
+            Picture(folder / "dose_response.png", "More synthetic images"),
+            Picture(folder / "training_curves.png", "Validation during training"),
+            *(Picture(path, "Change of recall by class") for path in sorted(folder.glob("recall_changes_*.png"))),
+            Picture(folder / "confusion.png", "Confusion matrices, sums over seeds"),
+        ]
+        return [*self.comparison_blocks(), *plots]
+
+    def comparison_blocks(self) -> list[Block]:
+        """Warnings, the verdicts and the table of arms."""
+        length = f"{self.steps:,} optimizer steps each" if self.steps else "the same number of epochs each"
+        rows = [self._row(arm) for arm in self.arms]
+        head = [
+            "arm", f"recall of {self.focus_class}", "BMA", "difference", "p", "p (McNemar)", "AUROC", "F1", "accuracy",
+        ]  # fmt: skip
+        return [
+            *map(Warning, [*split_warnings(self), *self.notes]),
+            Text(
+                f"The same classifier, trained on each mixture with {len(self.seeds)} seeds, {length}, measured on the "
+                f"same {self.test_images:,} real test images of {self.test_lesions:,} lesions or patients. Intervals "
+                "of 95 % over lesions and seeds; p values corrected for the number of arms (Holm)."
+            ),
+            *(Text(verdict, "verdict") for verdict in self.verdicts),
+            Table(head, rows, main=[i for i, arm in enumerate(self.arms) if arm.arm == self.baseline]),
+        ]
+
+    def _row(self, arm: Arm) -> list[str]:
+        difference, p, mcnemar = "baseline", "", ""
+        if arm.differences is not None:
+            bma = arm.differences["bma"]
+            difference = f"{bma.value:+.3f} ({bma.low:+.3f} to {bma.high:+.3f})"
+            p, mcnemar = number(bma.p_holm), number(arm.mcnemar_p_holm)
+
+        def score(name: str) -> str:
+            estimate = arm.scores[name]
+            return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+        return [
+            arm.arm,
+            score(f"recall_{self.focus_class}"),
+            score("bma"),
+            difference,
+            p,
+            mcnemar,
+            *map(score, ("macro_auroc", "macro_f1", "accuracy")),
+        ]
+
+
+def arm_of(name: str, training_images: dict[str, dict[str, int]], compared: dict[str, Any]) -> Arm:
+    """The arm that `comparison.compare` gives."""
+    differences = compared.get("differences")
+    return Arm(
+        arm=name,
+        training_images=training_images,
+        scores={name: Estimate(**values) for name, values in compared["scores"].items()},
+        of_seeds=compared["of_seeds"],
+        confusion=compared["confusion"],
+        differences=differences and {name: Difference(**values) for name, values in differences.items()},
+        **{key: compared[key] for key in ("mcnemar_p", "mcnemar_p_holm", "verdict") if key in compared},
+    )
