@@ -14,7 +14,6 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 
-from dermgen import runs
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
 from dermgen.data.phantom import SITES
@@ -27,6 +26,7 @@ from dermgen.results.audit import Audit
 from dermgen.results.common import is_one, read
 from dermgen.sampling import ImageGenerator
 from dermgen.settings.app import AppConfig
+from dermgen.training.run_record import RunRecord
 
 if TYPE_CHECKING:
     import gradio
@@ -86,9 +86,9 @@ class Studio:
         self.lock = threading.Lock()  # one device, one drawing at a time
         self.sets = 0
         self._loaded: tuple[Any, ImageGenerator] | None = None
-        self.settings, self.facts = runs.read_folder(config.model)
-        self.takes_prompts = "method" not in self.facts
-        if self.facts.get("method") == "cyclegan":
+        self.record = RunRecord.read(config.model)
+        self.takes_prompts = self.record.method is None
+        if self.record.method == "cyclegan":
             raise InputError(f"{config.model} translates images: use dermgen generate --init_images")
         # Whatever is wrong with the model is told now, not at the first click.
         probe = {"prompt": "-"} if self.takes_prompts else {}
@@ -106,7 +106,7 @@ class Studio:
         """That can be asked for."""
         if self.takes_prompts:
             return list(HAM10000.codes)
-        return self.facts["classes"] if self.facts.get("class_conditional") else []
+        return list(self.record.classes) if self.record.class_conditional else []
 
     def draw(self, asked: dict[str, Any], num_images: int, seed: int, steps: int, guidance: float) -> Path:
         """A manifest folder of new images.
@@ -179,7 +179,7 @@ class Studio:
             "seed": int(seed),
             **self._files(),
         }
-        if self.takes_prompts or self.facts.get("method") == "ddpm":
+        if self.takes_prompts or self.record.method == "ddpm":
             common |= {"num_inference_steps": int(steps), "guidance_scale": float(guidance)}
         if not self.takes_prompts:
             if self.classes:
@@ -196,7 +196,7 @@ class Studio:
 
     def _training_images(self) -> pd.DataFrame | None:
         """The train split of the manifest that the run names, if it is here."""
-        folder = self.config.real or self.settings.get("data_dir")
+        folder = self.config.real or self.record.settings.get("data_dir")
         if folder is None or (self.config.real is None and not Path(folder, "metadata.csv").exists()):
             return None
         table = manifest.select(manifest.read_real(folder, need_classes=False), split="train", where=str(folder))
@@ -214,7 +214,7 @@ def build(studio: Studio) -> "gradio.Blocks":
         import gradio
     except ImportError as error:
         raise InputError("the app needs Gradio: pip install 'dermgen[app]'") from error
-    steps_matter = studio.takes_prompts or studio.facts.get("method") == "ddpm"
+    steps_matter = studio.takes_prompts or studio.record.method == "ddpm"
 
     names = from_labels(studio.classes)
 
@@ -224,7 +224,7 @@ def build(studio: Studio) -> "gradio.Blocks":
             with gradio.Column(scale=1, min_width=280):
                 prompt = gradio.Textbox(
                     label="Prompt (empty: from the attributes below)",
-                    value=studio.settings.get("instance_prompt") or "",
+                    value=studio.record.settings.get("instance_prompt") or "",
                     visible=studio.takes_prompts,
                     elem_id="prompt",
                 )

@@ -97,6 +97,12 @@ def claim_folder(folder: Path, config: Any, anew: bool = False) -> None:
         _claimed.append((folder, existed))
 
 
+def saved_settings(folder: str | Path) -> dict[str, Any]:
+    """The settings by name that a job's folder keeps in its `config.yaml`; none where there is no such file."""
+    path = Path(folder, "config.yaml")
+    return (read_yaml(path, "the settings") or {}) if path.exists() else {}
+
+
 def _release_claims(earlier: int) -> None:
     """Give up folders, but the `earlier` ones, where a job failed before it made anything.
 

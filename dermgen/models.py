@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from PIL import Image
 
 from dermgen import runs, watermark
@@ -26,6 +25,7 @@ from dermgen.stable_diffusion.inputs import check_prompts, cut_texts
 from dermgen.stable_diffusion.pipeline import load_adapter, load_pipeline
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.from_scratch import class_indices
+from dermgen.training.run_record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,12 @@ class StableDiffusionModel:
         self.scheduler = config.scheduler or "dpmsolver++"
         self.sources = read_sources(config.init_images, config.init_split)
         self.base: str | None = None
-        self.facts: dict = {}
+        self.record = RunRecord.read(config.model)
         self.variant = config.variant
         path = Path(config.model)
         self.adapter = path if path.suffix == ".safetensors" else path / LORA_FILE
         if self.adapter.is_file():
             files.adapted_layers(self.adapter)  # whatever else it is, is said first
-            self.facts = runs.read_folder(path)[1]
             self.base = config.base_model or self._base()
             self.variant = config.variant or (None if config.base_model else self._setting("variant"))
         elif path.is_dir() and (path / "config.yaml").exists() and not (path / "model_index.json").exists():
@@ -127,7 +126,7 @@ class StableDiffusionModel:
 
     def _base(self) -> str:
         """The base model of a LoRA run, in the place where it was when the run was trained."""
-        name, place = self._setting("pretrained_model_name_or_path"), self.facts.get("base_path")
+        name, place = self._setting("pretrained_model_name_or_path"), self.record.base_path
         if not name:
             raise InputError(f"{self.adapter} are LoRA weights and do not say of which model: give --base_model")
         if place and Path(place).is_dir():
@@ -137,13 +136,13 @@ class StableDiffusionModel:
                 f"the base model of {self.config.model} was in {place} and is not there any more: say where it is by "
                 "--base_model"
             )
-        if place is None and "base_sha256" not in self.facts and Path(name).is_dir() and not Path(name).is_absolute():
+        if place is None and self.record.base_sha256 is None and Path(name).is_dir() and not Path(name).is_absolute():
             print(f"note: {self.config.model} does not record which base model it had; {Path(name).resolve()} is taken")
         return name
 
     def _check_base(self) -> None:
         """Where the base model is on this machine: does it fit the adapters, is it the one they were trained on?"""
-        folder, known = files.local_folder(self.base, self.revision, self.variant), self.facts.get("base_sha256")
+        folder, known = files.local_folder(self.base, self.revision, self.variant), self.record.base_sha256
         if folder is None or self.base_checked:
             return
         self.base_checked = True
@@ -181,7 +180,7 @@ class StableDiffusionModel:
     def sha256(self) -> str:
         """Of the weights that draw; "" for a model on the Hub. Adapters differ by strength and base."""
         found, config = runs.weights_sha256(self.config.model), self.config
-        known = self.facts.get("base_sha256")
+        known = self.record.base_sha256
         own_base = config.base_model is None or (known and self.base_sha256 == known)
         if self.base is None or (config.adapter_weight == 1 and own_base):
             return found
@@ -238,8 +237,7 @@ class StableDiffusionModel:
         return rows
 
     def _setting(self, name: str) -> str | None:
-        path = Path(self.config.model, "config.yaml")
-        return (yaml.safe_load(path.read_text()) or {}).get(name) if path.exists() else None
+        return self.record.settings.get(name)
 
 
 class FromScratchModel:

@@ -23,7 +23,7 @@ from dermgen.results.classifier import ClassifierResult
 from dermgen.results.common import read
 from dermgen.settings.report import ReportConfig
 from dermgen.training import metrics_log
-from dermgen.training.best import kept_scores
+from dermgen.training.run_record import RunRecord
 
 GRID = 32  # images of a set that are shown
 
@@ -141,24 +141,21 @@ def _data(folder: Path, plot: Path) -> list[Block]:
 
 def _training(folder: Path, plot: Path) -> list[Block]:
     lines = metrics_log.read(folder / "metrics.jsonl")
-    provenance = folder / "provenance.json"
-    facts = json.loads(provenance.read_text()) if provenance.exists() else {}
-    warnings = dict.fromkeys(w for entry in facts.get("data", []) for w in manifest.split_warnings(entry))
+    record = RunRecord.read(folder)
+    warnings = dict.fromkeys(w for entry in record.trained_on.data for w in manifest.split_warnings(entry))
     blocks: list[Block] = [*map(Warning, warnings)]
     if not lines:
         return [*blocks, Text("Nothing has been logged yet.")]
     blocks.append(Text(f"{counted(lines[-1]['step'], 'optimizer step')}."))
-    if "method" in facts:
+    if record.method:
         blocks.append(
             Text(
-                f"A {facts['method']} with {facts['parameters'] / 1e6:.1f} M parameters at {facts['resolution']} px, "
-                f"classes: {', '.join(facts['classes']) or 'none'}."
+                f"A {record.method} with {record.parameters / 1e6:.1f} M parameters at {record.resolution} px, "
+                f"classes: {', '.join(record.classes) or 'none'}."
             )
         )
-    scores = kept_scores(folder, facts.get("best_by", ""))
-    if scores.by_step:
-        step = scores.best_step
-        blocks.append(Text(f"Best {facts['best_by']} {scores.by_step[step]:.4g} at step {step:,}."))
+    if best := record.best():
+        blocks.append(Text(f"Best {record.best_by} {best[1]:.4g} at step {best[0]:,}."))
     # What was measured on held-out images comes first.
     names = sorted({n for line in lines for n in line} - {"step", "learning_rate"})
     for name in sorted(names, key=lambda name: not name.startswith("val_"))[:6]:

@@ -4,20 +4,18 @@ The methods are imported where one is loaded: they bring the scores of a GAN's v
 that only writes its card.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
 
 from dermgen.config import InputError
 from dermgen.data.cache import hash_file, key_of
 from dermgen.sampling import ImageCritic, ImageGenerator
 from dermgen.stable_diffusion.weights import LORA_FILE
-from dermgen.training.best import best_folder, kept_scores
+from dermgen.training.run_record import RunRecord
 
 NETWORKS = {
     "ddpm": ["unet"],
@@ -30,7 +28,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run's provenance.json says of it, and where the chosen weights are."""
+    """A finished run, and where the chosen weights are."""
 
     folder: Path
     weights: Path
@@ -64,13 +62,6 @@ def weights_sha256(folder: str | Path) -> str:
     return key_of(*map(hash_file, files)) if files else ""
 
 
-def read_folder(folder: str | Path) -> tuple[dict, dict]:
-    """The settings and the provenance that a run's folder holds, each {} where it has none."""
-    files = ((Path(folder, "config.yaml"), yaml.safe_load), (Path(folder, "provenance.json"), json.loads))
-    settings, provenance = ((parse(path.read_text()) or {}) if path.exists() else {} for path, parse in files)
-    return settings, provenance
-
-
 def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> TrainedRun | None:
     """The finished run in that folder; None where there is none of a method trained from scratch.
 
@@ -78,25 +69,20 @@ def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> Train
         InputError: if the run has no final weights yet, or no best ones are asked for and there are none.
     """
     folder = Path(folder)
-    provenance = folder / "provenance.json"
-    facts = json.loads(provenance.read_text()) if provenance.exists() else {}
-    if "method" not in facts:
+    record = RunRecord.read(folder)
+    method = record.method
+    if method is None:
         return None
-    method = facts["method"]
     if method not in NETWORKS:
         raise InputError(f"{folder} is a run of {method!r}, which this version of dermgen does not know")
-    place = folder
-    if weights == "best":
-        scores = kept_scores(folder, facts.get("best_by", ""))
-        if not scores.by_step:
-            raise InputError(f"{folder} has no best weights, since it was not validated: take --weights last")
-        place = best_folder(folder, scores.best_step)
+    place = record.best_weights() if weights == "best" else folder
+    if place is None:
+        raise InputError(f"{folder} has no best weights, since it was not validated: take --weights last")
     if not all((folder / name).is_dir() for name in NETWORKS[method]):
         raise InputError(
             f"the run in {folder} has no final weights yet: let its training finish (the same command goes on)"
         )
-    conditional = facts.get("class_conditional", False)
-    return TrainedRun(folder, place, method, facts["classes"], conditional, facts["resolution"])
+    return TrainedRun(folder, place, method, list(record.classes), record.class_conditional, record.resolution)
 
 
 def load_generator(

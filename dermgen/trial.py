@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import resource
 import shutil
@@ -26,6 +25,7 @@ from dermgen.generate import generate
 from dermgen.methods import cyclegan, dcgan, ddpm, dreambooth, stylegan2, vae
 from dermgen.models import GenerateConfig
 from dermgen.settings.training import TrainConfig
+from dermgen.training.run_record import RunRecord
 
 Train = Callable[[Any], Any]
 TRAIN: dict[str, Train] = {
@@ -70,13 +70,13 @@ def try_out(config: TrainConfig, train: Train, folder: Path) -> Tried:
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     run = folder / "run"
     checkpoint, whole = _size(run / "checkpoint-1"), _size(run)
-    provenance = _provenance(run)
+    record = RunRecord.read(run)
     return Tried(
         seconds,
         peak,
         checkpoint,
         whole - checkpoint,
-        provenance.get("parameters") or provenance.get("trained_parameters"),
+        record.parameters or record.trained_parameters,
     )
 
 
@@ -168,12 +168,8 @@ def _asking(config: TrainConfig, folder: Path) -> dict[str, Any]:
         return {"init_images": str(folder / "data_dir"), "num_images": 1}
     steps = {"num_inference_steps": 2} if isinstance(config, ddpm.DdpmConfig) else {}
     if config.class_conditional:
-        return {"classes": f"{_provenance(folder / 'run')['classes'][0]}:1", **steps}
+        return {"classes": f"{RunRecord.read(folder / 'run').classes[0]}:1", **steps}
     return {"num_images": 1, **steps}
-
-
-def _provenance(run: Path) -> dict:
-    return json.loads((run / "provenance.json").read_text())
 
 
 def _size(folder: Path) -> int:

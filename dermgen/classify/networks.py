@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -19,6 +18,7 @@ from transformers import (
 )
 
 from dermgen.config import InputError
+from dermgen.job import saved_settings
 
 
 class Classifier(nn.Module):
@@ -179,7 +179,7 @@ def load_run(run_dir: str | Path) -> tuple[Classifier, list[str], int]:
             f"{folder} is no finished classifier run ({', '.join(missing)} missing): train one with "
             "train_scripts/classifier.py"
         )
-    settings = yaml.safe_load(needed[0].read_text())
+    settings = saved_settings(folder)
     labels = json.loads(needed[1].read_text())["id2label"]
     classes = [labels[str(i)] for i in range(len(labels))]
     logging.set_verbosity_error()  # it would report a wide head, which it does not know, as unused

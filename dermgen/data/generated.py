@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dermgen.config import write_json
 from dermgen.data.trained_on import TrainedOn
+from dermgen.job import saved_settings
 
 VIEWS_DEEP = 4  # a view of a view, and so on: as far as a set is followed to its images
 
@@ -44,8 +43,7 @@ class Generated:
         """
         folder = Path(folder)
         for _ in range(VIEWS_DEEP):
-            path = folder / "config.yaml"
-            settings = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+            settings = saved_settings(folder)
             if "synthetic" not in settings:
                 break
             folder = Path(settings["synthetic"])

@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 from dermgen.config import InputError, whole_file
 from dermgen.data import tables
 from dermgen.data.names import leaves_folder
+from dermgen.job import saved_settings
 
 if TYPE_CHECKING:  # pandas costs 60 MiB, which a training on a plain folder can do without
     import pandas as pd
@@ -276,12 +275,11 @@ def facts(folder: str | Path, image_ids: Collection[str] | None = None) -> dict:
         "leaky": how["leaky"] or bool(table["source"].str.contains("LEAKY").any()),
         "split_method": how["split_method"],
     }
-    path, settings = Path(folder, "prepare.json"), Path(folder, "config.yaml")
+    path, settings = Path(folder, "prepare.json"), saved_settings(folder)
     prepared = json.loads(path.read_text()) if path.exists() else {}
     found |= {name: prepared[name] for name in ("taxonomy", "audit") if name in prepared}
-    if prepared and settings.exists():  # a copy of the images and the table alone has lost it
-        of = yaml.safe_load(settings.read_text())
-        found["preparation"] = {name: of[name] for name in PREPARATION if name in of}
+    if prepared and settings:  # a copy of the images and the table alone has lost them
+        found["preparation"] = {name: settings[name] for name in PREPARATION if name in settings}
     return found
 
 

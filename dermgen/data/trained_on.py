@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dermgen.config import InputError, whole_file, write_json
 from dermgen.data.cache import hash_file
+from dermgen.job import saved_settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,8 +50,8 @@ class TrainedOn:
     def read(cls, run: str | Path) -> "TrainedOn":
         """Of the run in a folder, or of a file in it; all is unknown where nothing was recorded."""
         folder = Path(run).parent if Path(run).is_file() else Path(run)
-        settings = _parsed(folder / "config.yaml", yaml.safe_load)
-        facts = _parsed(folder / FACTS, json.loads)
+        settings = saved_settings(folder)
+        facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).exists() else {}
         data, base_data = tuple(facts.get("data", ())), tuple(facts.get("base_data", ()))
         recorded = (folder / OWN).exists()
         rows = [*_rows(folder / OWN), *_rows(folder / BASE)]
@@ -175,7 +174,3 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def _write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
     with whole_file(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-
-
-def _parsed(path: Path, parse) -> dict[str, Any]:
-    return (parse(path.read_text()) or {}) if path.exists() else {}

@@ -1,7 +1,6 @@
 """DDPM (Ho et al. 2020, arXiv:2006.11239) in pixels, with or without classes and classifier-free guidance."""
 
 import inspect
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from dermgen.training.from_scratch import (
 )
 from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
+from dermgen.training.run_record import RunRecord
 
 
 def build(config: DdpmConfig, num_classes: int) -> tuple[UNet2DModel, DDPMScheduler]:
@@ -208,7 +208,7 @@ def load_generator(
 
 def _keep_to_schedule(schedule: DDPMScheduler, run: Run) -> None:
     """Refuse to resume a run that was begun with other betas: those of 1000 steps, whatever the number of steps."""
-    begun_with = json.loads((run.output_dir / "provenance.json").read_text()).get("beta_end", 0.02)
+    begun_with = RunRecord.read(run.output_dir).beta_end or 0.02
     if checkpoints(run.output_dir) and begun_with != schedule.config.beta_end:
         raise InputError(
             f"{run.output_dir} was begun by an older version, whose linear schedule does not reach noise in "

@@ -6,7 +6,6 @@ The options of diffusers' `train_dreambooth.py` and `train_dreambooth_lora.py` f
 import dataclasses
 import importlib.util
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +48,7 @@ from dermgen.training.diffusion import prior_preservation
 from dermgen.training.draws import Draws, derive_seed
 from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
+from dermgen.training.run_record import RunRecord
 from dermgen.training.trained_weights import load_trained_state
 
 if TYPE_CHECKING:
@@ -240,8 +240,8 @@ def _base_facts(config: DreamboothConfig, run: Run) -> dict:
     if folder is None or not run.is_main:
         return facts
     sha256 = base_sha256(folder, config.variant)
-    known = json.loads((run.output_dir / "provenance.json").read_text()).get("base_sha256", sha256)
-    if known != sha256:
+    known = RunRecord.read(run.output_dir).base_sha256
+    if known not in (None, sha256):
         raise InputError(
             f"{run.output_dir} was trained from another model than {folder.resolve()} holds now: put that one "
             "back, or choose a new output_dir"

@@ -32,6 +32,7 @@ from dermgen.publish.publication import begin, own_license, write_picture
 from dermgen.results.common import is_one, read
 from dermgen.results.filtered import Filtered
 from dermgen.settings.publish import PublishDatasetConfig
+from dermgen.training.run_record import RunRecord
 
 if TYPE_CHECKING:
     import datasets
@@ -193,7 +194,7 @@ def _tar_features(rows: pd.DataFrame) -> "datasets.Features":
 def _synthetic(config: PublishDatasetConfig) -> pd.DataFrame:
     """The synthetic images, with `path` and `sha256`."""
     folder = Path(config.data_dir)
-    if (folder / "provenance.json").exists() and not (folder / "metadata.csv").exists():
+    if RunRecord.is_one(folder):
         raise InputError(f"{folder} is a run, not a set of images: dermgen publish model {folder} …")
     table = manifest.read(folder)
     real = int((table["synthetic"] != "true").sum())

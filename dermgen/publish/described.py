@@ -5,7 +5,6 @@ import shlex
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from dermgen.results.common import is_one, read
 from dermgen.settings.dreambooth import UNET_TARGETS
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.checkpoints import checkpoints, step_of
+from dermgen.training.run_record import RunRecord
 
 # Settings that a reader of a card looks for; those that a method lacks, or that are off, are left out.
 TRAINING = (
@@ -51,19 +51,18 @@ class Described:
     whole: bool  # the base model's weights are among those sent
     model: dict[str, Any]
     metadata: dict[str, Any]
-    settings: dict[str, Any]
-    provenance: dict[str, Any]
+    record: RunRecord
 
-    @cached_property
+    @property
     def trained_on(self) -> TrainedOn:
-        return TrainedOn.read(self.folder)
+        return self.record.trained_on
 
     def training(self) -> list[tuple[str, str]]:
         """Settings for a table."""
-        known = {name: self.settings.get(name) for name in TRAINING}
-        if "finished_step" in self.provenance:
+        known = {name: self.record.settings.get(name) for name in TRAINING}
+        if self.record.finished_step is not None:
             del known["num_train_epochs"]
-            known["max_train_steps"] = self.provenance["finished_step"]
+            known["max_train_steps"] = self.record.finished_step
         if known["random_crop"] == 1:
             del known["random_crop"]  # nothing is cut
         told = [(k, v) for k, v in known.items() if v not in (None, False, "", []) or k == "seed"]
@@ -71,30 +70,29 @@ class Described:
 
     def origin(self) -> list[tuple[str, str]]:
         """Where the model comes from, for a table."""
-        facts = self.provenance
-        packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+        record = self.record
         rows = [
             ("SHA-256 of the weights", f"`{self.sha256}`"),
-            ("packages", packages),
-            ("Python", facts["python"]),
-            ("seed", str(self.settings.get("seed", ""))),
-            ("command", f"`{shlex.join(without_paths(facts['argv']))}`"),
-            ("run", facts["run"]),
+            ("packages", ", ".join(f"{name} {version}" for name, version in record.packages.items())),
+            ("Python", record.python),
+            ("seed", str(record.settings.get("seed", ""))),
+            ("command", f"`{shlex.join(without_paths(record.argv))}`"),
+            ("run", record.run),
         ]
-        rows += [("training data fingerprint", f"`{facts['data_fingerprint']}`")] if "data_fingerprint" in facts else []
+        if record.data_fingerprint:
+            rows.append(("training data fingerprint", f"`{record.data_fingerprint}`"))
         return rows
 
     def cost(self) -> dict[str, Any] | None:
         """Time and device of the training; None where they were not noted."""
-        facts = self.provenance
-        if facts.get("training_seconds") is None:
+        seconds = self.record.training_seconds
+        if seconds is None:
             return None
-        seconds = facts["training_seconds"]
         unit, length = ("hours", 3600) if seconds >= 7200 else ("minutes", 60) if seconds >= 120 else ("seconds", 1)
         return {
             "time": f"{seconds / length:.1f} {unit}",
-            "device": facts["device"],
-            "processes": facts["processes"],
+            "device": self.record.device,
+            "processes": self.record.processes,
         }
 
     def limits(self) -> list[str]:
@@ -125,39 +123,40 @@ def describe(folder: str | Path, weights: Literal["last", "best"] = "last") -> D
         raise InputError(f"no such folder: {folder}")
     if (folder / "metadata.csv").exists():
         raise InputError(f"{folder} holds images, not a model: dermgen publish dataset {folder} …")
-    settings, provenance = runs.read_folder(folder)
-    if not provenance:
+    record = RunRecord.read(folder)
+    if not RunRecord.is_one(folder):
         raise InputError(
             f"{folder} has no provenance.json: it is no run of dermgen, so nothing is known of it to be told"
         )
     run = runs.find(folder, weights)
     if run is not None:
-        found = _from_scratch(run, settings, provenance)
+        found = _from_scratch(run, record)
     elif weights == "best":
         raise InputError("--weights best is for models trained from scratch, whose validations choose among weights")
     elif (folder / LORA_FILE).exists():
-        found = _lora(folder, settings, provenance)
+        found = _lora(record)
     elif (folder / "model_index.json").exists():
-        found = _pipeline(folder, settings, provenance)
+        found = _pipeline(record)
     elif is_one(ClassifierResult, folder) and (folder / "model.safetensors").exists():
-        found = _classifier(folder, settings, provenance)
+        found = _classifier(record)
     else:
         raise InputError(f"the run in {folder} has not finished: the command that began it goes on")
-    if "data" not in provenance:
+    if not record.trained_on.data:
         raise InputError(f"{folder} does not say which data it has learnt: it has not got far enough, or is too old")
     gone_on = [step_of(p) for p in checkpoints(folder)]
-    if "finished_step" in provenance and gone_on and gone_on[-1] > provenance["finished_step"]:
+    if record.finished_step is not None and gone_on and gone_on[-1] > record.finished_step:
         raise InputError(
             f"{folder} has gone on to step {gone_on[-1]} since its weights were written at step "
-            f"{provenance['finished_step']}: the same command finishes it"
+            f"{record.finished_step}: the same command finishes it"
         )
     return found
 
 
-def _lora(folder: Path, settings: dict, provenance: dict) -> Described:
+def _lora(record: RunRecord) -> Described:
+    folder, settings = record.folder, record.settings
     with safe_open(folder / LORA_FILE, framework="np") as file:
         parameters = sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
-    base = _hub_id(settings, provenance)
+    base = _hub_id(record)
     model = {
         "base_model": base,
         "parameters": parameters,
@@ -166,7 +165,7 @@ def _lora(folder: Path, settings: dict, provenance: dict) -> Described:
         "use_dora": settings["use_dora"],
         "train_text_encoder": settings["train_text_encoder"],
         "targets": settings["lora_target_modules"] or list(UNET_TARGETS),
-        **_prompts(settings, provenance),
+        **_prompts(record),
     }
     metadata = {
         "library_name": "diffusers",
@@ -186,19 +185,19 @@ def _lora(folder: Path, settings: dict, provenance: dict) -> Described:
         False,
         model,
         metadata,
-        settings,
-        provenance,
+        record,
     )
 
 
-def _pipeline(folder: Path, settings: dict, provenance: dict) -> Described:
+def _pipeline(record: RunRecord) -> Described:
+    folder, settings = record.folder, record.settings
     index = json.loads((folder / "model_index.json").read_text())
     parts = [name for name, kind in index.items() if isinstance(kind, list) and (folder / name).is_dir()]
-    base = _hub_id(settings, provenance)
+    base = _hub_id(record)
     model = {
         "base_model": base,
-        "parameters": provenance.get("trained_parameters"),
-        **_prompts(settings, provenance),
+        "parameters": record.trained_parameters,
+        **_prompts(record),
     }
     metadata = {
         "library_name": "diffusers",
@@ -209,29 +208,28 @@ def _pipeline(folder: Path, settings: dict, provenance: dict) -> Described:
     if base:
         metadata |= {"base_model": base, "base_model_relation": "finetune"}
     files = {name: folder / name for name in ("model_index.json", *parts)}
-    return Described(
-        folder, "dreambooth", files, runs.weights_sha256(folder), True, True, model, metadata, settings, provenance
-    )
+    return Described(folder, "dreambooth", files, runs.weights_sha256(folder), True, True, model, metadata, record)
 
 
-def _from_scratch(run: runs.TrainedRun, settings: dict, provenance: dict) -> Described:
+def _from_scratch(run: runs.TrainedRun, record: RunRecord) -> Described:
     names = [*runs.NETWORKS[run.method], "scheduler", "model_index.json"]
     # The best weights are the networks alone; what goes with them lies beside the last ones.
     places = {name: place for name in names for place in (run.folder / name, run.weights / name) if place.exists()}
     model = {
-        "parameters": provenance["parameters"],
+        "parameters": record.parameters,
         "classes": run.classes,
         "class_conditional": run.class_conditional,
         "resolution": run.resolution,
     }
     task = "image-to-image" if run.method == "cyclegan" else "unconditional-image-generation"
     metadata = {"library_name": "dermgen", "pipeline_tag": task, "tags": [run.method]}
-    return Described(run.folder, run.method, places, run.sha256(), True, False, model, metadata, settings, provenance)
+    return Described(run.folder, run.method, places, run.sha256(), True, False, model, metadata, record)
 
 
-def _classifier(folder: Path, settings: dict, provenance: dict) -> Described:
+def _classifier(record: RunRecord) -> Described:
+    folder, settings = record.folder, record.settings
     results, config = read(ClassifierResult, folder), json.loads((folder / "config.json").read_text())
-    base = _hub_id(settings, provenance)
+    base = _hub_id(record)
     model = {
         "base_model": base,
         "classes": results.classes,
@@ -249,7 +247,7 @@ def _classifier(folder: Path, settings: dict, provenance: dict) -> Described:
         metadata |= {"base_model": base, "base_model_relation": "finetune"}
     files = {name: folder / name for name in ("config.json", "model.safetensors", "preprocessor_config.json")}
     sha256 = hash_file(folder / "model.safetensors")
-    return Described(folder, "classifier", files, sha256, False, True, model, metadata, settings, provenance)
+    return Described(folder, "classifier", files, sha256, False, True, model, metadata, record)
 
 
 def _measured(folder: Path, results: ClassifierResult) -> dict[str, Any]:
@@ -282,22 +280,22 @@ def _measured(folder: Path, results: ClassifierResult) -> dict[str, Any]:
     }
 
 
-def _prompts(settings: dict, provenance: dict) -> dict[str, str | None]:
+def _prompts(record: RunRecord) -> dict[str, str | None]:
     """The prompt that was taught, or an example of the captions."""
-    entry = (provenance.get("data") or [{}])[0]
+    entry = (record.trained_on.data or [{}])[0]
     codes = [code for code in entry.get("images_per_class", {}) if code != "unknown"]
     template = (entry.get("preparation") or {}).get("caption_template", captions.DEFAULT_TEMPLATE)
     example = captions.fill(template, {"dx": from_labels(codes)[codes[0]].name}) if codes else "a skin lesion"
     return {
-        "trigger": settings.get("instance_prompt"),
-        "trigger_class": settings.get("instance_class"),
+        "trigger": record.settings.get("instance_prompt"),
+        "trigger_class": record.settings.get("instance_class"),
         "example_prompt": example,
     }
 
 
-def _hub_id(settings: dict, provenance: dict) -> str | None:
+def _hub_id(record: RunRecord) -> str | None:
     """The id of the base model on the Hub; None for a folder, which nobody else can find."""
-    return settings["pretrained_model_name_or_path"] if provenance.get("base_on_hub") else None
+    return record.settings["pretrained_model_name_or_path"] if record.base_on_hub else None
 
 
 def _text(value: Any) -> str:

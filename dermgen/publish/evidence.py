@@ -4,9 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from dermgen import stages
+from dermgen.job import saved_settings
 from dermgen.results.audit import Audit
 from dermgen.results.common import read
 from dermgen.results.evaluation import Evaluation
@@ -82,8 +81,7 @@ def gather(folders: Sequence[str | Path], hashes: frozenset[str] | None = None, 
         audits = whole or [max(audits, key=lambda pair: len(hashes & set(pair[0].images.sha256)))]
         evidence.audits = [audit for audit, _ in audits]
         evidence.audit, evidence.audit_folder = max(audits, key=lambda pair: (pair[0].copies / pair[0].n, pair[0].n))
-        settings = [yaml.safe_load((folder / "config.yaml").read_text()) for _, folder in audits]
-        evidence.real_folders = sorted({saved["real"] for saved in settings})
+        evidence.real_folders = sorted({saved_settings(folder)["real"] for _, folder in audits})
     return evidence
 
 

@@ -72,14 +72,14 @@ def required_license(described: Described, data_license: str | None, base_licens
 
 def how_to_audit(described: Described) -> str:
     """The commands that look for copies in what a run draws."""
-    if described.settings.get("instance_data_dir"):
+    if described.record.settings.get("instance_data_dir"):
         return (
             "`dermgen prepare` on those photographs and train on the manifest, since an audit needs held-out ones to "
             "compare with"
         )
-    real = described.settings.get("data_dir") or "MANIFEST"
-    if described.settings.get("data_dir_b"):
-        real += f" (and again with {described.settings['data_dir_b']})"
+    real = described.record.settings.get("data_dir") or "MANIFEST"
+    if described.record.settings.get("data_dir_b"):
+        real += f" (and again with {described.record.settings['data_dir_b']})"
     return (
         f"dermgen generate --model {described.folder} … --output_dir drawn, then dermgen audit --real {real} "
         "--synthetic drawn --output_dir audit, and give --evidence audit"
@@ -146,10 +146,11 @@ def _put_files(publication: Publication, described: Described) -> None:
             else:
                 publication.keep(path, target)
     settings = without_paths(
-        {name: v for name, v in described.settings.items() if name not in ("output_dir", "logging_dir")}
+        {name: v for name, v in described.record.settings.items() if name not in ("output_dir", "logging_dir")}
     )
     (publication.files / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-    write_json(publication.files / "provenance.json", without_paths(described.provenance))
+    provenance = json.loads((described.folder / "provenance.json").read_text())
+    write_json(publication.files / "provenance.json", without_paths(provenance))
     hub.write_marker(
         publication.files, {"dermgen": __version__, "model": described.template, "sha256": described.sha256}
     )
@@ -177,7 +178,7 @@ def _metadata(described: Described, evidence: Evidence, license: License | None)
     if described.draws:
         results = cards.eval_results(found["pipeline_tag"], evidence)
     else:
-        name = " and ".join(described.provenance["test_sources"]) or "unnamed"
+        name = " and ".join(described.record.test_sources) or "unnamed"
         results = [
             EvalResult(
                 task_type="image-classification",

@@ -25,15 +25,16 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
-from dermgen.config import InputError, write_json
+from dermgen.config import InputError
 from dermgen.data.sheets import save_grid
 from dermgen.settings.training import TrainConfig
-from dermgen.training import checkpoints, metrics_log
+from dermgen.training import checkpoints, metrics_log, run_record
 from dermgen.training.draws import Draws, derive_seed, endless_loader
 from dermgen.training.health import StepHealth
 from dermgen.training.interruption import Interruption
 from dermgen.training.optimizers import learning_rates
 from dermgen.training.processes import accelerator_for, average_gradients, claim_together, device_name
+from dermgen.training.run_record import RunRecord
 from dermgen.training.trackers import log_samples, tracking
 from dermgen.training.trained_weights import MovingAverage, load_models, save_models
 
@@ -251,15 +252,13 @@ class Run:
         return nullcontext() if self._average is None else self._average.in_place()
 
     def record(self, **facts) -> None:
-        """Add facts to provenance.json, beside package versions and the command line."""
+        """Add facts to the run's record; each is a field of `RunRecord`."""
         if self.is_main:
-            path = self.output_dir / "provenance.json"
-            known = json.loads(path.read_text())
-            write_json(path, {**known, **facts})
+            run_record.add(self.output_dir, **facts)
 
     def _recorded_end(self) -> int | None:
         """The step that a finished run has recorded; a kill after the last checkpoint leaves none, or an older one."""
-        return json.loads((self.output_dir / "provenance.json").read_text()).get("finished_step")
+        return RunRecord.read(self.output_dir).finished_step
 
     def _spent(self) -> float | None:
         """Seconds of training, validations and those before a resumed checkpoint among them; None if unknown."""
@@ -374,12 +373,11 @@ def versions() -> dict:
 
 def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerator) -> str:
     """Make the run folder, or check that it is this run's own; return the run's id."""
-    provenance = output_dir / "provenance.json"
     claim_together(accelerator, output_dir, config)
-    if accelerator.is_main_process and not provenance.exists():
-        write_json(provenance, {"run": uuid.uuid4().hex, **versions()})
+    if accelerator.is_main_process:
+        run_record.begin(output_dir, run=uuid.uuid4().hex, **versions())
     accelerator.wait_for_everyone()
-    return json.loads(provenance.read_text())["run"]
+    return RunRecord.read(output_dir).run
 
 
 def _image_ids(batch: list) -> list[str]:

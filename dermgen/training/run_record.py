@@ -1,0 +1,137 @@
+"""The record of a training run: its settings, how it came about, what the model is, and which weights are best.
+
+It lies in `config.yaml` and `provenance.json`; what the model was trained on is `trained_on`'s part of it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dermgen.config import write_json
+from dermgen.data.trained_on import TrainedOn
+from dermgen.job import saved_settings
+from dermgen.training.best import best_folder, kept_scores
+
+FILE = "provenance.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What is recorded of a run; a fact that its method does not have, or that an older version left out, is None.
+
+    Attributes:
+        folder: of the run.
+        settings: by name, as `config.yaml` holds them.
+        run: its id.
+        python: version of Python that began it.
+        packages: the version of each package that decides the result.
+        argv: the command line.
+        finished_step: the step at which the final weights were written.
+        training_seconds: until then.
+        device: by the name that a reader knows it by.
+        processes: number of them.
+        method: of a model trained from scratch.
+        classes: its codes in order; of a classifier likewise.
+        class_conditional: whether images of a class can be requested.
+        resolution: of its images, in pixels.
+        training_images: number of them; of each side of a CycleGAN.
+        parameters: number of weights that generate.
+        discriminator_parameters: number of weights that judge.
+        best_by: name of the validation result, less is better, that chose the best weights.
+        beta_end: of a DDPM's schedule.
+        base_model: folder or name on the Hub of the model that was fine-tuned.
+        base_on_hub: whether that is a name on the Hub.
+        base_sha256: of its weights.
+        base_path: where it was on the machine of the training; None on the Hub.
+        revision: of it on the Hub.
+        trained_parameters: number of its weights that were trained.
+        data_fingerprint: hash of image ids and prompts.
+        instance_images: number of them.
+        class_images: number of images for prior preservation.
+        reloaded_output_difference: between the trained weights and the saved ones, loaded again.
+        test_sources: of a classifier, where its test images come from.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    run: str | None = None
+    python: str | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+    argv: Sequence[str] = ()
+    finished_step: int | None = None
+    training_seconds: float | None = None
+    device: str | None = None
+    processes: int | None = None
+    method: str | None = None
+    classes: Sequence[str] = ()
+    class_conditional: bool = False
+    resolution: int | None = None
+    training_images: int | Sequence[int] | None = None
+    parameters: int | None = None
+    discriminator_parameters: int | None = None
+    best_by: str | None = None
+    beta_end: float | None = None
+    base_model: str | None = None
+    base_on_hub: bool = False
+    base_sha256: str | None = None
+    base_path: str | None = None
+    revision: str | None = None
+    trained_parameters: int | None = None
+    data_fingerprint: str | None = None
+    instance_images: int | None = None
+    class_images: int | None = None
+    reloaded_output_difference: float | None = None
+    test_sources: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "RunRecord":
+        """The record in a folder; an empty one where there is none."""
+        path = Path(folder, FILE)
+        facts = json.loads(path.read_text()) if path.exists() else {}
+        known = {name: facts[name] for name in FACTS if name in facts}
+        return cls(folder=Path(folder), settings=saved_settings(folder), **known)
+
+    @staticmethod
+    def is_one(folder: str | Path) -> bool:
+        """Whether a folder is that of a run: a set of images has a `provenance.json` too, but also a table."""
+        return Path(folder, FILE).exists() and not Path(folder, "metadata.csv").exists()
+
+    @cached_property
+    def trained_on(self) -> TrainedOn:
+        """What the run was trained on."""
+        return TrainedOn.read(self.folder)
+
+    def best(self) -> tuple[int, float] | None:
+        """The step with the best validation result and that result; None without weights of a validated step."""
+        scores = kept_scores(self.folder, self.best_by or "")
+        return (scores.best_step, scores.by_step[scores.best_step]) if scores.by_step else None
+
+    def best_weights(self) -> Path | None:
+        """The folder of the weights with the best validation result."""
+        best = self.best()
+        return best_folder(self.folder, best[0]) if best else None
+
+
+FACTS = {f.name for f in dataclasses.fields(RunRecord)} - {"folder", "settings"}
+
+
+def begin(folder: Path, **facts: Any) -> None:
+    """Write the first facts of a run, unless it has begun already."""
+    if not (folder / FILE).exists():
+        write_json(folder / FILE, _checked(facts))
+
+
+def add(folder: Path, **facts: Any) -> None:
+    """Add facts, each a field of `RunRecord`, to those of a run that has begun; what is known otherwise stays."""
+    path = folder / FILE
+    write_json(path, json.loads(path.read_text()) | _checked(facts))
+
+
+def _checked(facts: dict[str, Any]) -> dict[str, Any]:
+    if unknown := facts.keys() - FACTS:
+        raise TypeError(f"RunRecord has no field {', '.join(sorted(unknown))}")
+    return facts
