@@ -1,5 +1,6 @@
 """What a stage reports: text, warnings, tables and pictures, shown alike on a terminal, a page and a card."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def for_terminal(blocks: Sequence[Block]) -> str:
                 lines.append(f"{block.caption}: {block.path}")
         else:
             lines.append(block.text)
-    return "\n".join(lines)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 
 def for_card(blocks: Sequence[Block]) -> str:
