@@ -1,7 +1,6 @@
 """The doctor says ok where a recipe will run, and what to do where it will not, before anybody waits for it."""
 
 import shutil
-import time
 
 import pytest
 import small
@@ -38,11 +37,9 @@ def changed(folder, target, **columns):
 
 
 @pytest.mark.slow
-def test_without_a_recipe_it_trains_saves_loads_and_draws_within_a_minute(capsys):
-    start = time.perf_counter()
+def test_without_a_recipe_it_trains_saves_loads_and_samples(capsys):
     assert doctor(DoctorConfig())
     out = capsys.readouterr().out
-    assert time.perf_counter() - start < 60
     for name in ("packages", "device", "step", "save", "disk", "sample"):
         assert f"ok    {name}" in out
     assert "FIX   " not in out

@@ -379,47 +379,12 @@ def test_epochs_become_steps_as_in_diffusers_scripts(tmp_path):
     assert run.step == 3 * 2  # 10 images: 3 batches an epoch, 2 optimizer steps
 
 
-def test_bf16_trains_and_fp16_without_a_gpu_is_an_error(tmp_path):
-    exact, _ = toy(tmp_path / "a")
-    rounded, _ = toy(tmp_path / "b", mixed_precision="bf16")
-    torch.testing.assert_close(weights(exact), weights(rounded), rtol=0.5, atol=0.2)
-    assert not torch.equal(weights(exact), weights(rounded))
+def test_bf16_rounds_the_loss_and_not_the_weights_and_fp16_without_a_gpu_is_an_error(tmp_path):
+    toy(tmp_path / "a", max_train_steps=1)
+    rounded, _ = toy(tmp_path / "b", mixed_precision="bf16", max_train_steps=1)
+    exact_loss, rounded_loss = (metrics(tmp_path / name)[0]["loss"] for name in "ab")
+    assert 0 < abs(rounded_loss / exact_loss - 1) < 2**-7  # bfloat16 has 8 bits of precision
+    assert weights(rounded).dtype == torch.float32  # only the forward pass is rounded
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="fp16"):
             toy(tmp_path / "c", mixed_precision="fp16")
-
-
-def test_drawing_costs_under_three_percent_of_a_training_step(tmp_path):
-    # A small UNet's worth of work: 4 images a step; SD 1.5 at 512 px needs over a hundred times more.
-    from diffusers import UNet2DModel
-
-    from dermgen.training.draws import Draws, derive_seed
-
-    unet = UNet2DModel(
-        16,
-        4,
-        4,
-        block_out_channels=(64, 128),
-        norm_num_groups=8,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-    )
-    images, t = torch.randn(4, 4, 16, 16), torch.tensor([1, 2, 3, 4])
-
-    def step():
-        unet(images, t).sample.pow(2).mean().backward()
-
-    def draw():
-        draws = Draws([derive_seed(0, 0, k) for k in range(4)])
-        draws.normal(4, 16, 16), draws.integers(1000), draws.uniform()
-
-    def fastest(function):
-        times = []
-        for _ in range(7):
-            start = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    assert fastest(draw) < 0.03 * fastest(step)
