@@ -1,4 +1,4 @@
-"""Every command in the README runs, with a tiny model and phantoms in the place of downloads."""
+"""Every command in the README and the pages beside it runs, with a tiny model and phantoms in the place of downloads."""
 
 import os
 import re
@@ -17,7 +17,8 @@ from hub_server import WRITE
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("running", "baselines", "publishing"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 SMALLER = {
@@ -89,7 +90,7 @@ def opens(command: str, place: Path, env: dict) -> None:
 
 
 @pytest.mark.slow
-def test_every_other_command_runs_in_the_readmes_order(place, base_dir, hub_on_loopback):
+def test_every_other_command_runs_in_the_order_of_the_pages(place, base_dir, hub_on_loopback):
     env = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -124,9 +125,12 @@ def test_every_other_command_runs_in_the_readmes_order(place, base_dir, hub_on_l
     assert all(repo.private and "README.md" in repo.files for repo in hub_on_loopback.repos.values())
 
 
-def test_files_that_the_readme_links_to_are_there():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize(
+    "page", [*PAGES, *(ROOT / "docs" / f"{name}.md" for name in ("architecture", "results"))], ids=lambda p: p.stem
+)
+def test_files_that_a_page_links_to_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), target
 
 
 def test_every_command_of_the_table_exists():
