@@ -23,16 +23,12 @@ from dermgen.publish.evidence import Evidence, copies_among
 from dermgen.publish.gates import Stop
 from dermgen.publish.privacy import without_paths_in
 from dermgen.results.audit import Audit, Rate
+from dermgen.results.common import label
 from dermgen.results.evaluation import Evaluation
 from dermgen.statistics import wilson
 
 BESIDE = Path(__file__).parents[2] / "model_cards"  # of a clone; a wheel brings them as data files
 TEMPLATES = BESIDE if BESIDE.is_dir() else Path(sysconfig.get_path("data"), "share", "dermgen", "model_cards")
-LABELS = {
-    "kid": "KID", "fid": "FID", "inception_score": "Inception Score", "vendi": "Vendi score",
-    "mean_cosine": "mean cosine similarity", "bma": "BMA (mean recall)", "macro_auroc": "AUROC (macro)",
-    "macro_f1": "F1 (macro)", "calibration_error": "calibration error",
-}  # fmt: skip
 
 
 def render(
@@ -63,7 +59,7 @@ def render(
         "num": number,
         "share": percent,
         "blocks": for_card,
-        "label": lambda name: LABELS.get(name, name.replace("_", " ")),
+        "label": label,
         "python": _python,
     }
     try:
@@ -147,7 +143,7 @@ def eval_results(task: str, evidence: Evidence) -> list[EvalResult]:
                 dataset_name=name,
                 dataset_split="+".join(splits) if splits else None,
                 metric_type=metric,
-                metric_name=f"{LABELS.get(metric, metric)}, {without_paths_in(scores.extractor.name)} features",
+                metric_name=f"{label(metric)}, {without_paths_in(scores.extractor.name)} features",
                 metric_value=round(score.value, 6),
             )
             for metric, score in scores.overall.scores.items()

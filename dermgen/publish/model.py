@@ -18,6 +18,7 @@ from dermgen.publish.described import Described, describe, patient_ids
 from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.privacy import without_paths
 from dermgen.publish.publication import Publication, PublishConfig, begin, own_license, write_picture
+from dermgen.results.common import label
 from dermgen.settings.publish import PublishModelConfig
 
 NOTICES = {
@@ -186,7 +187,7 @@ def _metadata(described: Described, evidence: Evidence, license: License | None)
                 dataset_name=f"{name}, held-out lesions",
                 dataset_split="test",
                 metric_type=row["name"],
-                metric_name=cards.LABELS.get(row["name"], row["name"]),
+                metric_name=label(row["name"]),
                 metric_value=round(row["value"], 6),
             )
             for row in described.model["test"]["rows"]

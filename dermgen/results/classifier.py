@@ -6,7 +6,7 @@ from typing import Any
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number
 from dermgen.data import manifest
-from dermgen.results.common import split_warnings
+from dermgen.results.common import label, split_warnings
 
 COLUMNS = ("recall", "precision", "f1", "specificity", "auroc", "sensitivity_at_95_specificity")
 
@@ -46,6 +46,6 @@ class ClassifierResult:
                 f"{test['accuracy']:.3f}, AUROC {test['macro_auroc']:.3f}, calibration error "
                 f"{test['calibration_error']:.3f}."
             ),
-            Table(["class", "n", *(column.replace("_", " ") for column in COLUMNS)], rows),
+            Table(["class", "n", *map(label, COLUMNS)], rows),
             Picture(confusion, "Confusion matrix, shares of the true class"),
         ]

@@ -8,6 +8,13 @@ from dermgen import typed
 from dermgen.config import write_json
 from dermgen.data import manifest
 
+LABELS = {
+    "kid": "KID", "fid": "FID", "inception_score": "Inception Score", "vendi": "Vendi score", "mse": "MSE",
+    "mean_cosine": "mean cosine similarity", "psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS",
+    "bma": "BMA (mean recall)", "auroc": "AUROC", "macro_auroc": "AUROC (macro)", "f1": "F1", "macro_f1": "F1 (macro)",
+    "calibration_error": "calibration error",
+}  # fmt: skip
+
 
 class Result(Protocol):
     """A dataclass of what a stage found; `FILE` is the name of its JSON file."""
@@ -40,6 +47,11 @@ def write(result: Result, folder: Path) -> None:
 def split_warnings(result: Any) -> list[str]:
     """What must be said of the split that a result (with `leaky` and `split_method`) was measured on."""
     return manifest.split_warnings({"leaky": result.leaky, "split_method": result.split_method})
+
+
+def label(score: str) -> str:
+    """The name of a score as people write it."""
+    return LABELS.get(score, score.replace("_", " "))
 
 
 @dataclass(frozen=True, kw_only=True)

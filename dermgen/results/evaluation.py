@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, interval, number
 from dermgen.data import manifest
-from dermgen.results.common import Estimate, ImageSet, split_warnings
+from dermgen.results.common import Estimate, ImageSet, label, split_warnings
 
 BEST = {
     "kid": "lower", "fid": "lower", "precision": "higher", "recall": "higher", "density": "higher",
@@ -138,7 +138,9 @@ class Evaluation:
     def blocks(self, folder: Path) -> list[Block]:
         """Everything, with the plots in `folder`."""
         plots = [
-            Picture(folder / "plots" / f"{name}.png", f"{name}, synthetic and real in its place")
+            Picture(
+                folder / "plots" / f"{name}.png", f"{label(name)} of synthetic images, and of real ones in their place"
+            )
             for name in ("kid", "recall", "precision", "coverage")
         ]
         return [*self.scores_blocks(), *self.group_blocks(), *plots, *self.pair_blocks()]
@@ -150,7 +152,7 @@ class Evaluation:
         examples = dict(zip(self.warnings, self.examples, strict=False))
         rows = [
             [
-                name,
+                label(name),
                 number(score.value),
                 interval(score.low, score.high),
                 number(score.floor),
@@ -192,7 +194,7 @@ class Evaluation:
                 ]
                 for group in self.groups[1:]
             ]
-            head = ["group", "real", "synthetic", "KID (floor)", "precision", "recall", "coverage"]
+            head = ["group", "real", "synthetic", *(f"{label(name)} (floor)" for name in OF_GROUPS)]
             blocks += [Text("By class and subgroup", "heading"), Table(head, rows)]
         if self.too_few:
             names = ", ".join(
@@ -206,7 +208,7 @@ class Evaluation:
         pairs = self.pairs
         rows = [
             [
-                name,
+                label(name),
                 f"{number(nearest.value)} ({interval(nearest.low, nearest.high)})",
                 number(pairs.floor[name].value if name in pairs.floor else None),
                 number(pairs.random[name].value),

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number, percent
+from dermgen.results.common import label
 
 FLATTERED = (
     "the network that chose the kept images also measured their precision, coverage and KID, which flatters them"
@@ -58,7 +59,7 @@ class Filtered:
         """Everything, with the pictures in `folder`."""
         columns = ("all", "kept", "random")
         names = [name for name in ("precision", "recall", "coverage", "vendi", "kid") if name in self.cost["kept"]]
-        costs = [[name, *(number(self.cost[column].get(name)) for column in columns)] for name in names]
+        costs = [[label(name), *(number(self.cost[column].get(name)) for column in columns)] for name in names]
         shares = [
             [f"{column}: {value}", percent(share.before), percent(share.after)]
             for column, of_column in self.shares.items()
