@@ -137,7 +137,7 @@ def describe(path: Path, place: Path) -> dict[str, Any]:
     if path.suffix in (".json", ".jsonl", ".yaml", ".csv"):
         values = dict(flat(chaos.steady(parsed(path)), place))
         few = {"values": values} if len(values) <= MOST_VALUES else {}
-        return {"sha256": digest(json.dumps(values).encode()), **few}
+        return {"sha256": digest(json.dumps(values, sort_keys=True).encode()), **few}
     if path.suffix in (".txt", ".md", ".html", ".j2"):
         text = re.sub(r"base64,([\w+/=]+)", lambda m: digest(m[1].encode()), path.read_text())
         lines = steady_text(re.sub(r"\b[0-9a-f]{32}\b", "", text), place).splitlines()
