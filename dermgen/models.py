@@ -17,15 +17,15 @@ from dermgen.data.cache import key_of
 from dermgen.data.loading import Example, PixelSet, folder_examples
 from dermgen.data.subsets import choose
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
-from dermgen.sampling import ImageGenerator, check_steps
+from dermgen.sampling import ImageGenerator, class_indices
 from dermgen.settings.generate import GRID_FIELDS, GenerateConfig
 from dermgen.stable_diffusion import files
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator, native_resolution
 from dermgen.stable_diffusion.inputs import check_prompts, cut_texts
 from dermgen.stable_diffusion.pipeline import load_adapter, load_pipeline
 from dermgen.stable_diffusion.weights import LORA_FILE
-from dermgen.training.from_scratch import class_indices
 from dermgen.training.run_record import RunRecord
+from dermgen.training.schedulers import check_steps
 
 
 @dataclass(frozen=True)

@@ -1,42 +1,23 @@
-"""One interface to every generator, and the loop that draws from it: batches, processes, memory, going on."""
+"""One interface to every trained generator and discriminator, and the loop that saves what a generator gives."""
 
-import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
-)
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import nn
 from tqdm.auto import tqdm
 
 from dermgen.config import InputError
+from dermgen.data.loading import to_unit_range
 
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-SCHEDULERS = {
-    "dpmsolver++": DPMSolverMultistepScheduler,
-    "ddim": DDIMScheduler,
-    "ddpm": DDPMScheduler,
-    "euler": EulerDiscreteScheduler,
-    "pndm": PNDMScheduler,
-    "unipc": UniPCMultistepScheduler,
-}
-
-# Share of the image's variance at the last timestep of the linear schedule of 1000 steps, rounded down: half the
-# logarithm of signal to noise is -5.1, diffusers' value.
-LEAST_SIGNAL = 1 / (1 + math.exp(2 * 5.1))
 
 
 class ImageGenerator(Protocol):
@@ -58,6 +39,66 @@ class ImageCritic(Protocol):
         ...
 
 
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Within the block the models are in evaluation mode and nothing is differentiated."""
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
+
+
+def class_indices(labels: Sequence[str], classes: Sequence[str], conditional: bool) -> list[int]:
+    """Indices of the requested classes; of an unconditional model 0 for its only class or none.
+
+    Raises:
+        InputError: for a class that the model does not know, or any class where it cannot choose.
+    """
+    if not conditional:
+        asked = sorted(set(labels) - {"", *(classes if len(classes) == 1 else ())})
+        if asked:
+            known = f"was trained on {', '.join(classes) or 'images without classes'} together"
+            raise InputError(
+                f"this run cannot draw {asked[0]!r}: it {known}, without --class_conditional, and draws any of them "
+                "(--num_images N)"
+            )
+        return [0] * len(labels)
+    unknown = sorted(set(labels) - set(classes))
+    if unknown:
+        raise InputError(f"this run cannot draw {unknown[0]!r}: it knows {', '.join(classes)}")
+    return [classes.index(label) for label in labels]
+
+
+class Critic:
+    """An `ImageCritic` over a trained discriminator.
+
+    Args:
+        network: takes images (N, 3, H, H) in [-1, 1] and class indices (N,); gives logits (N, …).
+        resolution: H, in pixels.
+        classes: codes in the order of the indices.
+        conditional: whether the network looks at the class.
+    """
+
+    def __init__(self, network: nn.Module, resolution: int, classes: Sequence[str], conditional: bool):
+        self.network, self.resolution, self.classes, self.conditional = network, resolution, classes, conditional
+
+    def score(self, images: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
+        """The mean logit of each uint8 image (N, 3, resolution, resolution), (N,) float32 on the CPU."""
+        device = next(self.network.parameters()).device
+        if self.conditional:
+            labels = class_indices(labels, self.classes, True)
+        else:
+            labels = [0] * len(images)
+        with evaluating(self.network):
+            logits = self.network(to_unit_range(images.to(device)), torch.tensor(labels, device=device))
+        return logits.float().flatten(1).mean(1).cpu() if logits.dim() > 1 else logits.float().cpu()
+
+
 @dataclass(frozen=True)
 class Request:
     """One image to be drawn: what of, from which seed, and to which file."""
@@ -65,72 +106,6 @@ class Request:
     label: str
     seed: int
     path: Path
-
-
-def noise_scheduler(name: str, config: Mapping) -> SchedulerMixin:
-    """The scheduler of that name in `SCHEDULERS`, for a network that was trained with a scheduler of `config`.
-
-    An image divided by next to no signal is all error of the network, so where the noise is predicted, and nothing
-    clips the image, drawing starts at the last timestep with enough signal (DPM-Solver's `lambda_min_clipped`, for
-    every sampler).
-    """
-    config = {**config}
-    if config.get("variance_type") in ("learned", "learned_range"):
-        config["variance_type"] = "fixed_small"  # the networks here predict no variance
-    scheduler = SCHEDULERS[name].from_config(config)
-    usable = _usable(scheduler)
-    clips = name in ("ddim", "ddpm") and scheduler.config.get("clip_sample")  # the others carry the key, and never do
-    divides = name == "pndm"  # takes steps of one length only, and so any number of timesteps but an odd one
-    if usable == len(scheduler.alphas_cumprod) or scheduler.config.prediction_type != "epsilon" or clips or divides:
-        return scheduler
-    shortened = {"trained_betas": scheduler.betas[:usable].tolist(), "num_train_timesteps": usable}
-    # "leading" rounds the distance of timesteps down, and would start far from the last of so odd a number.
-    config = {**scheduler.config, **shortened, "rescale_betas_zero_snr": False, "timestep_spacing": "linspace"}
-    config.pop("_use_default_values", None)  # would undo the change of a setting that was at its default
-    return SCHEDULERS[name].from_config(config)
-
-
-def _usable(scheduler: SchedulerMixin) -> int:
-    """Timesteps with enough signal for a network that predicts the noise."""
-    return int((scheduler.alphas_cumprod >= LEAST_SIGNAL).sum())
-
-
-def check_steps(name: str, config: Mapping, steps: int, strength: float = 1.0) -> None:
-    """Whether a scheduler can draw in so many steps; no model is needed.
-
-    Args:
-        name: of the scheduler, in `SCHEDULERS`.
-        config: of the scheduler that the network was trained with.
-        steps: denoising steps.
-        strength: share of them that is taken, where an image is started from.
-
-    Raises:
-        InputError: if it cannot.
-    """
-    scheduler = noise_scheduler(name, config)
-    # Two schedulers round one timestep more than they take; a timestep twice is a division by zero.
-    most = scheduler.config.num_train_timesteps - (name in ("dpmsolver++", "unipc"))
-    if name == "pndm" and scheduler.config.prediction_type == "epsilon":
-        most = _usable(scheduler)  # with more it would start where there is next to no signal
-    if steps > most:
-        trained = config.get("num_train_timesteps", 1000)
-        raise InputError(
-            f"num_inference_steps is {steps}, but the model was trained with {trained} timesteps, of which {name} "
-            f"takes {most}: take no more"
-        )
-    if int(steps * strength) < 1:
-        raise InputError(
-            f"{steps} steps at strength {strength} are none at all: num_inference_steps x strength must be at least 1"
-        )
-    try:
-        scheduler.set_timesteps(steps)
-    except ValueError as error:
-        raise InputError(f"the scheduler {name} cannot draw in {steps} steps: take more, or another one") from error
-
-
-def normal(seeds: Sequence[int], *shape: int) -> torch.Tensor:
-    """Standard normal numbers (N, *shape), each row from its own seed, on the CPU."""
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def draw(

@@ -26,9 +26,10 @@ from dermgen.generate import GenerateConfig, generate
 from dermgen.methods import dreambooth
 from dermgen.methods.dreambooth import DreamboothLoraConfig
 from dermgen.models import class_counts
-from dermgen.sampling import Request, check_steps, draw
+from dermgen.sampling import Request, draw
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.pipeline import load_pipeline
+from dermgen.training.schedulers import check_steps
 
 
 def settings(model, folder, **changes):

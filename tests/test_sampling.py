@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 
 from dermgen.config import InputError
 from dermgen.data.loading import to_uint8
-from dermgen.sampling import SCHEDULERS, check_steps, noise_scheduler
+from dermgen.training.schedulers import SCHEDULERS, check_steps, noise_scheduler
 
 MEAN, STD = 0.3, 0.25
 

@@ -15,9 +15,7 @@ from dermgen.config import InputError
 from dermgen.evaluate import features, scores
 from dermgen.evaluate.pairs import load_lpips
 from dermgen.sampling import ImageGenerator
-from dermgen.training.draws import derive_seed
-from dermgen.training.from_scratch import MONITOR, AdversarialConfig, Lesions, keep_best
-from dermgen.training.run import Run
+from dermgen.settings.training import AdversarialConfig
 
 COLLAPSED_RECALL = 0.05
 COLLAPSED_VARIETY = 0.5
@@ -81,7 +79,7 @@ def monitor(
         if accelerator.is_main_process:
             print(
                 f"warning: {config.data_dir} has {fewest} validation images to compare with, fewer than "
-                f"{scores.MIN_IMAGES}: KID, mode collapse and best weights are not looked after",
+                f"{scores.MIN_IMAGES}: KID, mode-collapse checks and best-weight selection are disabled",
                 file=sys.stderr,
             )
         return None
@@ -99,39 +97,30 @@ def monitor(
     return Monitor(found, np.asarray(real), _spread(real, classes), network, of_pairs)
 
 
-def validate(
-    run: Run,
+def measure_samples(
     held_out: Monitor | None,
     generator: ImageGenerator,
-    classes: Sequence[str],
-    config: AdversarialConfig,
-    save: Callable[[Path], None],
-    seeds: Sequence[int] | None = None,
-) -> None:
-    """Log what the generator is worth, keep its weights if they are the best so far, and warn of mode collapse.
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    warn: Callable[[str], None],
+) -> dict[str, float]:
+    """What `Monitor.measure` says of images that a generator draws; {} without held-out images.
 
     Args:
-        run: the run.
-        held_out: what the samples are compared with; None does nothing.
+        held_out: what the samples are compared with.
         generator: draws them.
-        classes: the label of each sample, "" where none can be asked for.
-        config: the run's settings.
-        save: writes the weights into a folder.
-        seeds: of the samples; by default always the same ones.
+        labels: the class of each sample, "" where none can be requested.
+        seeds: of the samples.
+        warn: gets a sentence if the samples show mode collapse.
     """
-    if held_out is None or not run.is_main:
-        return
-    seeds = list(seeds or (derive_seed(config.seed, MONITOR, i) for i in range(len(classes))))
-    with run.averaged_weights():
-        parts = range(0, len(seeds), 64)
-        images = torch.cat([generator.sample(classes[i : i + 64], seeds[i : i + 64]).cpu() for i in parts])
-        measured = held_out.measure(images, classes)
-        kid = measured.pop("val_kid")
-        run.write_metrics(**measured)
-        keep_best(run, "val_kid", kid, save)
-    warning = collapse_warning(measured)
-    if warning:
-        print(f"step {run.step}: {warning}", file=sys.stderr)
+    if held_out is None:
+        return {}
+    parts = range(0, len(seeds), 64)
+    images = torch.cat([generator.sample(labels[i : i + 64], seeds[i : i + 64]).cpu() for i in parts])
+    measured = held_out.measure(images, labels)
+    if warning := collapse_warning(measured):
+        warn(warning)
+    return measured
 
 
 def collapse_warning(measured: dict[str, float]) -> str | None:
@@ -183,11 +172,3 @@ def _resize(image: torch.Tensor, size: int) -> torch.Tensor:
 
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     return TF.pil_to_tensor(TF.resize(picture, size, TF.InterpolationMode.BICUBIC))
-
-
-def sample_classes(lesions: Lesions, config: AdversarialConfig) -> list[str]:
-    """Labels of the samples to be measured, the classes in the shares that the held-out images have them."""
-    if not config.class_conditional or lesions.val.empty:
-        return [""] * config.monitor_samples
-    held_out = list(lesions.val.loc[lesions.val["dx"].isin(lesions.classes), "dx"])
-    return sorted(held_out[i * len(held_out) // config.monitor_samples] for i in range(config.monitor_samples))

@@ -10,10 +10,12 @@ from torch import nn
 
 from dermgen.data import manifest, trained_on
 from dermgen.data.loading import PixelSet, check_readable, collate, manifest_examples, to_uint8, to_unit_range
+from dermgen.sampling import evaluating
 from dermgen.settings.autoencoder import AutoencoderConfig
 from dermgen.training.augmentation import turn
 from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
+from dermgen.training.variational import kl_to_standard_normal
 
 
 def build(config: AutoencoderConfig) -> AutoencoderKL:
@@ -75,17 +77,12 @@ class Autoencoding(nn.Module):
         """Reconstructions of (N, 3, H, W) images and the KL term of each, (N,); `noise` is shaped like the latents."""
         latents = self.vae.encode(images).latent_dist
         decoded = self.vae.decode(latents.mean + latents.std * noise).sample
-        return decoded.float(), kl_to_normal(latents.mean.float(), latents.logvar.float())
+        return decoded.float(), kl_to_standard_normal(latents.mean.float(), latents.logvar.float())
 
 
 def edge_loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Mean absolute difference of the horizontal and vertical neighbour differences of (N, C, H, W) images."""
     return F.l1_loss(a.diff(dim=-1), b.diff(dim=-1)) + F.l1_loss(a.diff(dim=-2), b.diff(dim=-2))
-
-
-def kl_to_normal(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence of N(mean, exp(logvar)) from N(0, 1), summed over each image, (N,)."""
-    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).flatten(1).sum(1)
 
 
 def _swap_colors(images: torch.Tensor, chance: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -95,11 +92,10 @@ def _swap_colors(images: torch.Tensor, chance: torch.Tensor, order: torch.Tensor
     return torch.stack([image[orders[k]] for image, k in zip(images, order, strict=True)])
 
 
-@torch.no_grad()
 def _scaling_factor(vae: AutoencoderKL, dataset: PixelSet, num_images: int = 256) -> float:
     """1 / standard deviation of the latents, which gives the diffusion model unit variance (Rombach et al. 2022)."""
-    vae.eval()
     step = max(1, len(dataset) // num_images)
     pixels = torch.stack([dataset[i]["pixels"] for i in range(0, len(dataset), step)])
-    latents = [vae.encode(to_unit_range(part).to(vae.device)).latent_dist.mean for part in pixels.split(32)]
+    with evaluating(vae):
+        latents = [vae.encode(to_unit_range(part).to(vae.device)).latent_dist.mean for part in pixels.split(32)]
     return 1 / float(torch.cat(latents).std())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,26 +12,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 
 from dermgen.config import InputError
-from dermgen.data import manifest, trained_on
-from dermgen.data.loading import LesionSet, collate, to_uint8, to_unit_range
+from dermgen.data.loading import LesionSet, to_uint8, to_unit_range
 from dermgen.data.subsets import subset
-from dermgen.evaluate.monitoring import monitor, validate
+from dermgen.evaluate.monitoring import measure_samples, monitor
+from dermgen.sampling import Critic, evaluating
 from dermgen.settings.cyclegan import CycleganConfig
+from dermgen.training import optimizers
 from dermgen.training.adversarial import frozen, least_squares_discriminator_loss, least_squares_generator_loss
 from dermgen.training.draws import Draws
-from dermgen.training.from_scratch import (
-    Critic,
-    Lesions,
-    decoded,
-    discriminator_rate,
-    evaluating,
-    read_lesions,
-    save_curves,
-    tell_result,
-    training_batch,
-)
-from dermgen.training.optimizers import adamw
-from dermgen.training.run import Run
+from dermgen.training.from_scratch import FromScratch
+from dermgen.training.lesions import Lesions, read_lesions
 
 
 class TranslationGenerator(ModelMixin, ConfigMixin):
@@ -132,19 +123,16 @@ def train(config: CycleganConfig) -> nn.ModuleDict:
         InputError: for wrong settings or data.
     """
     sides = read_sides(config)
-    run = Run(config)
-    accelerator = run.accelerator
-    datasets = _training_sets(sides, config, run)
+    training = FromScratch(config, "cyclegan", sides, classes=config.kinds)
+    run, accelerator = training.run, training.run.accelerator
     held_out = monitor(sides[1].val, config, accelerator, len(sides[0].val))
     generators, discriminators = build(config)
-    a_to_b, b_to_a = generators["a_to_b"], generators["b_to_a"]
     pools = [ImagePool(config.pool_size, config.resolution) for _ in range(2)]
     *_, g_optimizer, d_optimizer = run.prepare(
         generators,
         discriminators,
         *pools,
-        adamw(generators.parameters(), config),
-        adamw(discriminators.parameters(), config, lr=discriminator_rate(config)),
+        *optimizers.adversarial(generators, discriminators, config),
         average=generators,
         wrap=False,
     )
@@ -152,44 +140,74 @@ def train(config: CycleganConfig) -> nn.ModuleDict:
         parameters=sum(p.numel() for p in generators.parameters()),
         discriminator_parameters=sum(p.numel() for p in discriminators.parameters()),
     )
-    # The val split's own images if there are any: what is shown was not learnt.
+    # The val split's own images if there are any: the model was not trained on what is shown.
     shown = [side.val if len(side.val) else side.train for side in sides]
-    steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(*datasets)
+
+    def measure() -> dict[str, float]:
+        sources = _pixels(shown[0], config, config.monitor_samples)
+        translator = Translator(generators["a_to_b"], sources)
+        return measure_samples(held_out, translator, [""] * len(sources), range(len(sources)), training.warn)
+
+    def save_result(folder: Path) -> None:
+        save(generators, folder)
+        for kind, discriminator in discriminators.items():
+            discriminator.save_pretrained(folder / f"discriminator_{kind}")
+
+    steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(*training.datasets)
     run.resume()
     run.lr_factor = linear_decay(run.step + 1, steps, config.decay_start)
-    for batch_a, batch_b in run.batches(*datasets, collate_fn=collate):
-        draws_a, draws_b = run.draws.split([len(batch_a["label"]), len(batch_b["label"])])
-        (real_a, _), (real_b, _) = training_batch(batch_a, draws_a, config), training_batch(batch_b, draws_b, config)
+    for a, b in training.joint_batches(*training.datasets):
         with frozen(discriminators), accelerator.autocast():
-            fake_b, fake_a = a_to_b(real_a), b_to_a(real_b)
-            adversarial = least_squares_generator_loss(discriminators["b"](fake_b)).mean()
-            adversarial = adversarial + least_squares_generator_loss(discriminators["a"](fake_a)).mean()
-            cycle = F.l1_loss(b_to_a(fake_b).float(), real_a) + F.l1_loss(a_to_b(fake_a).float(), real_b)
-            identity = torch.zeros_like(cycle)
-            if config.identity_weight:
-                identity = F.l1_loss(a_to_b(real_b).float(), real_b) + F.l1_loss(b_to_a(real_a).float(), real_a)
-        loss = adversarial + config.cycle_weight * (cycle + config.identity_weight * identity)
-        run.update(loss, g_optimizer)
-        before_a = pools[0].exchange(fake_a, draws_b, accelerator)
-        before_b = pools[1].exchange(fake_b, draws_a, accelerator)
+            made = translate(generators, discriminators, a.images, b.images, config.identity_weight > 0)
+        consistency = made.cycle + config.identity_weight * made.identity
+        run.update(made.adversarial + config.cycle_weight * consistency, g_optimizer)
+        before_a = pools[0].exchange(made.fake_a, b.draws, accelerator)
+        before_b = pools[1].exchange(made.fake_b, a.draws, accelerator)
         with accelerator.autocast():
-            d_loss = least_squares_discriminator_loss(discriminators["a"](real_a), discriminators["a"](before_a)).mean()
-            of_b = least_squares_discriminator_loss(discriminators["b"](real_b), discriminators["b"](before_b)).mean()
-        run.update(d_loss + of_b, d_optimizer)
-        run.log(g_loss=adversarial, d_loss=d_loss + of_b, cycle=cycle, identity=identity)
+            d_loss = patch_loss(discriminators["a"], a.images, before_a)
+            d_loss = d_loss + patch_loss(discriminators["b"], b.images, before_b)
+        run.update(d_loss, d_optimizer)
+        run.log(g_loss=made.adversarial, d_loss=d_loss, cycle=made.cycle, identity=made.identity)
         if run.due(config.validation_steps):
-            _save_samples(run, generators, shown, config)
-            _validate(run, held_out, generators, shown[0], config)
-            save_curves(run)
+            _save_samples(training, generators, shown)
+            training.validate(measure, "val_kid", lambda folder: save(generators, folder))
         run.lr_factor = linear_decay(run.step + 1, steps, config.decay_start)
-    with run.averaged_weights():
-        if run.is_main:
-            save(generators, run.output_dir)
-            for kind, discriminator in discriminators.items():
-                discriminator.save_pretrained(run.output_dir / f"discriminator_{kind}")
-    accelerator.wait_for_everyone()
-    tell_result(run, f"--init_images {config.data_dir}")
+    training.finish(save_result, request=f"--init_images {config.data_dir}")
     return generators
+
+
+class Translations(NamedTuple):
+    """Translated images (N, 3, H, W), and the terms of the generators' loss (paper, section 3)."""
+
+    fake_a: torch.Tensor
+    fake_b: torch.Tensor
+    adversarial: torch.Tensor
+    cycle: torch.Tensor
+    identity: torch.Tensor  # 0 where it has no weight
+
+
+def translate(
+    generators: nn.ModuleDict,
+    discriminators: nn.ModuleDict,
+    real_a: torch.Tensor,
+    real_b: torch.Tensor,
+    with_identity: bool,
+) -> Translations:
+    """Real images (N, 3, H, W) of both kinds to the other kind and back, judged and compared."""
+    a_to_b, b_to_a = generators["a_to_b"], generators["b_to_a"]
+    fake_b, fake_a = a_to_b(real_a), b_to_a(real_b)
+    adversarial = least_squares_generator_loss(discriminators["b"](fake_b)).mean()
+    adversarial = adversarial + least_squares_generator_loss(discriminators["a"](fake_a)).mean()
+    cycle = F.l1_loss(b_to_a(fake_b).float(), real_a) + F.l1_loss(a_to_b(fake_a).float(), real_b)
+    identity = torch.zeros_like(cycle)
+    if with_identity:
+        identity = F.l1_loss(a_to_b(real_b).float(), real_b) + F.l1_loss(b_to_a(real_a).float(), real_a)
+    return Translations(fake_a, fake_b, adversarial, cycle, identity)
+
+
+def patch_loss(discriminator: PatchDiscriminator, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """The loss of one discriminator."""
+    return least_squares_discriminator_loss(discriminator(real), discriminator(fake)).mean()
 
 
 def linear_decay(step: int, steps: int, start: float) -> float:
@@ -219,24 +237,8 @@ def read_sides(config: CycleganConfig) -> tuple[Lesions, Lesions]:
     return sides
 
 
-def _training_sets(sides: Sequence[Lesions], config: CycleganConfig, run: Run) -> list[LesionSet]:
-    import pandas as pd
-
-    rows = pd.concat([side.train for side in sides], ignore_index=True)
-    folders = [config.data_dir, config.data_dir_b or config.data_dir]
-    data = [manifest.facts(folder, side.train["image_id"]) for folder, side in zip(folders, sides, strict=True)]
-    hash_of = trained_on.write(run.output_dir, run.accelerator, rows.to_dict("records"), data)
-    run.record(
-        method="cyclegan",
-        classes=list(config.kinds),
-        resolution=config.resolution,
-        training_images=[len(side.train) for side in sides],
-    )
-    return [decoded(side, hash_of, config, run) for side in sides]
-
-
 def save(generators: nn.ModuleDict, folder: Path) -> None:
-    """Both generators, `generator_a_to_b/` and `generator_b_to_a/`."""
+    """Write both generators, `generator_a_to_b/` and `generator_b_to_a/`."""
     for name, generator in generators.items():
         generator.save_pretrained(folder / f"generator_{name}")
 
@@ -300,11 +302,12 @@ def _pixels(rows, config: CycleganConfig, count: int) -> torch.Tensor:
     return torch.stack([item["pixels"] for item in dataset])
 
 
-def _save_samples(run: Run, generators: nn.ModuleDict, shown: Sequence, config: CycleganConfig) -> None:
+def _save_samples(training: FromScratch, generators: nn.ModuleDict, shown: Sequence) -> None:
     """Rows of originals, translations and what is brought back, in both directions.
 
     A quarter of `num_sample_images` originals on each side.
     """
+    run, config = training.run, training.config
     if not run.is_main:
         return
     columns, device = 8, run.accelerator.device
@@ -318,14 +321,3 @@ def _save_samples(run: Run, generators: nn.ModuleDict, shown: Sequence, config: 
                     blank = torch.ones(columns - len(images), *images.shape[1:], device=device)
                     rows.append(to_uint8(torch.cat([images, blank])))
     run.sample_grid(torch.cat(rows), columns=columns)
-
-
-def _validate(run: Run, held_out, generators: nn.ModuleDict, sources, config: CycleganConfig) -> None:
-    """Translations of held-out images of the first kind against held-out images of the second."""
-    if not run.is_main:
-        return
-    pixels = _pixels(sources, config, config.monitor_samples)
-    translator = Translator(generators["a_to_b"], pixels)
-    validate(
-        run, held_out, translator, [""] * len(pixels), config, lambda d: save(generators, d), seeds=range(len(pixels))
-    )

@@ -7,33 +7,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from dermgen.data.loading import collate, to_uint8
-from dermgen.evaluate.monitoring import monitor, sample_classes, validate
-from dermgen.sampling import normal
+from dermgen.data.loading import to_uint8
+from dermgen.evaluate.monitoring import measure_samples, monitor
+from dermgen.sampling import Critic, class_indices, evaluating
 from dermgen.settings.dcgan import DcganConfig
+from dermgen.training import optimizers
 from dermgen.training.adversarial import discriminator_loss, frozen, generator_loss, r1_penalty
 from dermgen.training.augmentation import diff_augment
 from dermgen.training.draws import Draws, derive_seed
-from dermgen.training.from_scratch import (
-    STATISTICS,
-    Critic,
-    class_indices,
-    discriminator_rate,
-    evaluating,
-    how_to_ask,
-    read_lesions,
-    save_curves,
-    save_samples,
-    tell_result,
-    training_batch,
-    training_set,
-)
-from dermgen.training.optimizers import adamw
+from dermgen.training.from_scratch import MONITOR, STATISTICS, Batch, FromScratch
 from dermgen.training.run import Run
 
 
@@ -119,54 +107,78 @@ def train(config: DcganConfig) -> DcganGenerator:
     Raises:
         InputError: for wrong settings or data.
     """
-    lesions = read_lesions(config)
-    run = Run(config)
-    dataset = training_set(lesions, config, run, "dcgan")
+    training = FromScratch(config, "dcgan")
+    run, lesions = training.run, training.lesions
     held_out = monitor(lesions.val, config, run.accelerator)
     generator, discriminator = build(config, len(lesions.classes))
     *_, g_optimizer, d_optimizer = run.prepare(
         generator,
         discriminator,
-        adamw(generator.parameters(), config),
-        adamw(discriminator.parameters(), config, lr=discriminator_rate(config)),
+        *optimizers.adversarial(generator, discriminator, config),
         average=generator,
         wrap=False,
     )
     run.record(parameters=generator.num_parameters(), discriminator_parameters=discriminator.num_parameters())
     samples = LatentGenerator(generator, lesions.classes)
-    asked = sample_classes(lesions, config)
+    monitored = lesions.held_out_labels(config.class_conditional, config.monitor_samples)
+    seeds = training.seeds(MONITOR, config.monitor_samples)
 
-    def seen(images: torch.Tensor) -> torch.Tensor:
-        return diff_augment(images, run.draws) if config.diff_augment else images
+    def measure() -> dict[str, float]:
+        return measure_samples(held_out, samples, monitored, seeds, training.warn)
 
-    for batch in run.batches(dataset, collate_fn=collate):
-        real, labels = training_batch(batch, run.draws, config)
-        with run.accelerator.autocast():
-            fake = generator(run.draws.normal(config.latent_dim), labels)
-            real_logits = discriminator(seen(real), labels)
-            fake_logits = discriminator(seen(fake.detach()), labels)
-        d_loss = discriminator_loss(real_logits, fake_logits)
-        if config.r1_gamma:
-            d_loss = d_loss + config.r1_gamma / 2 * r1_penalty(lambda x, y=labels: discriminator(x, y), seen(real))
-        run.update(d_loss.mean(), d_optimizer)
-        with frozen(discriminator), run.accelerator.autocast():
-            g_loss = generator_loss(discriminator(seen(fake), labels))
-        run.update(g_loss.mean(), g_optimizer)
-        run.log(
-            d_loss=d_loss.mean(), g_loss=g_loss.mean(), real_logit=real_logits.mean(), fake_logit=fake_logits.mean()
-        )
+    def save(folder: Path) -> None:
+        generator.save_pretrained(folder / "generator")
+
+    def save_result(folder: Path) -> None:
+        save(folder)
+        discriminator.save_pretrained(folder / "discriminator")
+
+    for batch in training.batches():
+        d_loss, fake, logits = critic_step(generator, discriminator, batch, config, run.accelerator)
+        run.update(d_loss, d_optimizer)
+        g_loss = generator_step(discriminator, fake, batch, config, run.accelerator)
+        run.update(g_loss, g_optimizer)
+        run.log(d_loss=d_loss, g_loss=g_loss, **logits)
         if run.due(config.validation_steps):
-            with averaged(run, generator, dataset.labels):
-                save_samples(run, samples, lesions, config)
-                validate(run, held_out, samples, asked, config, lambda d: generator.save_pretrained(d / "generator"))
-            save_curves(run)
-    with averaged(run, generator, dataset.labels):
-        if run.is_main:
-            generator.save_pretrained(run.output_dir / "generator")
-            discriminator.save_pretrained(run.output_dir / "discriminator")
-    run.accelerator.wait_for_everyone()
-    tell_result(run, how_to_ask(lesions, config))
+            with averaged(run, generator, training.datasets[0].labels):
+                training.save_samples(samples)
+                training.validate(measure, "val_kid", save)
+    with averaged(run, generator, training.datasets[0].labels):
+        training.finish(save_result)
     return generator
+
+
+def critic_step(
+    generator: DcganGenerator,
+    discriminator: DcganDiscriminator,
+    batch: Batch,
+    config: DcganConfig,
+    accelerator: Accelerator,
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """The discriminator's loss, the generated images with the generator's graph, and mean logits to log."""
+    real, labels, draws = batch
+    with accelerator.autocast():
+        fake = generator(draws.normal(config.latent_dim), labels)
+        real_logits = discriminator(_seen(real, draws, config), labels)
+        fake_logits = discriminator(_seen(fake.detach(), draws, config), labels)
+    loss = discriminator_loss(real_logits, fake_logits)
+    if config.r1_gamma:
+        penalty = r1_penalty(lambda images: discriminator(images, labels), _seen(real, draws, config))
+        loss = loss + config.r1_gamma / 2 * penalty
+    return loss.mean(), fake, {"real_logit": real_logits.mean(), "fake_logit": fake_logits.mean()}
+
+
+def generator_step(
+    discriminator: DcganDiscriminator, fake: torch.Tensor, batch: Batch, config: DcganConfig, accelerator: Accelerator
+) -> torch.Tensor:
+    """The generator's loss on the images that `critic_step` gave, under the updated discriminator."""
+    with frozen(discriminator), accelerator.autocast():
+        return generator_loss(discriminator(_seen(fake, batch.draws, config), batch.labels)).mean()
+
+
+def _seen(images: torch.Tensor, draws: Draws, config: DcganConfig) -> torch.Tensor:
+    """What the discriminator is shown of images."""
+    return diff_augment(images, draws) if config.diff_augment else images
 
 
 @contextmanager
@@ -211,7 +223,7 @@ class LatentGenerator:
         """Draw one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
         generator = self.generator
         asked = class_indices(labels, self.classes, generator.config.num_classes > 0)
-        latents = normal(seeds, generator.config.latent_dim).to(generator.device)
+        latents = Draws(seeds, generator.device).normal(generator.config.latent_dim)
         with evaluating(generator):  # batch norm by its own statistics: no image depends on its neighbours
             return to_uint8(generator(latents, torch.tensor(asked, device=generator.device)))
 

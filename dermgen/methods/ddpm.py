@@ -10,29 +10,17 @@ from diffusers import ConsistencyModelPipeline, DDPMPipeline, DDPMScheduler, UNe
 from torch import nn
 
 from dermgen.config import InputError
-from dermgen.data.loading import collate, to_uint8
-from dermgen.sampling import check_steps, noise_scheduler
+from dermgen.data.loading import to_uint8
+from dermgen.sampling import class_indices, evaluating
 from dermgen.settings.ddpm import DdpmConfig
 from dermgen.training.checkpoints import checkpoints
 from dermgen.training.diffusion import denoising_target, min_snr_weights, per_image_mse, snr
 from dermgen.training.draws import Draws
-from dermgen.training.from_scratch import (
-    Lesions,
-    class_indices,
-    evaluating,
-    how_to_ask,
-    keep_best,
-    read_lesions,
-    save_curves,
-    save_samples,
-    tell_result,
-    training_batch,
-    training_set,
-    validation_batches,
-)
+from dermgen.training.from_scratch import Batch, FromScratch
 from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
 from dermgen.training.run_record import RunRecord
+from dermgen.training.schedulers import check_steps, noise_scheduler
 
 
 def build(config: DdpmConfig, num_classes: int) -> tuple[UNet2DModel, DDPMScheduler]:
@@ -69,37 +57,32 @@ def train(config: DdpmConfig) -> UNet2DModel:
     Raises:
         InputError: for wrong settings or data.
     """
-    lesions = read_lesions(config)
-    run = Run(config)
-    dataset = training_set(lesions, config, run, "ddpm")
-    unet, schedule = build(config, len(lesions.classes))
+    training = FromScratch(config, "ddpm")
+    run, classes = training.run, training.classes
+    unet, schedule = build(config, len(classes))
     _keep_to_schedule(schedule, run)
     model, optimizer = run.prepare(unet, adamw(list(unet.parameters()), config), average=unet)
     run.record(parameters=unet.num_parameters())
     samples = DdpmGenerator(
-        unet,
-        schedule,
-        lesions.classes,
-        config.validation_inference_steps,
-        config.validation_guidance_scale,
-        scheduler="ddim",
+        unet, schedule, classes, config.validation_inference_steps, config.validation_guidance_scale, scheduler="ddim"
     )
-    for batch in run.batches(dataset, collate_fn=collate):
-        images, labels = training_batch(batch, run.draws, config)
+
+    def held_out_losses(batch: Batch) -> torch.Tensor:
+        return denoising_losses(unet, schedule, *batch, config.snr_gamma)
+
+    def save_to(folder: Path) -> None:
+        save(unet, schedule, folder)
+
+    for images, labels, draws in training.batches():
         if config.class_conditional:
-            labels = torch.where(run.draws.uniform() < config.class_dropout, len(lesions.classes), labels)
-        loss = denoising_losses(model, schedule, images, labels, run.draws, config.snr_gamma).mean()
+            labels = torch.where(draws.uniform() < config.class_dropout, len(classes), labels)
+        loss = denoising_losses(model, schedule, images, labels, draws, config.snr_gamma).mean()
         run.update(loss, optimizer)
         run.log(loss=loss)
         if run.due(config.validation_steps):
-            save_samples(run, samples, lesions, config)
-            _validate(run, unet, schedule, lesions, config)
-            save_curves(run)
-    with run.averaged_weights():
-        if run.is_main:
-            save(unet, schedule, run.output_dir)
-    run.accelerator.wait_for_everyone()
-    tell_result(run, how_to_ask(lesions, config))
+            training.save_samples(samples)
+            training.validate(lambda: training.held_out_loss(unet, held_out_losses), "val_loss", save_to)
+    training.finish(save_to)
     return unet
 
 
@@ -149,7 +132,7 @@ class DdpmGenerator:
         classes: codes in the order of the UNet's class embedding; those after the last stand for any class.
         num_inference_steps: denoising steps.
         guidance_scale: weight of the class (Ho and Salimans 2022, arXiv:2207.12598); 1 is none.
-        scheduler: one of `sampling.SCHEDULERS`.
+        scheduler: one of `schedulers.SCHEDULERS`.
     """
 
     def __init__(
@@ -176,13 +159,12 @@ class DdpmGenerator:
         device, config = self.unet.device, self.unet.config
         asked = torch.tensor(class_indices(labels, self.classes, self.conditional), device=device)
         anything = torch.full_like(asked, len(self.classes))
-        rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
-        shape = (config.in_channels, config.sample_size, config.sample_size)
-        images = torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device)
+        draws = Draws(seeds, device)
+        images = draws.normal(config.in_channels, config.sample_size, config.sample_size)
         scheduler = self.scheduler
         scheduler.set_timesteps(self.num_inference_steps, device=device)
         images = images * scheduler.init_noise_sigma
-        noise = {"generator": rngs} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        noise = {"generator": draws.rngs} if "generator" in inspect.signature(scheduler.step).parameters else {}
         with evaluating(self.unet):
             for t in scheduler.timesteps:
                 scaled = scheduler.scale_model_input(images, t)
@@ -220,16 +202,3 @@ def _keep_to_schedule(schedule: DDPMScheduler, run: Run) -> None:
 def _is_conditional(model: nn.Module) -> bool:
     unet = getattr(model, "module", model)  # several processes wrap it
     return unet.config.num_class_embeds is not None
-
-
-def _validate(run: Run, unet: UNet2DModel, schedule: DDPMScheduler, lesions: Lesions, config: DdpmConfig) -> None:
-    """The loss on held-out images, each time with the same noise and timesteps."""
-    if not run.is_main or lesions.val.empty:
-        return
-    with run.averaged_weights(), evaluating(unet):
-        losses = [
-            denoising_losses(unet, schedule, images, labels, draws, config.snr_gamma)
-            for images, labels, draws in validation_batches(lesions, config, run.accelerator.device)
-        ]
-        loss = float(torch.cat(losses).mean())
-        keep_best(run, "val_loss", loss, lambda folder: save(unet, schedule, folder))

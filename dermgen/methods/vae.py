@@ -10,29 +10,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 
 from dermgen.config import write_json
-from dermgen.data.loading import collate, to_uint8
+from dermgen.data.loading import to_uint8
 from dermgen.data.sheets import save_grid
 from dermgen.data.subsets import choose
 from dermgen.evaluate.pairs import load_lpips, similarities
-from dermgen.sampling import normal
+from dermgen.sampling import class_indices, evaluating
 from dermgen.settings.vae import VaeConfig
 from dermgen.training.draws import Draws
-from dermgen.training.from_scratch import (
-    Lesions,
-    class_indices,
-    evaluating,
-    how_to_ask,
-    keep_best,
-    read_lesions,
-    save_curves,
-    save_samples,
-    tell_result,
-    training_batch,
-    training_set,
-    validation_batches,
-)
+from dermgen.training.from_scratch import Batch, FromScratch
 from dermgen.training.optimizers import adamw
-from dermgen.training.run import Run
+from dermgen.training.variational import kl_to_standard_normal
 
 
 class Vae(ModelMixin, ConfigMixin):
@@ -114,30 +101,34 @@ def train(config: VaeConfig) -> Vae:
     Raises:
         InputError: for wrong settings or data.
     """
-    lesions = read_lesions(config)
     lpips = None if config.lpips == "none" else load_lpips(config.lpips)
-    run = Run(config)
-    dataset = training_set(lesions, config, run, "vae")
-    vae = build(config, len(lesions.classes))
+    training = FromScratch(config, "vae")
+    run = training.run
+    vae = build(config, len(training.classes))
     model, optimizer = run.prepare(vae, adamw(list(vae.parameters()), config), average=vae)
     run.record(parameters=vae.num_parameters())
-    samples = VaeGenerator(vae, lesions.classes)
-    for batch in run.batches(dataset, collate_fn=collate):
-        images, labels = training_batch(batch, run.draws, config)
-        mse, kl = losses(model, images, labels, run.draws, config.latent_dim)
+    samples = VaeGenerator(vae, training.classes)
+
+    def held_out_losses(batch: Batch) -> torch.Tensor:
+        mse, kl = losses(vae, *batch, config.latent_dim)
+        return mse + config.kl_weight * kl
+
+    def save(folder: Path) -> None:
+        vae.save_pretrained(folder / "vae")
+
+    def save_result(folder: Path) -> None:
+        save(folder)
+        _save_reconstructions(training, vae, lpips)
+
+    for images, labels, draws in training.batches():
+        mse, kl = losses(model, images, labels, draws, config.latent_dim)
         weight = kl_weight(run.step, config)
         run.update((mse + weight * kl).mean(), optimizer)
         run.log(mse=mse.mean(), kl=kl.mean())
         if run.due(config.validation_steps):
-            save_samples(run, samples, lesions, config)
-            _validate(run, vae, lesions, config)
-            save_curves(run)
-    with run.averaged_weights():
-        if run.is_main:
-            vae.save_pretrained(run.output_dir / "vae")
-            _save_reconstructions(run, vae, lesions, config, lpips)
-    run.accelerator.wait_for_everyone()
-    tell_result(run, how_to_ask(lesions, config))
+            training.save_samples(samples)
+            training.validate(lambda: training.held_out_loss(vae, held_out_losses), "val_loss", save)
+    training.finish(save_result)
     return vae
 
 
@@ -151,11 +142,6 @@ def losses(
     reconstruction, mean, logvar = model(images, labels, draws.normal(latent_dim))
     mse = (reconstruction.float() - images).square().flatten(1).mean(1)
     return mse, kl_to_standard_normal(mean.float(), logvar.float()) / images[0].numel()
-
-
-def kl_to_standard_normal(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-    """KL(N(mean, exp(logvar)) || N(0, 1)) of (N, D), summed to (N,) (Kingma and Welling 2014, appendix B)."""
-    return 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum(1)
 
 
 def kl_weight(step: int, config: VaeConfig) -> float:
@@ -173,7 +159,7 @@ class VaeGenerator:
         """Draw one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
         vae = self.vae
         asked = class_indices(labels, self.classes, vae.config.num_classes > 0)
-        latents = normal(seeds, vae.config.latent_dim).to(vae.device)
+        latents = Draws(seeds, vae.device).normal(vae.config.latent_dim)
         with evaluating(vae):
             return to_uint8(vae.decode(latents, torch.tensor(asked, device=vae.device)))
 
@@ -198,40 +184,29 @@ def _transposed(channels: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(reverse[-1], 3, 3, 1, 1))
 
 
-def _validate(run: Run, vae: Vae, lesions: Lesions, config: VaeConfig) -> None:
-    """The loss on held-out images, with the full KL weight and always the same noise."""
-    if not run.is_main or lesions.val.empty:
-        return
-    with run.averaged_weights(), evaluating(vae):
-        found = []
-        for images, labels, draws in validation_batches(lesions, config, run.accelerator.device):
-            mse, kl = losses(vae, images, labels, draws, config.latent_dim)
-            found.append(mse + config.kl_weight * kl)
-        keep_best(run, "val_loss", float(torch.cat(found).mean()), lambda folder: vae.save_pretrained(folder / "vae"))
-
-
-def _save_reconstructions(run: Run, vae: Vae, lesions: Lesions, config: VaeConfig, lpips: nn.Module | None) -> None:
+def _save_reconstructions(training: FromScratch, vae: Vae, lpips: nn.Module | None) -> None:
     """`reconstructions.json` (scores of held-out images), and pictures of them and of latents between two."""
-    if lesions.val.empty:
+    if training.lesions.val.empty:
         return
+    folder = training.run.output_dir
     with evaluating(vae):
         originals, decoded, latents, classes = [], [], [], []
-        for images, labels, _ in validation_batches(lesions, config, run.accelerator.device):
+        for images, labels, _ in training.held_out():
             mean, _ = vae.encode(images, labels)
             originals.append(to_uint8(images).cpu())
             decoded.append(to_uint8(vae.decode(mean, labels)).cpu())
             latents.append(mean)
             classes.append(labels)
         real, again, z, y = map(torch.cat, (originals, decoded, latents, classes))
-        known = lesions.val[lesions.val["dx"].isin(lesions.classes)] if lesions.classes else lesions.val
-        shown = choose(known["image_id"], 32, config.seed, known["lesion_id"], known["dx"], "turns")
+        table = training.lesions.val_of_classes
+        shown = choose(table["image_id"], 32, training.config.seed, table["lesion_id"], table["dx"], "turns")
         pairs = torch.stack([real[shown], again[shown]], dim=1).flatten(0, 1)
-        save_grid(pairs, run.output_dir / "samples" / "reconstructions.png", columns=8)
+        save_grid(pairs, folder / "samples" / "reconstructions.png", columns=8)
         share = torch.linspace(0, 1, 8, device=z.device)[:, None]
         ends = list(zip(shown[::4], shown[1::4], strict=False))
         rows = [vae.decode((1 - share) * z[i] + share * z[j], y[i].expand(8)) for i, j in ends]
         if rows:
-            save_grid(to_uint8(torch.cat(rows)), run.output_dir / "samples" / "interpolations.png", columns=8)
+            save_grid(to_uint8(torch.cat(rows)), folder / "samples" / "interpolations.png", columns=8)
     scores = similarities(real, again, lpips)
-    found = {name: {"mean": float(np.mean(v)), "std": float(np.std(v))} for name, v in scores.items()}
-    write_json(run.output_dir / "reconstructions.json", {"images": len(real), **found})
+    spread = {name: {"mean": float(np.mean(v)), "std": float(np.std(v))} for name, v in scores.items()}
+    write_json(folder / "reconstructions.json", {"images": len(real), **spread})

@@ -8,8 +8,8 @@ from PIL import Image
 
 from dermgen.config import InputError
 from dermgen.data.loading import to_uint8
-from dermgen.sampling import noise_scheduler
 from dermgen.stable_diffusion.files import native_size
+from dermgen.training.schedulers import noise_scheduler
 
 
 class StableDiffusionGenerator:

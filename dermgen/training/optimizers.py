@@ -7,7 +7,7 @@ from diffusers.optimization import get_scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from dermgen.settings.training import TrainConfig
+from dermgen.settings.training import AdversarialConfig, TrainConfig
 
 
 def adamw(parameters: Iterable[nn.Parameter], config: TrainConfig, **changes: float) -> Optimizer:
@@ -24,6 +24,15 @@ def adamw(parameters: Iterable[nn.Parameter], config: TrainConfig, **changes: fl
         "eps": config.adam_epsilon,
     }
     return kind(parameters, **(settings | changes))
+
+
+def adversarial(
+    generator: nn.Module, discriminator: nn.Module, config: AdversarialConfig
+) -> tuple[Optimizer, Optimizer]:
+    """The optimizer of a generator, and that of its discriminator, which may have a learning rate of its own."""
+    own = config.discriminator_learning_rate
+    rate = config.learning_rate if own is None else own
+    return adamw(generator.parameters(), config), adamw(discriminator.parameters(), config, lr=rate)
 
 
 def learning_rates(

@@ -8,9 +8,9 @@ import torch
 from small import config, train
 from torch import nn
 
-from dermgen.evaluate.monitoring import collapse_warning, monitor, sample_classes
+from dermgen.evaluate.monitoring import collapse_warning, monitor
 from dermgen.methods.dcgan import DcganDiscriminator, DcganGenerator, build
-from dermgen.training.from_scratch import read_lesions
+from dermgen.training.lesions import read_lesions
 
 
 def test_the_generator_is_the_papers():
@@ -102,7 +102,7 @@ def test_a_collapsed_generator_is_told_and_a_varied_one_is_not(tested_dir, tmp_p
     settings = config("dcgan", tested_dir, tmp_path, monitor_samples=16)
     lesions = read_lesions(settings)
     held_out = monitor(lesions.val, settings, Accelerator(cpu=True))
-    classes = sample_classes(lesions, settings)
+    classes = lesions.held_out_labels(True, 16)
     assert len(classes) == 16
     from dermgen.data.loading import LesionSet
 

@@ -20,7 +20,7 @@ from dermgen.data import manifest
 from dermgen.evaluate.memorization import AuditConfig, audit
 from dermgen.filtering import FilterConfig, filter_images
 from dermgen.generate import GenerateConfig, generate
-from dermgen.training.from_scratch import read_lesions
+from dermgen.training.lesions import read_lesions
 
 ROOT = Path(__file__).parents[2]
 GANS = ["dcgan", "stylegan2", "cyclegan"]

@@ -8,22 +8,19 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from small import config, train
 
-from dermgen.methods import stylegan2
-from dermgen.methods.stylegan2 import (
-    AdaptiveAugmentation,
+from dermgen.methods.stylegan2 import steps
+from dermgen.methods.stylegan2.generation import StyleGan2Generator
+from dermgen.methods.stylegan2.networks import (
     EqualizedConv,
     EqualizedLinear,
     ModulatedConv,
-    PathLengthPenalty,
     StyleDiscriminator,
-    StyleGan2Generator,
     StyleGenerator,
-    draw_styles,
     low_pass,
     minibatch_deviation,
-    track_mean_style,
     upsample,
 )
+from dermgen.methods.stylegan2.steps import AdaptiveAugmentation, PathLengthPenalty, draw_styles, track_mean_style
 from dermgen.training.draws import Draws
 
 
@@ -224,13 +221,13 @@ def test_spectral_normalisation_of_the_discriminator_holds_every_convolution():
 
 def test_the_wgan_recipe_updates_its_critic_n_times_a_step_with_images_of_its_own(manifest_dir, tmp_path, monkeypatch):
     seen = []
-    real = stylegan2.gradient_penalty
+    real = steps.gradient_penalty
 
     def spy(critic, images, fake, share):
         seen.append(images.clone())
         return real(critic, images, fake, share)
 
-    monkeypatch.setattr(stylegan2, "gradient_penalty", spy)
+    monkeypatch.setattr(steps, "gradient_penalty", spy)
     settings = {"loss": "wgan_gp", "n_critic": 3, "ada_target": None, "spectral_norm": True}
     settings |= {"r1_interval": 16, "path_length_interval": 4}
     train("stylegan2", manifest_dir, tmp_path / "run", max_train_steps=2, **settings)

@@ -7,8 +7,9 @@ import torch
 from small import config, train
 from torch.distributions import Normal, kl_divergence
 
-from dermgen.methods.vae import Vae, VaeGenerator, build, kl_to_standard_normal, kl_weight, losses
+from dermgen.methods.vae import Vae, VaeGenerator, build, kl_weight, losses
 from dermgen.training.draws import Draws
+from dermgen.training.variational import kl_to_standard_normal
 
 
 def test_the_kl_divergence_is_pytorchs():
