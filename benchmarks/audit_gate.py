@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 
 from dermgen.evaluate import verdict
-from dermgen.evaluate.memorization import MIN_THRESHOLD, AuditConfig
+from dermgen.evaluate.audit import MIN_THRESHOLD, AuditConfig
 
 HELD_OUT = (50, 60, 100, 200, 300, 600, 3000)
 SYNTHETIC, PLANTED = 500, 15

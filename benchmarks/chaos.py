@@ -371,7 +371,7 @@ def main() -> None:
     inputs.mkdir(parents=True)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         import dermgen.classify.study
-        import dermgen.evaluate.memorization
+        import dermgen.evaluate.audit
         import dermgen.methods.dreambooth
         import dermgen.methods.stylegan2
         import dermgen.publish.after_training

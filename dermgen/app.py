@@ -18,7 +18,7 @@ from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
 from dermgen.data.phantom import SITES
 from dermgen.evaluate import features, images
-from dermgen.evaluate.memorization import Neighbours
+from dermgen.evaluate.neighbours import Neighbours
 from dermgen.generate import generate
 from dermgen.labels import HAM10000, from_labels
 from dermgen.models import GenerateConfig, find_model

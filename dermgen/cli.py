@@ -66,7 +66,7 @@ def audit(argv):
     from dermgen.settings.evaluate import AuditConfig
 
     config = parse(AuditConfig, argv)
-    from dermgen.evaluate.memorization import audit
+    from dermgen.evaluate.audit import audit
 
     result = audit(config)
     if not result.passed:

@@ -1,5 +1,6 @@
 """`dermgen filter`: keep the best share of a synthetic set, and say what that costs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +48,7 @@ def filter_images(config: FilterConfig) -> Filtered:
         return features.features(extractor, table, accelerator, config.batch_size, cache_dir=config.cache_dir)
 
     extractor = features.load(config.extractor, accelerator.device)
-    if config.scorer == "classifier":
-        quality, revision = _agreement(config.run, synthetic, held_out, embed, accelerator)
-    elif config.scorer == "discriminator":
-        quality, revision = _realness(config, synthetic, held_out, accelerator.device)
-    else:
-        if train.empty:
-            raise InputError(f"{config.real} has no train split, which --scorer features compares with")
-        _refuse_if_seen(extractor.trained_on, held_out, extractor.name)
-        revision = extractor.revision
-        quality = _nearness(synthetic, train, lambda table: embed(extractor, table).features)
+    quality, revision = _quality(config, synthetic, train, held_out, extractor, embed, accelerator)
     claim_together(accelerator, folder, config)
     kept = choose(quality, synthetic["dx"].to_numpy(), config.keep, config.threshold)
     if not kept.any():
@@ -102,6 +94,26 @@ def _write(
     groups = {"kept": quality[kept], "dropped": quality[~kept]} if not kept.all() else {"kept": quality}
     plots.histogram(folder / "plots" / "quality.png", "Quality score", result.scorer, groups)
     _sheet(synthetic, quality, kept, folder / "sheets" / "kept_and_dropped.png")
+
+
+def _quality(
+    config: FilterConfig,
+    synthetic: pd.DataFrame,
+    train: pd.DataFrame,
+    held_out: pd.DataFrame,
+    extractor: features.Extractor,
+    embed: Callable[[features.Extractor, pd.DataFrame], features.FeatureSet],
+    accelerator: Accelerator,
+) -> tuple[np.ndarray, str]:
+    """The quality of each synthetic image by the config's scorer, (N,), and that scorer's revision."""
+    if config.scorer == "classifier":
+        return _agreement(config.run, synthetic, held_out, embed, accelerator)
+    if config.scorer == "discriminator":
+        return _realness(config, synthetic, held_out, accelerator.device)
+    if train.empty:
+        raise InputError(f"{config.real} has no train split, which --scorer features compares with")
+    _refuse_if_seen(extractor.trained_on, held_out, extractor.name)
+    return _nearness(synthetic, train, lambda table: embed(extractor, table).features), extractor.revision
 
 
 def choose(quality: np.ndarray, labels: np.ndarray, keep: float, threshold: float | None) -> np.ndarray:

@@ -8,8 +8,8 @@ from pathlib import Path
 import small
 
 from dermgen.data import manifest
+from dermgen.evaluate.audit import AuditConfig, audit
 from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
-from dermgen.evaluate.memorization import AuditConfig, audit
 from dermgen.generate import generate
 from dermgen.models import GenerateConfig
 

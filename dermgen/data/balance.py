@@ -1,6 +1,6 @@
 """Are splits alike: the largest difference between them in each known column, and whether chance explains it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -50,22 +50,8 @@ def compare(table: pd.DataFrame, groups: Sequence[int], seed: int) -> list[dict]
         """Of (P, G) splits of the groups what each holds: for each block (P, splits, values)."""
         return np.split(np.stack([(splits == k) @ holds for k in range(len(names))], axis=1), ends, axis=2)
 
-    def unlike(counts: list[np.ndarray]) -> np.ndarray:
-        images, *of_columns = counts
-        size = (per_split * (images[..., 0] / per_split - len(table) / len(split)) ** 2).sum(axis=1)
-        expected = [images * part.sum(axis=1, keepdims=True) / len(table) for part in of_columns]
-        chi2 = [((part - e) ** 2 / e).sum(axis=(1, 2)) for part, e in zip(of_columns, expected, strict=True)]
-        return np.stack([size, *chi2], axis=1)
-
+    p = _permutation_p(split, stratum, lambda splits: _unlikeness(count(splits), per_split), seed)
     counts = count(split[None])
-    rng, within, at_once = np.random.default_rng(seed), np.argsort(stratum, kind="stable"), 2**20 // len(split) + 1
-    observed, as_unlike = unlike(counts) * (1 - 1e-9), 1
-    for start in range(0, PERMUTATIONS, at_once):
-        order = rng.random((min(at_once, PERMUTATIONS - start), len(split)))
-        permuted = np.empty(order.shape, split.dtype)
-        permuted[:, within] = split[np.argsort(order + stratum, axis=1)]
-        as_unlike = as_unlike + (unlike(count(permuted)) >= observed).sum(axis=0)
-    p = as_unlike / (1 + PERMUTATIONS)
     sums = [part[0] for part in counts]
     found = [("images a group", "", sums[0][:, 0] / per_split)]
     for (column, values), part in zip(known.items(), sums[1:], strict=True):
@@ -83,6 +69,42 @@ def compare(table: pd.DataFrame, groups: Sequence[int], seed: int) -> list[dict]
         }
         for (column, value, numbers), alone, corrected in zip(found, p, holm(p), strict=True)
     ]
+
+
+def _unlikeness(counts: list[np.ndarray], per_split: np.ndarray) -> np.ndarray:
+    """How unlike the splits are, (P, columns): variance of the groups' size, then chi-squared of each column.
+
+    Args:
+        counts: images, (P, splits, 1), then images of each value of a column, (P, splits, values).
+        per_split: groups in each split.
+    """
+    images, *of_columns = counts
+    total = images[0].sum()
+    size = (per_split * (images[..., 0] / per_split - total / per_split.sum()) ** 2).sum(axis=1)
+    expected = [images * part.sum(axis=1, keepdims=True) / total for part in of_columns]
+    chi2 = [((part - e) ** 2 / e).sum(axis=(1, 2)) for part, e in zip(of_columns, expected, strict=True)]
+    return np.stack([size, *chi2], axis=1)
+
+
+def _permutation_p(
+    split: np.ndarray, stratum: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int
+) -> np.ndarray:
+    """P-values of each column of `statistic`: how often a permutation within strata is at least as unlike.
+
+    Args:
+        split: (G,) of each group.
+        stratum: (G,) whole numbers.
+        statistic: of (P, G) splits, (P, columns).
+        seed: of the permutations.
+    """
+    rng, within, at_once = np.random.default_rng(seed), np.argsort(stratum, kind="stable"), 2**20 // len(split) + 1
+    observed, as_unlike = statistic(split[None]) * (1 - 1e-9), 1  # equal ones may differ by rounding
+    for start in range(0, PERMUTATIONS, at_once):
+        order = rng.random((min(at_once, PERMUTATIONS - start), len(split)))
+        permuted = np.empty(order.shape, split.dtype)
+        permuted[:, within] = split[np.argsort(order + stratum, axis=1)]
+        as_unlike = as_unlike + (statistic(permuted) >= observed).sum(axis=0)
+    return as_unlike / (1 + PERMUTATIONS)
 
 
 def as_lines(differences: Sequence[dict]) -> list[str]:

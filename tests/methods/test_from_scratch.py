@@ -17,7 +17,7 @@ from small import METHODS, colours, config, train
 from dermgen import runs
 from dermgen.config import InputError
 from dermgen.data import manifest
-from dermgen.evaluate.memorization import AuditConfig, audit
+from dermgen.evaluate.audit import AuditConfig, audit
 from dermgen.filtering import FilterConfig, filter_images
 from dermgen.generate import GenerateConfig, generate
 from dermgen.training.lesions import read_lesions

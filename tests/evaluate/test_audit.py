@@ -19,8 +19,9 @@ from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 from dermgen.data.prepare import PrepareConfig, prepare
-from dermgen.evaluate import images, memorization, products
-from dermgen.evaluate.memorization import AuditConfig, audit
+from dermgen.evaluate import audit as audit_module
+from dermgen.evaluate import images, neighbours, products
+from dermgen.evaluate.audit import AuditConfig, audit
 from dermgen.evaluate.verdict import chance_of_alarms, judge
 
 
@@ -190,7 +191,7 @@ def test_an_audit_that_is_not_passed_ends_the_command_with_its_own_status(
     verdict, status, told, real_dir, planted, tmp_path, monkeypatch, capsys
 ):
     manifest.write_view(manifest.read(planted).tail(16), planted, tmp_path / "s")
-    monkeypatch.setattr(memorization, "judge", lambda *_: verdict)
+    monkeypatch.setattr(audit_module, "judge", lambda *_: verdict)
     flags = f"--real {real_dir} --synthetic {tmp_path / 's'} --output_dir {tmp_path / 'a'} --candidates 2"
     with pytest.raises(SystemExit) as ended:
         cli.audit(flags.split())
@@ -266,14 +267,14 @@ def test_faiss_gives_the_same_answers_on_a_small_set():
     rng = np.random.default_rng(0)
     base, queries = rng.normal(size=(900, 16)).astype(np.float32), rng.normal(size=(50, 16)).astype(np.float32)
     exact, ours = products.nearest(queries, base, 3)
-    near, theirs = memorization.approximate_nearest(queries, base, 3)
+    near, theirs = neighbours.approximate_nearest(queries, base, 3)
     np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_allclose(exact, near, rtol=1e-3)
 
 
 def test_the_index_is_chosen_by_size():
-    assert not memorization.use_faiss("auto", 100_000)
-    assert not memorization.use_faiss("exact", 10**7)
+    assert not neighbours.use_faiss("auto", 100_000)
+    assert not neighbours.use_faiss("exact", 10**7)
 
 
 def test_orientations_of_features_and_of_thumbnails_are_the_same_turns():

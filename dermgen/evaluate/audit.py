@@ -1,10 +1,8 @@
 """`dermgen audit`: does a synthetic set copy training images? Nearest neighbours, calibrated on held-out lesions."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
@@ -14,22 +12,17 @@ from dermgen import plots, statistics
 from dermgen.blocks import for_terminal
 from dermgen.config import InputError
 from dermgen.data import comparable, manifest, preprocess
-from dermgen.data.duplicates import aligned_correlation, orient
+from dermgen.data.duplicates import orient
 from dermgen.data.sheets import contact_sheet
-from dermgen.evaluate import features, images, products
+from dermgen.evaluate import features, images
+from dermgen.evaluate.neighbours import Neighbours, closest, thumbnails, use_faiss
 from dermgen.evaluate.verdict import RARE, chance_of_alarms, judge
 from dermgen.results.audit import PASSED, Audit, ExactCopy, MedianDistance, Rate
 from dermgen.results.common import ImageSet, write
 from dermgen.settings.evaluate import AuditConfig
 from dermgen.training.processes import claim_together
 
-THUMBNAIL = 128
-COARSE_SCALES = (1, 0.95, 0.9, 0.85, 0.8, 1.06)
-FINE_STEPS = (-0.03, -0.015, 0, 0.015, 0.03)
-MIN_CONTRAST = 2.0  # standard deviation of grey levels, of 255
 MIN_THRESHOLD = 0.02  # blurred or recompressed copies come within this distance
-CLEARLY_DIFFERENT = 0.4  # no finer alignment makes such a pair a copy
-EXACT_UP_TO = 100_000
 MIN_HELD_OUT = 50  # fewer say nothing of how near an honest image may come
 
 
@@ -183,48 +176,6 @@ def _write(compared: Comparison, result: Audit, synthetic_dir: Path, folder: Pat
     plots.histogram(folder / "plots" / "distances.png", title, label, groups, compared.threshold)
 
 
-class Neighbours:
-    """The training images, and which of them comes nearest to an image.
-
-    Args:
-        train: rows of a manifest with `path`.
-        extractor: proposes candidates.
-        accelerator: its processes share the work.
-        candidates: that are compared pixel by pixel.
-        use_index: search them with faiss.
-        batch_size: images at a time.
-        cache_dir: of features.
-    """
-
-    def __init__(
-        self,
-        train: pd.DataFrame,
-        extractor: features.Extractor,
-        accelerator: Accelerator,
-        candidates: int = 8,
-        use_index: bool = False,
-        batch_size: int = 256,
-        cache_dir: str | None = None,
-    ):
-        self.extractor, self.accelerator, self.use_index = extractor, accelerator, use_index
-        self.batch_size, self.cache_dir = batch_size, cache_dir
-        self.candidates = min(candidates, len(train))
-        self.base = features.features(extractor, train, accelerator, batch_size, cache_dir=cache_dir).features
-        self.thumbnails = _thumbnails(train)
-
-    def nearest(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What `closest` gives for the images of `table`, rows being those of the training images."""
-        hashes = features.content_hashes(table)
-        turns = [
-            features.features(
-                self.extractor, table, self.accelerator, self.batch_size, k, self.cache_dir, hashes
-            ).features
-            for k in range(8)
-        ]
-        which, turn = _candidates(turns, self.base, self.candidates, self.use_index)
-        return closest(_thumbnails(table), self.thumbnails, which, turn)
-
-
 def _moved(synthetic: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
     """Distance of each image from the real one that it was made from, (N,); NaN where there is none."""
     row_of = {image_id: i for i, image_id in enumerate(real["image_id"])}
@@ -234,7 +185,7 @@ def _moved(synthetic: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
     distance = np.full(len(synthetic), np.nan)
     if len(made):
         used, which = np.unique(source[made], return_inverse=True)
-        queries, base = _thumbnails(synthetic.iloc[made]), _thumbnails(real.iloc[used])
+        queries, base = thumbnails(synthetic.iloc[made]), thumbnails(real.iloc[used])
         distance[made], _, _ = closest(queries, base, which[:, None], np.zeros((len(made), 1), int))
     return distance
 
@@ -255,114 +206,6 @@ def _calibrated(usual: np.ndarray, held_out: pd.DataFrame, config: AuditConfig) 
             "be told: split it with `dermgen prepare`, which joins near-duplicates, or raise --false_alarms"
         )
     return threshold
-
-
-def use_faiss(index: str, size: int) -> bool:
-    """Whether the approximate index is used for a base of this size.
-
-    Raises:
-        InputError: if it is, and faiss is not installed.
-    """
-    if index == "exact" or (index == "auto" and size <= EXACT_UP_TO):
-        return False
-    try:
-        import faiss  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"{size:,} training images are searched with faiss: pip install 'dermgen[faiss]', or --index exact (slower)"
-        ) from error
-    return True
-
-
-def approximate_nearest(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """`products.nearest` by faiss: cells of similar images, of which the nearest 64 are searched."""
-    import faiss
-
-    cells = max(1, min(4096, int(np.sqrt(len(base)))))
-    index = faiss.index_factory(base.shape[1], f"IVF{cells},Flat")
-    base = np.ascontiguousarray(base, np.float32)
-    index.train(base)
-    index.add(base)
-    index.nprobe = 64
-    return index.search(np.ascontiguousarray(queries, np.float32), k)
-
-
-def closest(
-    queries: np.ndarray, base: np.ndarray, which: np.ndarray, turn: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each query's candidates the one that it matches best pixel by pixel.
-
-    All candidates are aligned at half the size; the best one again at full size and in finer steps of scale, so that
-    a copy is not held apart from its source by a fraction of a pixel.
-
-    Args:
-        queries: uint8 (M, 128, 128) grey thumbnails.
-        base: uint8 (N, 128, 128).
-        which: (M, K) rows of `base`.
-        turn: (M, K) the orientation of the query in which the candidate was found.
-
-    Returns:
-        (M,) distances, 1 - the correlation of aligned fine structure, in [0, 2], NaN for a query without structure;
-        (M,) rows of `base`; (M,) the query's orientation.
-    """
-    small = np.stack([_half(image) for image in base])
-
-    def best(i: int) -> tuple[float, int, int]:
-        half = _half(queries[i])
-        if half.std() < MIN_CONTRAST:  # it would correlate with everything, or nothing
-            return np.nan, int(which[i, 0]), 0
-        found = [
-            (
-                aligned_correlation(np.ascontiguousarray(orient(half, t)), small[j], 0.7, 6, [scale]),
-                scale,
-                int(j),
-                int(t),
-            )
-            for j, t in zip(which[i], turn[i], strict=True)
-            for scale in COARSE_SCALES
-            if small[j].std() >= MIN_CONTRAST
-        ]
-        correlation, scale, j, t = max(found, default=(0.0, 1, int(which[i, 0]), 0))
-        if correlation > 1 - CLEARLY_DIFFERENT:
-            turned = np.ascontiguousarray(orient(queries[i], t))
-            scales = [scale + step for step in FINE_STEPS]
-            correlation = max(correlation, aligned_correlation(turned, base[j], 1.4, 12, scales))
-        return 1 - correlation, j, t
-
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # many small jobs: one thread each is faster than all threads on each
-    try:
-        with ThreadPoolExecutor() as pool:
-            found = list(pool.map(best, range(len(queries))))
-    finally:
-        cv2.setNumThreads(threads)
-    distances, rows, turns = zip(*found, strict=True)
-    return np.array(distances), np.array(rows), np.array(turns)
-
-
-def _half(image: np.ndarray) -> np.ndarray:
-    return cv2.resize(image, (THUMBNAIL // 2, THUMBNAIL // 2), interpolation=cv2.INTER_AREA)
-
-
-def _candidates(turns: list[np.ndarray], base: np.ndarray, k: int, faiss: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest training images over 8 orientations of each query: rows of `base`, and the orientations, (M, k)."""
-    search = approximate_nearest if faiss else products.nearest
-    found = [search(np.asarray(queries), base, k) for queries in turns]
-    distances = np.concatenate([d for d, _ in found], axis=1)
-    which = np.concatenate([w for _, w in found], axis=1)
-    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(which, order, 1), order // k
-
-
-def _thumbnails(table: pd.DataFrame) -> np.ndarray:
-    """Grey pictures, uint8 (N, 128, 128)."""
-    dataset = images.pixel_set(table, THUMBNAIL)
-
-    def grey(i: int) -> np.ndarray:
-        return cv2.cvtColor(dataset[i]["pixels"].permute(1, 2, 0).numpy(), cv2.COLOR_RGB2GRAY)
-
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(grey, range(len(table)))))
 
 
 def _rate(copies: np.ndarray) -> dict:
