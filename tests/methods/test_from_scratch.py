@@ -180,7 +180,7 @@ def test_a_discriminator_filters(name, trained, tested_dir, synthetic_dir, tmp_p
         kept = part["kept"] == "true"
         if kept.any() and (~kept).any():
             assert scores[part.index[kept]].min() >= scores[part.index[~kept]].max()
-    assert found["scorer"] == f"discriminator {run}"
+    assert found.scorer == f"discriminator {run}"
 
 
 @pytest.mark.parametrize("name", GANS)
@@ -228,9 +228,9 @@ def test_an_audit_says_how_far_a_translation_moved(trained, tested_dir, tmp_path
         )
     )  # fmt: skip
     table = pd.read_csv(tmp_path / "audit" / "audit.csv")
-    assert found["drawn_over_real"] == 4
+    assert found.drawn_over_real == 4
     assert table["source_distance"].notna().all()
-    assert found["median_source_distance"] == pytest.approx(table["source_distance"].median(), abs=1e-4)
+    assert found.median_source_distance == pytest.approx(table["source_distance"].median(), abs=1e-4)
 
 
 SETTINGS = {
@@ -498,6 +498,6 @@ def test_a_gan_without_classes_filters_what_it_drew(tested_dir, tmp_path):
             scorer="discriminator", run=str(tmp_path / "run"), extractor="pixels", keep=0.5,
         )
     )  # fmt: skip
-    assert (found["n"], found["kept"]) == (20, 10)
-    assert "recall" in found["cost"]["kept"]
+    assert (found.n, found.kept) == (20, 10)
+    assert "recall" in found.cost["kept"]
     assert (tmp_path / "kept" / "sheets" / "kept_and_dropped.png").exists()
