@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,14 @@ REGULAR = (".md", ".json", ".yaml", ".txt", ".gitattributes")
 with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     PORT = probe.getsockname()[1]  # free, for the life of the process
+
+
+class _Server(ThreadingHTTPServer):
+    """Without a traceback for a client that was killed, as some tests do."""
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 @dataclass
@@ -49,7 +58,7 @@ class Hub:
     """The state of the server, and the switches of a test."""
 
     def __init__(self, port: int):
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        self.server = _Server(("127.0.0.1", port), _handler(self))
         self.server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{port}"
         self.reset()
