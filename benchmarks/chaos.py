@@ -108,7 +108,7 @@ def make_inputs(inputs: Path) -> None:
     from diffusers import AutoencoderKL
 
     from dermgen.data import manifest
-    from dermgen.stable_diffusion.pipeline import build_pipeline
+    from dermgen.stable_diffusion.small import build_pipeline
 
     def dermgen(line: str) -> None:
         run_dermgen(line.format(inputs=inputs).split())

@@ -25,7 +25,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from dermgen.data.phantom import draw_lesion
-from dermgen.stable_diffusion.pipeline import build_pipeline
+from dermgen.stable_diffusion.small import build_pipeline
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = "a vascular lesion", "a nevus"

@@ -25,9 +25,9 @@ from dermgen.config import InputError
 from dermgen.data import captions, duplicates, manifest, preprocess
 from dermgen.data.loading import folder_examples
 from dermgen.data.subsets import choose
-from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.publish import hub
 from dermgen.settings.doctor import DoctorConfig
+from dermgen.settings.dreambooth import DreamboothConfig
 from dermgen.settings.training import TrainConfig
 
 PACKAGES = "dermgen torch torchvision diffusers transformers accelerate peft datasets huggingface-hub".split()
@@ -228,7 +228,7 @@ def _memory(settings: DreamboothConfig, numbers: dict[str, int]) -> Line:
     """What weights, gradients and AdamW take, by arithmetic; activations come on top and are measured by the step."""
     half = 2 if settings.mixed_precision in ("fp16", "bf16") else 4
     trained = 0
-    if not isinstance(settings, DreamboothLoraConfig):
+    if settings.adapters is None:
         trained = numbers.get("unet", 0) + (numbers.get("text_encoder", 0) if settings.train_text_encoder else 0)
     frozen = sum(numbers.values()) - trained - numbers.get("safety_checker", 0)
     moments = 2 if settings.use_8bit_adam else 8

@@ -19,7 +19,7 @@ from dermgen.data.subsets import choose
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.sampling import ImageGenerator, class_indices
 from dermgen.settings.generate import GRID_FIELDS, GenerateConfig
-from dermgen.stable_diffusion import files
+from dermgen.stable_diffusion import files, weight_files
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator, native_resolution
 from dermgen.stable_diffusion.inputs import check_prompts, cut_texts
 from dermgen.stable_diffusion.pipeline import load_adapter, load_pipeline
@@ -105,7 +105,7 @@ class StableDiffusionModel:
         path = Path(config.model)
         self.adapter = path if path.suffix == ".safetensors" else path / LORA_FILE
         if self.adapter.is_file():
-            files.adapted_layers(self.adapter)  # whatever else it is, is said first
+            weight_files.adapted_layers(self.adapter)  # whatever else it is, is said first
             self.base = config.base_model or self._base()
             self.variant = config.variant or (None if config.base_model else self._setting("variant"))
         elif path.is_dir() and (path / "config.yaml").exists() and not (path / "model_index.json").exists():
@@ -147,7 +147,7 @@ class StableDiffusionModel:
             return
         self.base_checked = True
         shapes = [files.part_shapes(folder, part, self.variant) for part in ("unet", "text_encoder")]
-        files.check_adapter(self.adapter, self.base, *shapes)
+        weight_files.check_adapter(self.adapter, self.base, *shapes)
         hashed = known or self.config.base_model
         self.base_sha256 = files.base_sha256(folder, self.variant) if hashed else ""
         if known and self.base_sha256 != known:

@@ -5,19 +5,23 @@ for researchers who may not start from pictures of the internet.
 """
 
 from pathlib import Path
+from typing import Any
 
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from dermgen.data import captions, manifest, trained_on
 from dermgen.job import claim_folder
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.methods import autoencoder, dreambooth
+from dermgen.settings.autoencoder import AutoencoderConfig
+from dermgen.settings.dreambooth import DreamboothConfig
 from dermgen.settings.tiny import TinyConfig
-from dermgen.stable_diffusion.pipeline import build_pipeline, load_pipeline
+from dermgen.stable_diffusion.pipeline import load_pipeline
+from dermgen.stable_diffusion.small import build_pipeline
 
 
 def train_tiny(config: TinyConfig) -> Path:
-    """Train both stages, or go on with them, and save the pipeline in `output_dir`.
+    """Train both stages, or resume them, and save the pipeline in `output_dir`.
 
     Raises:
         InputError: for an unknown class, a missing manifest, or the folder of another job.
@@ -25,12 +29,11 @@ def train_tiny(config: TinyConfig) -> Path:
     folder = Path(config.output_dir)
     claim_folder(folder, config)
     stages = folder / "stages"
-    exclude = config.exclude_classes
     shared = {
         "data_dir": config.data_dir,
         "resolution": config.resolution,
         "seed": config.seed,
-        "exclude_classes": exclude,
+        "exclude_classes": config.exclude_classes,
         "mixed_precision": config.mixed_precision,
         "report_to": config.report_to,
         "checkpoints_total_limit": 1,
@@ -38,53 +41,60 @@ def train_tiny(config: TinyConfig) -> Path:
         "lr_warmup_steps": 20,
     }
     if not (stages / "initial" / "model_index.json").exists():
-        autoencoder.train(
-            autoencoder.AutoencoderConfig(
-                output_dir=str(stages / "autoencoder"),
-                channels=config.autoencoder_channels,
-                latent_channels=config.latent_channels,
-                train_batch_size=config.autoencoder_batch_size,
-                max_train_steps=config.autoencoder_steps,
-                learning_rate=1e-3,
-                kl_weight=3e-3,  # far above 1e-6, which leaves the latents of a short training unbounded
-                **shared,
-            )
-        )
-        vae = AutoencoderKL.from_pretrained(stages / "autoencoder" / "vae")
-        pipeline = build_pipeline(
-            vae,
-            _vocabulary(config),
-            sample_size=config.resolution // 2 ** (len(vae.config.block_out_channels) - 1),
-            channels=tuple(config.unet_channels or (64, 128, 192)),
-            text_width=config.text_width,
-            seed=config.seed,
-        )
-        pipeline.save_pretrained(stages / "initial")
+        autoencoder.train(_autoencoder_settings(config, stages / "autoencoder", shared))
+        _initial_pipeline(config, stages / "autoencoder" / "vae").save_pretrained(stages / "initial")
     trained_on.pass_on(stages / "autoencoder", stages / "initial")
-    table = manifest.read(config.data_dir)
-    shown = [c for c in dict.fromkeys(sorted(table["dx"])) if c and c not in (exclude or ())]
-    dreambooth.train(
-        dreambooth.DreamboothConfig(
-            output_dir=str(stages / "text_to_image"),
-            pretrained_model_name_or_path=str(stages / "initial"),
-            train_text_encoder=True,
-            max_images_per_class=config.max_images_per_class,
-            train_batch_size=config.unet_batch_size,
-            max_train_steps=config.unet_steps,
-            learning_rate=config.unet_learning_rate,
-            ema_decay=0.995,
-            caption_dropout=0.1,
-            random_flip=True,
-            validation_prompt=[_short_caption(table, c, from_labels(table["dx"])) for c in shown],
-            validation_guidance_scale=3.0,
-            validation_steps=max(1, config.unet_steps // 3),
-            **shared,
-        )
-    )
+    dreambooth.train(_text_to_image_settings(config, stages, shared))
     load_pipeline(str(stages / "text_to_image")).save_pretrained(folder)
     trained_on.pass_on(stages / "text_to_image", folder)
     print(f"The pipeline is in {folder}, its samples in {stages / 'text_to_image' / 'samples'}")
     return folder
+
+
+def _autoencoder_settings(config: TinyConfig, folder: Path, shared: dict[str, Any]) -> AutoencoderConfig:
+    return AutoencoderConfig(
+        output_dir=str(folder),
+        channels=config.autoencoder_channels,
+        latent_channels=config.latent_channels,
+        train_batch_size=config.autoencoder_batch_size,
+        max_train_steps=config.autoencoder_steps,
+        learning_rate=1e-3,
+        kl_weight=3e-3,  # far above 1e-6, which leaves the latents of a short training unbounded
+        **shared,
+    )
+
+
+def _initial_pipeline(config: TinyConfig, vae_folder: Path) -> StableDiffusionPipeline:
+    vae = AutoencoderKL.from_pretrained(vae_folder)
+    return build_pipeline(
+        vae,
+        _vocabulary(config),
+        sample_size=config.resolution // 2 ** (len(vae.config.block_out_channels) - 1),
+        channels=tuple(config.unet_channels or (64, 128, 192)),
+        text_width=config.text_width,
+        seed=config.seed,
+    )
+
+
+def _text_to_image_settings(config: TinyConfig, stages: Path, shared: dict[str, Any]) -> DreamboothConfig:
+    table = manifest.read(config.data_dir)
+    shown = [c for c in dict.fromkeys(sorted(table["dx"])) if c and c not in (config.exclude_classes or ())]
+    return DreamboothConfig(
+        output_dir=str(stages / "text_to_image"),
+        pretrained_model_name_or_path=str(stages / "initial"),
+        train_text_encoder=True,
+        max_images_per_class=config.max_images_per_class,
+        train_batch_size=config.unet_batch_size,
+        max_train_steps=config.unet_steps,
+        learning_rate=config.unet_learning_rate,
+        ema_decay=0.995,
+        caption_dropout=0.1,
+        random_flip=True,
+        validation_prompt=[_short_caption(table, c, from_labels(table["dx"])) for c in shown],
+        validation_guidance_scale=3.0,
+        validation_steps=max(1, config.unet_steps // 3),
+        **shared,
+    )
 
 
 def _vocabulary(config: TinyConfig) -> list[str]:

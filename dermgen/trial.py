@@ -24,6 +24,7 @@ from dermgen.data.subsets import choose, subset
 from dermgen.generate import generate
 from dermgen.methods import cyclegan, dcgan, ddpm, dreambooth, stylegan2, vae
 from dermgen.models import GenerateConfig
+from dermgen.settings.dreambooth import DreamboothConfig
 from dermgen.settings.training import TrainConfig
 from dermgen.training.run_record import RunRecord
 
@@ -162,7 +163,7 @@ def sample(config: TrainConfig, folder: Path) -> None:
 
 def _asking(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """What is asked of `dermgen generate`: one image, in few steps."""
-    if isinstance(config, dreambooth.DreamboothConfig):
+    if isinstance(config, DreamboothConfig):
         return {"prompt": config.instance_prompt or "a skin lesion", "num_images": 1, "num_inference_steps": 2}
     if isinstance(config, cyclegan.CycleganConfig):
         return {"init_images": str(folder / "data_dir"), "num_images": 1}

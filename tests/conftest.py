@@ -26,7 +26,8 @@ from diffusers import AutoencoderKL
 from dermgen.data import manifest
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 from dermgen.data.prepare import PrepareConfig, prepare
-from dermgen.stable_diffusion.pipeline import build_pipeline, quiet_libraries
+from dermgen.stable_diffusion.pipeline import quiet_libraries
+from dermgen.stable_diffusion.small import build_pipeline
 
 ROOT = Path(__file__).parent.parent
 

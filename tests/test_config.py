@@ -14,9 +14,9 @@ import yaml
 from dermgen import settings
 from dermgen.config import InputError, option, parse, read_yaml, save, whole_file
 from dermgen.job import claim_folder, user_errors
-from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.settings.ddpm import DdpmConfig
 from dermgen.settings.doctor import TRAININGS, DoctorConfig
+from dermgen.settings.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.settings.evaluate import EvaluateConfig
 from dermgen.settings.generate import GenerateConfig
 from dermgen.settings.phantom import PhantomConfig

@@ -24,9 +24,9 @@ from dermgen.data import manifest
 from dermgen.data.loading import to_uint8, to_unit_range
 from dermgen.generate import GenerateConfig, generate
 from dermgen.methods import dreambooth
-from dermgen.methods.dreambooth import DreamboothLoraConfig
 from dermgen.models import class_counts
 from dermgen.sampling import Request, draw
+from dermgen.settings.dreambooth import DreamboothLoraConfig
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.pipeline import load_pipeline
 from dermgen.training.schedulers import check_steps

@@ -8,6 +8,7 @@ from dermgen import installation
 from dermgen.config import InputError
 from dermgen.doctor import _installation
 from dermgen.methods import dreambooth
+from dermgen.settings.dreambooth import DreamboothLoraConfig
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_a_version_that_dermgen_refuses_is_named_with_what_to_install(versions):
 
 def test_lora_on_the_text_encoder_is_refused_before_a_model_is_loaded_where_peft_is_too_old(versions, tmp_path):
     versions["peft"] = "0.19.0"
-    config = dreambooth.DreamboothLoraConfig(
+    config = DreamboothLoraConfig(
         pretrained_model_name_or_path="no/model", instance_data_dir=str(tmp_path), instance_prompt="a lesion",
         train_text_encoder=True, output_dir=str(tmp_path / "run"),
     )  # fmt: skip

@@ -12,9 +12,9 @@ from dermgen.config import parse
 from dermgen.methods.cyclegan import CycleganConfig
 from dermgen.methods.dcgan import DcganConfig
 from dermgen.methods.ddpm import DdpmConfig
-from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.methods.stylegan2 import Stylegan2Config
 from dermgen.methods.vae import VaeConfig
+from dermgen.settings.dreambooth import DreamboothConfig, DreamboothLoraConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "train_scripts" / "configs"

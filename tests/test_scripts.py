@@ -6,14 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from dermgen.config import parse
-from dermgen.methods import dreambooth
-from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
+from dermgen.settings.dreambooth import DreamboothConfig, DreamboothLoraConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -73,9 +71,8 @@ def test_every_option_of_diffusers_scripts_is_taken_with_its_default(kind, own, 
     plain = parse(kind, "--pretrained_model_name_or_path m --instance_data_dir i --instance_prompt p".split())
     for name, value in (DEFAULTS | defaults).items():
         assert getattr(plain, name) == value, name
-    of_seven_steps = SimpleNamespace(steps_per_epoch=lambda *sets: 7)
-    with_prompt = dataclasses.replace(plain, validation_prompt=["v"])
-    assert dreambooth._validation_steps(with_prompt, of_seven_steps, []) == validation_steps
+    assert dataclasses.replace(plain, validation_prompt=["v"]).validate_every(steps_per_epoch=7) == validation_steps
+    assert plain.validate_every(steps_per_epoch=7) is None
     precomputed = parse(
         kind,
         "--pretrained_model_name_or_path m --instance_data_dir i --instance_prompt p --pre_compute_text_embeddings".split(),

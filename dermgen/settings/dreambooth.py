@@ -1,7 +1,7 @@
 """Settings of `dreambooth.py` and `dreambooth_lora.py`: the options of diffusers' scripts, and ours."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from dermgen.config import InputError, option
 from dermgen.settings.training import TrainConfig
@@ -119,6 +119,29 @@ class DreamboothConfig(TrainConfig):
         if self.validation_steps is not None and self.validation_epochs is not None:
             raise InputError("give either --validation_steps or --validation_epochs")
 
+    @property
+    def adapters(self) -> dict[str, Any] | None:
+        """Of the LoRA adapters: the arguments of `LoraWeights`; None where all weights are trained."""
+        return None
+
+    @property
+    def encodes_prompts_once(self) -> bool:
+        """Whether the text encoder is asked before the training only."""
+        if self.pre_compute_text_embeddings is None:
+            return not self.train_text_encoder
+        return self.pre_compute_text_embeddings
+
+    def validate_every(self, steps_per_epoch: int) -> int | None:
+        """Optimizer steps between sample grids; None for no grids."""
+        if not self.validation_prompt:
+            return None
+        if self.validation_epochs:
+            return self.validation_epochs * steps_per_epoch
+        return self.validation_steps or self._default_validation_steps(steps_per_epoch)
+
+    def _default_validation_steps(self, steps_per_epoch: int) -> int:
+        return 100  # as diffusers' script for all weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class DreamboothLoraConfig(DreamboothConfig):
@@ -133,3 +156,16 @@ class DreamboothLoraConfig(DreamboothConfig):
     lora_dropout: float = option(0.0, "on the adapters' input", within="[0, 1)")
     use_dora: bool = option(False, "weight-decomposed adapters (DoRA)")
     lora_target_modules: list[str] | None = option(None, f"ends of UNet layer names; default {' '.join(UNET_TARGETS)}")
+
+    @property
+    def adapters(self) -> dict[str, Any]:
+        return {
+            "rank": self.rank,
+            "alpha": self.rank if self.lora_alpha is None else self.lora_alpha,
+            "dropout": self.lora_dropout,
+            "use_dora": self.use_dora,
+            "target_modules": self.lora_target_modules or UNET_TARGETS,
+        }
+
+    def _default_validation_steps(self, steps_per_epoch: int) -> int:
+        return 50 * steps_per_epoch  # as diffusers' script for LoRA

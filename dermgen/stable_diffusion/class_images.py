@@ -15,8 +15,11 @@ from dermgen.data.cache import hash_weights, key_of
 from dermgen.data.loading import Example, image_files
 from dermgen.data.subsets import choose
 from dermgen.sampling import Request, draw, is_whole, save_png
+from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.training.draws import derive_seed
+
+PRECISIONS = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def own_images(folder: Path) -> list[Path]:
@@ -30,13 +33,14 @@ def class_images(
     folder: Path,
     prompt: str,
     number: int,
+    base: BaseModel,
     pipeline: StableDiffusionPipeline,
     accelerator: Accelerator,
     batch_size: int,
     seed: int,
-    dtype: torch.dtype,
+    precision: str | None = None,
     resumed: bool = False,
-) -> tuple[list[Example], bool]:
+) -> list[Example]:
     """`number` class images; all processes draw the missing ones together.
 
     They have the size that the model was made for, whatever the training's: at another size it draws broken images,
@@ -46,19 +50,18 @@ def class_images(
         folder: of class images, made if it is missing.
         prompt: of the class.
         number: of images wanted.
-        pipeline: the base model in float32, before anything of it is trained.
+        base: the base model.
+        pipeline: of the base model in float32, before anything of it is trained; it is so again afterwards.
         accelerator: each process draws its share.
         batch_size: images drawn at a time and process.
         seed: of the drawn images.
-        dtype: precision of drawing; the pipeline is left in it.
+        precision: of drawing, one of `PRECISIONS`; default fp16 on a GPU, else fp32.
         resumed: whether the run has trained on class images already.
-
-    Returns:
-        The images, and whether the pipeline was used, and so rounded if `dtype` is not float32.
 
     Raises:
         InputError: if a resumed run would be given other class images than it was begun with.
     """
+    dtype = PRECISIONS[precision or ("fp16" if accelerator.device.type in ("cuda", "xpu") else "fp32")]
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()
@@ -85,7 +88,9 @@ def class_images(
         rank, ranks = accelerator.process_index, accelerator.num_processes
         draw(generator, requests, _save, batch_size, rank, ranks, "class images")
         accelerator.wait_for_everyone()
-    return [Example(str(path), prompt, path.stem) for path in [*own, *(r.path for r in requests)]], missing
+        if dtype != torch.float32:
+            base.restore(pipeline, "unet", "vae", "text_encoder")
+    return [Example(str(path), prompt, path.stem) for path in [*own, *(r.path for r in requests)]]
 
 
 def _is_drawn(path: Path) -> bool:

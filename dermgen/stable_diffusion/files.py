@@ -1,9 +1,8 @@
-"""What a model's folder or file is, by its JSON and the headers of its weights, before anything heavy is loaded."""
+"""What the folder of a model is, by its JSON and the headers of its weights, before anything heavy is loaded."""
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -12,77 +11,12 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidat
 
 from dermgen.config import InputError
 from dermgen.data.cache import hash_file, key_of
+from dermgen.stable_diffusion.weight_files import MARKS, PICKLED, TAKEN, describe, plain_name, read_header
 
-TAKEN = "dermgen takes a Stable Diffusion 1.x or 2.x for text to image, as a diffusers folder or Hub id"
 SCHEDULER = "scheduler/scheduler_config.json"
-PICKLED = (".ckpt", ".bin", ".pt", ".pth")
 WEIGHTED = ("unet", "vae", "text_encoder")
-# A tensor that each part has, whatever its size: by it a file of another model is known.
-MARKS = {"unet": "conv_in.weight", "vae": "encoder.conv_in.weight", "text_encoder": "embeddings.token_embedding.weight"}
-# By names of tensors: what a file is that is no adapter dermgen reads. The first that fits counts.
-FOREIGN = (
-    ("hada_w1_a", "a LoHa adapter (LyCORIS)"),
-    ("lokr_w", "a LoKr adapter (LyCORIS)"),
-    (".oft_", "an OFT adapter"),
-    ("ia3_l", "an IA3 adapter"),
-    ("conditioner.embedders.", "a single-file checkpoint of SDXL"),
-    ("model.diffusion_model.double_blocks.", "a single-file checkpoint of FLUX"),
-    ("model.diffusion_model.joint_blocks.", "a single-file checkpoint of Stable Diffusion 3"),
-    ("model.diffusion_model.", "a single-file checkpoint of a Stable Diffusion"),
-    ("controlnet_cond_embedding.", "a ControlNet"),
-    ("emb_params", "a textual inversion (the embedding of a word)"),
-    ("string_to_param", "a textual inversion (the embedding of a word)"),
-)
-FAMILIES = (
-    (("double_blocks", "single_transformer_blocks", "single_blocks"), "FLUX"),
-    (("joint_blocks", "transformer.transformer_blocks"), "Stable Diffusion 3"),
-    (("lora_te2_", "lora_te1_", "text_encoder_2.", "lora_unet_input_blocks_4_1"), "SDXL"),
-)
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.([\w-]+?))?(?:-\d+-of-\d+)?\.safetensors")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-DOWN = re.compile(
-    r"^(?P<layer>.+?)(\.lora_A(\.default)?|\.lora\.down|_lora\.down|\.lora_down|\.lora_linear_layer\.down)\.weight$"
-)
-UPS = {"lora_A": "lora_B", "lora.down": "lora.up", "lora_down": "lora_up", "layer.down": "layer.up"}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of a safetensors file: its shape, and from which byte of the file to which it lies."""
-
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name; no weight is read.
-
-    Raises:
-        InputError: if it is no safetensors file, whatever its name, or is cut off.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(64)
-        length = int.from_bytes(start[:8], "little")
-        if start[8:9] != b"{":
-            raise InputError(f"{path} is {_no_safetensors(start)}")
-        file.seek(8)
-        text = file.read(min(length, size))
-    cut = f"{path} is cut off or damaged: copy or download it again"
-    try:
-        header = json.loads(text)
-        tensors = {
-            name: Tensor(tuple(of["shape"]), *(8 + length + place for place in of["data_offsets"]))
-            for name, of in header.items()
-            if name != "__metadata__"
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(cut) from error
-    needed = max((tensor.end for tensor in tensors.values()), default=0)
-    if size < needed:
-        raise InputError(f"{cut} ({size:,} of {needed:,} bytes are here)")
-    return tensors
 
 
 def check_model(name_or_path: str, variant: str | None = None, revision: str | None = None) -> Path | None:
@@ -101,7 +35,7 @@ def check_model(name_or_path: str, variant: str | None = None, revision: str | N
     """
     path = Path(name_or_path)
     if path.is_file():
-        raise InputError(f"{path} is {_what(path)}: {TAKEN}")
+        raise InputError(f"{path} is {describe(path)}: {TAKEN}")
     if not path.is_dir():
         if path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1:
             raise InputError(f"no such model folder: {path}")
@@ -111,7 +45,7 @@ def check_model(name_or_path: str, variant: str | None = None, revision: str | N
         return None
     if not (path / "model_index.json").exists():
         inside = [p for p in sorted(path.glob("*.safetensors")) if p.is_file()]
-        held = f"; it holds {inside[0].name}, which is {_what(inside[0])}" if inside else ""
+        held = f"; it holds {inside[0].name}, which is {describe(inside[0])}" if inside else ""
         raise InputError(f"{path} has no model_index.json: it is not the folder of a diffusers pipeline{held}")
     _check_parts(name_or_path, lambda name: path / name)
     for part in (*WEIGHTED, "tokenizer"):
@@ -123,7 +57,7 @@ def check_model(name_or_path: str, variant: str | None = None, revision: str | N
         raise InputError(f"{path} has no weights of the variant {variant}: leave --variant out")
     for part in WEIGHTED:
         names = part_shapes(path, part, variant)
-        if MARKS[part] not in map(_plain, names):
+        if MARKS[part] not in map(plain_name, names):
             raise InputError(f"the weights of {path / part} are those of another model: it has no {MARKS[part]}")
     return path
 
@@ -200,143 +134,6 @@ def _hash(path: Path) -> str:
 def _hash_once(path: Path, changed: int, size: int) -> str:
     """A file's hash; the app asks for it before each drawing, and gigabytes take seconds."""
     return hash_file(path)
-
-
-def check_adapter(path: Path, base: str, unet: Mapping[str, tuple], text_encoder: Mapping[str, tuple]) -> int:
-    """Whether a file holds LoRA adapters that fit a base model; how many layers they are for.
-
-    Args:
-        path: a safetensors file.
-        base: the base model's name, for the message.
-        unet: shapes of the base model's weights, by name.
-        text_encoder: likewise.
-
-    Raises:
-        InputError: with what it is instead, or which layer does not fit.
-    """
-    layers = adapted_layers(path)
-    known = {f"unet.{_plain(name)}": shape for name, shape in unet.items()}
-    known |= {f"text_encoder.{_plain(name)}": shape for name, shape in text_encoder.items()}
-    joined = {name.removesuffix(".weight").replace(".", "_"): shape for name, shape in known.items()}
-    family = _family(layers)
-    of = f" of {family}" if family else ""
-    for layer, (width_in, width_out) in layers.items():
-        shape = joined.get(_joined(layer))
-        if shape is None:
-            raise InputError(
-                f"{path} is a LoRA adapter{of} for layers that {base} does not have (as {layer}): give the base model "
-                f"that it was trained on; {TAKEN}"
-            )
-        if (shape[1], shape[0]) != (width_in, width_out):
-            raise InputError(
-                f"{path} is a LoRA adapter{of} for layers of another width than those of {base} ({layer} takes "
-                f"{width_in} and gives {width_out} numbers, there {shape[1]} and {shape[0]}): give the base model that "
-                "it was trained on"
-            )
-    return len(layers)
-
-
-def adapted_layers(path: Path) -> dict[str, tuple[int, int]]:
-    """The layers that a file of LoRA adapters changes, each with the numbers that it takes and gives.
-
-    Raises:
-        InputError: if the file is anything else.
-    """
-    header = read_header(path)
-    pairs = _pairs(header)
-    foreign = _foreign(header)
-    if foreign or not pairs:
-        raise InputError(
-            f"{path} is {_what(path)}: dermgen reads LoRA adapters of a Stable Diffusion 1.x or 2.x, and pipelines "
-            "as diffusers folders or Hub ids"
-        )
-    return {layer: (header[down].shape[1], header[up].shape[0]) for layer, (down, up) in pairs.items()}
-
-
-def is_zero(path: Path) -> bool:
-    """Whether the adapters in a file change nothing, since of each pair of matrices one is all zero."""
-    header = read_header(path)
-    with open(path, "rb") as file:
-
-        def blank(tensor: Tensor) -> bool:
-            file.seek(tensor.start)
-            content = file.read(tensor.end - tensor.start)
-            return content.count(0) == len(content)
-
-        return all(blank(header[up]) or blank(header[down]) for down, up in _pairs(header).values())
-
-
-def _pairs(header: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
-    """Names of the two matrices of every adapted layer."""
-    found = {}
-    for name in header:
-        match = DOWN.match(name)
-        if match:
-            tail = name[len(match["layer"]) :]
-            up = match["layer"] + next(tail.replace(a, b) for a, b in UPS.items() if a in tail)
-            if up in header:
-                found[match["layer"]] = (name, up)
-    return found
-
-
-def _joined(layer: str) -> str:
-    """A layer's name in the spellings of diffusers, PEFT and kohya, with all parts joined by `_`."""
-    layer = layer.replace(".processor.", ".")
-    layer = re.sub(r"\bto_out$", "to_out.0", layer)
-    for theirs, ours in (("lora_unet_", "unet_"), ("lora_te_", "text_encoder_")):
-        layer = ours + layer.removeprefix(theirs) if layer.startswith(theirs) else layer
-    return layer.replace(".", "_").replace("text_encoder_text_model_", "text_encoder_")
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("text_model.")  # some versions of transformers have it, others not
-
-
-def _what(path: Path) -> str:
-    """What a file is, for a message."""
-    if path.suffix in PICKLED:
-        return "a single file in pickle form, which can run code"
-    if path.suffix != ".safetensors":
-        with open(path, "rb") as file:
-            return _no_safetensors(file.read(64))
-    header = read_header(path)
-    foreign = _foreign(header)
-    if foreign:
-        convert = "; convert it with diffusers: StableDiffusionPipeline.from_single_file(…).save_pretrained(…)"
-        return foreign + (convert if foreign.endswith("of a Stable Diffusion") else "")
-    if _pairs(header):
-        family = _family(header)
-        return f"a LoRA adapter{f' of {family}' if family else ''}, to be drawn from with dermgen generate --base_model"
-    for part, mark in MARKS.items():
-        if mark in map(_plain, header):
-            return f"the weights of a single part (as {part}) of a model"
-    if header and all(len(tensor.shape) <= 2 for tensor in header.values()) and len(header) <= 2:
-        return "a textual inversion (the embedding of a word)"
-    return f"a file of {len(header)} tensors (as {next(iter(header), 'none')}) that is no adapter or model known here"
-
-
-def _foreign(names: Iterable[str]) -> str | None:
-    names = list(names)
-    return next((what for mark, what in FOREIGN if any(mark in name for name in names)), None)
-
-
-def _family(names: Iterable[str]) -> str | None:
-    names = list(names)
-    return next((of for marks, of in FAMILIES if any(mark in name for name in names for mark in marks)), None)
-
-
-def _no_safetensors(start: bytes) -> str:
-    if not start:
-        return "empty: copy or download it again"
-    if start.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS in place of the weights: git lfs pull, or hf download"
-    if start.startswith((b"PK", b"\x80")):
-        return "a checkpoint in pickle form, which can run code"
-    if start.startswith(b"GGUF"):
-        return "quantised weights (GGUF)"
-    if start.lstrip().startswith(b"<"):
-        return "a web page in place of the weights: download it again"
-    return "no safetensors file"
 
 
 def _read_json(path: Path) -> dict:

@@ -1,13 +1,15 @@
 """Which weights of a Stable Diffusion are trained, how they are stored under diffusers' names, proof that they load.
 
-`FullWeights` and `LoraWeights` have the same methods: `models` are the modules to be trained, `save_checkpoint` and
-`load_checkpoint` keep them in a checkpoint, `save` writes the final files, `verify` reloads those into an untouched
-pipeline and compares.
+`FullWeights` and `LoraWeights` have the same methods. `precisions` says in which the UNet and the text encoder are
+kept, `attach` makes the weights of a pipeline trainable; from then on `models` are the modules to be trained,
+`save_checkpoint` and `load_checkpoint` keep them in a checkpoint. `restore_frozen` makes a pipeline fit to be saved,
+`save` writes the final files, `verify` reloads those into an untouched pipeline and compares.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -18,9 +20,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextModel
 
+from dermgen import installation
 from dermgen.config import InputError, whole_file
 from dermgen.settings.dreambooth import UNET_TARGETS
-from dermgen.stable_diffusion.pipeline import load_pipeline
+from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.training.trained_weights import load_trained_state
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -28,18 +31,45 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class FullWeights:
-    """All weights of the UNet, and of the text encoder if it is trained too; stored as a whole pipeline."""
+    """All weights of the UNet, and of the text encoder if it is trained too; stored as a whole pipeline.
 
-    def __init__(self, pipeline: StableDiffusionPipeline, train_text_encoder: bool, save_text_encoder: bool = True):
-        self.pipeline, self.train_text_encoder = pipeline, train_text_encoder
-        self.save_text_encoder = save_text_encoder
+    Args:
+        train_text_encoder: train the text encoder too.
+        save_text_encoder: whether it is part of the saved pipeline.
+    """
+
+    shardable = True  # by FSDP
+
+    def __init__(self, train_text_encoder: bool, save_text_encoder: bool = True):
+        self.train_text_encoder, self.save_text_encoder = train_text_encoder, save_text_encoder
+        self.pipeline: StableDiffusionPipeline
+
+    def precisions(self, half: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+        return torch.float32, torch.float32 if self.train_text_encoder else half
+
+    def attach(self, pipeline: StableDiffusionPipeline) -> Self:
+        self.pipeline = pipeline
         pipeline.vae.requires_grad_(False)
-        pipeline.text_encoder.requires_grad_(train_text_encoder)
+        pipeline.text_encoder.requires_grad_(self.train_text_encoder)
         pipeline.unet.requires_grad_(True)
+        return self
 
     @property
     def models(self) -> list[nn.Module]:
         return [self.pipeline.unet, *([self.pipeline.text_encoder] if self.train_text_encoder else [])]
+
+    def restore_frozen(self, base: BaseModel) -> None:
+        """The frozen parts as they were, not rounded to the precision of the run."""
+        base.restore(self.pipeline, "vae", *([] if self.train_text_encoder else ["text_encoder"]))
+
+    def gathered(self, base: BaseModel, states: Sequence[dict[str, torch.Tensor]]) -> Self:
+        """The same in a pipeline of its own, with weights that FSDP kept in pieces; no `states` where none are kept."""
+        pipeline = base.load()
+        pipeline.register_modules(scheduler=self.pipeline.scheduler)
+        whole = type(self)(self.train_text_encoder, self.save_text_encoder).attach(pipeline)
+        for model, state in zip(whole.models, states, strict=False):
+            load_trained_state(model, state)
+        return whole
 
     def save_checkpoint(self, folder: Path) -> None:
         self.pipeline.unet.save_pretrained(folder / "unet")
@@ -62,7 +92,7 @@ class FullWeights:
         finally:
             self.pipeline.text_encoder = encoder
 
-    def verify(self, folder: Path, base: str, revision: str | None, variant: str | None) -> float:
+    def verify(self, folder: Path, base: BaseModel) -> float:
         saved = UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32)
         if self.train_text_encoder:
             encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).state_dict()
@@ -75,7 +105,6 @@ class LoraWeights:
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on attention layers; stored as one small file.
 
     Args:
-        pipeline: gets the adapters added; its own weights are frozen.
         train_text_encoder: add adapters to the text encoder too.
         rank: of the update matrices.
         alpha: scale; the update is multiplied by alpha / rank.
@@ -84,12 +113,13 @@ class LoraWeights:
         target_modules: ends of the names of UNet layers.
 
     Raises:
-        InputError: if no layer of the UNet matches.
+        InputError: if the installed peft cannot put adapters on a text encoder.
     """
+
+    shardable = False
 
     def __init__(
         self,
-        pipeline: StableDiffusionPipeline,
         train_text_encoder: bool,
         rank: int,
         alpha: float,
@@ -97,24 +127,39 @@ class LoraWeights:
         use_dora: bool = False,
         target_modules: Sequence[str] = UNET_TARGETS,
     ):
-        self.pipeline, self.train_text_encoder = pipeline, train_text_encoder
+        if train_text_encoder:
+            installation.require_text_encoder_adapters()
+        self.train_text_encoder, self.use_dora, self.target_modules = train_text_encoder, use_dora, list(target_modules)
+        self.settings = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "init_lora_weights": "gaussian"}
+        self.pipeline: StableDiffusionPipeline
+
+    def precisions(self, half: torch.dtype) -> tuple[torch.dtype, torch.dtype]:
+        return half, half
+
+    def attach(self, pipeline: StableDiffusionPipeline) -> Self:
+        """Add adapters to a pipeline whose own weights are frozen.
+
+        Raises:
+            InputError: if no layer of the UNet matches.
+        """
+        self.pipeline, targets = pipeline, self.target_modules
         for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
             part.requires_grad_(False)
         layers = [name for name, module in pipeline.unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-        if not any(name == t or name.endswith(f".{t}") for name in layers for t in target_modules):
+        if not any(name == t or name.endswith(f".{t}") for name in layers for t in targets):
             kinds = sorted(
                 {n.split(".")[-1] if not n.split(".")[-1].isdigit() else ".".join(n.split(".")[-2:]) for n in layers}
             )
             raise InputError(
-                f"no layer of the UNet matches the LoRA targets {', '.join(target_modules)}; it has {', '.join(kinds)}"
+                f"no layer of the UNet matches the LoRA targets {', '.join(targets)}; it has {', '.join(kinds)}"
             )
-        shared = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "init_lora_weights": "gaussian"}
-        pipeline.unet.add_adapter(LoraConfig(target_modules=list(target_modules), use_dora=use_dora, **shared))
-        if train_text_encoder:
+        pipeline.unet.add_adapter(LoraConfig(target_modules=targets, use_dora=self.use_dora, **self.settings))
+        if self.train_text_encoder:
             # Never DoRA: diffusers (0.42) loses its magnitudes when it loads a text encoder.
-            pipeline.text_encoder.add_adapter(LoraConfig(target_modules=list(TEXT_TARGETS), **shared))
+            pipeline.text_encoder.add_adapter(LoraConfig(target_modules=list(TEXT_TARGETS), **self.settings))
         # Gradients of half-precision weights cannot be unscaled.
         cast_training_params(self.models, dtype=torch.float32)
+        return self
 
     @property
     def models(self) -> list[nn.Module]:
@@ -153,8 +198,11 @@ class LoraWeights:
         )
         _sort_metadata(folder / LORA_FILE)
 
-    def verify(self, folder: Path, base: str, revision: str | None, variant: str | None) -> float:
-        fresh = load_pipeline(base, revision, variant, dtype=self.pipeline.unet.dtype).to(self.pipeline.unet.device)
+    def restore_frozen(self, base: BaseModel) -> None:
+        """Nothing: no frozen part is saved."""
+
+    def verify(self, folder: Path, base: BaseModel) -> float:
+        fresh = base.load(self.pipeline.unet.dtype).to(self.pipeline.unet.device)
         fresh.load_lora_weights(folder, weight_name=LORA_FILE)
         if self.train_text_encoder:
             ids = torch.arange(8, device=fresh.text_encoder.device)[None]

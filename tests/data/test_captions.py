@@ -6,7 +6,7 @@ import pytest
 from dermgen.config import InputError
 from dermgen.data.captions import compile_captions, fill, lint, lint_table
 from dermgen.labels import HAM10000
-from dermgen.stable_diffusion.pipeline import build_tokenizer
+from dermgen.stable_diffusion.small import build_tokenizer
 
 TEMPLATE = "dermoscopic image of {dx}, {localization}, {age}-year-old {sex}"
 FULL = {"dx": "mel", "localization": "back", "age": 55.0, "sex": "male"}

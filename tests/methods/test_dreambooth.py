@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.methods import dreambooth
-from dermgen.methods.dreambooth import DreamboothConfig, DreamboothLoraConfig
+from dermgen.settings.dreambooth import DreamboothConfig, DreamboothLoraConfig
 
 LORA = "pytorch_lora_weights.safetensors"
 
@@ -318,10 +318,10 @@ def test_instance_images_are_of_one_class_and_one_per_lesion_first(manifest_dir)
 
 def test_the_held_out_images_are_of_every_class_in_its_share(tested_dir, tmp_path):
     settings = {"data_dir": str(tested_dir), "output_dir": str(tmp_path), "pretrained_model_name_or_path": "x"}
-    config = dreambooth.DreamboothConfig(**settings, held_out_steps=1, held_out_images=10)
+    config = DreamboothConfig(**settings, held_out_steps=1, held_out_images=10)
     table = manifest.read(tested_dir).set_index("image_id")
     shares = table.loc[table["split"] == "val", "dx"].value_counts(normalize=True)
-    found = table.loc[[e.image_id for e in dreambooth._held_out_examples(config)], "dx"].value_counts()
+    found = table.loc[[e.image_id for e in dreambooth._held_out(config)], "dx"].value_counts()
     assert found.sum() == 10
     for dx, share in shares.items():
         assert abs(found.get(dx, 0) - 10 * share) <= 1

@@ -8,8 +8,8 @@ from hub_server import READ
 from dermgen.classify import classifier
 from dermgen.config import InputError, parse
 from dermgen.methods import ddpm
-from dermgen.methods.dreambooth import DreamboothConfig
 from dermgen.publish.after_training import check_upload, finish
+from dermgen.settings.dreambooth import DreamboothConfig
 
 
 def config(world, folder, **changes):

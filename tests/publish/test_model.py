@@ -23,6 +23,7 @@ from dermgen.data.cache import hash_file
 from dermgen.methods import dreambooth
 from dermgen.publish.described import describe
 from dermgen.publish.model import PublishModelConfig, publish_model, render_card
+from dermgen.settings.dreambooth import DreamboothLoraConfig
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,7 @@ def snippet(card: str) -> str:
 def lora(base_dir, world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lora") / "run"
     dreambooth.train(
-        dreambooth.DreamboothLoraConfig(
+        DreamboothLoraConfig(
             pretrained_model_name_or_path=str(base_dir), data_dir=str(world.real), instance_class="mel",
             instance_prompt="photo of sks melanoma", output_dir=str(folder), resolution=32, max_train_steps=1,
             validation_epochs=None, report_to="none", rank=3, lora_alpha=6, cache_dir=str(folder.parent / "cache"),

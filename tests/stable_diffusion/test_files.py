@@ -10,16 +10,9 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from dermgen.config import InputError
-from dermgen.stable_diffusion.files import (
-    adapted_layers,
-    base_sha256,
-    check_adapter,
-    check_model,
-    is_zero,
-    native_size,
-    part_shapes,
-)
+from dermgen.stable_diffusion.files import base_sha256, check_model, native_size, part_shapes
 from dermgen.stable_diffusion.pipeline import load_adapter, load_pipeline
+from dermgen.stable_diffusion.weight_files import adapted_layers, check_adapter, is_zero
 
 UNET = "diffusion_pytorch_model.safetensors"
 

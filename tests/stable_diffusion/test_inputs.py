@@ -19,7 +19,8 @@ from dermgen.stable_diffusion.inputs import (
     latent_moments,
     tell_cut,
 )
-from dermgen.stable_diffusion.pipeline import build_tokenizer, load_pipeline
+from dermgen.stable_diffusion.pipeline import load_pipeline
+from dermgen.stable_diffusion.small import build_tokenizer
 from dermgen.training.draws import Draws
 
 

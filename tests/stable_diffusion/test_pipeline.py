@@ -9,7 +9,9 @@ from diffusers import DiffusionPipeline
 from transformers import CLIPTokenizer
 
 from dermgen.config import InputError
-from dermgen.stable_diffusion.pipeline import build_tokenizer, check_model, load_pipeline
+from dermgen.stable_diffusion.files import check_model
+from dermgen.stable_diffusion.pipeline import load_pipeline
+from dermgen.stable_diffusion.small import build_tokenizer
 
 
 def test_the_small_pipeline_is_loaded_by_plain_diffusers(base_dir):

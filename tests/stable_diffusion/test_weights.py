@@ -10,7 +10,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from dermgen.config import InputError
+from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.stable_diffusion.pipeline import load_pipeline
+from dermgen.stable_diffusion.small import build_tokenizer
 from dermgen.stable_diffusion.weights import LORA_FILE, FullWeights, LoraWeights
 
 
@@ -38,11 +40,11 @@ def test_plain_diffusers_loads_an_adapter_with_its_alpha_and_draws_the_same_imag
     base_dir, tmp_path, text, rank, alpha, dora
 ):
     pipeline = load_pipeline(str(base_dir))
-    weights = LoraWeights(pipeline, text, rank, alpha, use_dora=dora)
+    weights = LoraWeights(text, rank, alpha, use_dora=dora).attach(pipeline)
     base_image = draw(pipeline)
     shake(weights.models)
     weights.save(tmp_path)
-    assert weights.verify(tmp_path, str(base_dir), None, None) < 1e-5
+    assert weights.verify(tmp_path, BaseModel(str(base_dir))) < 1e-5
     plain = StableDiffusionPipeline.from_pretrained(base_dir, safety_checker=None)
     plain.load_lora_weights(tmp_path)
     torch.testing.assert_close(draw(plain), draw(pipeline), rtol=1e-4, atol=1e-4)
@@ -51,33 +53,33 @@ def test_plain_diffusers_loads_an_adapter_with_its_alpha_and_draws_the_same_imag
 
 def test_adapters_on_convolutions_are_loaded_by_plain_diffusers_too(base_dir, tmp_path):
     pipeline = load_pipeline(str(base_dir))
-    weights = LoraWeights(pipeline, False, 4, 8, target_modules=["to_k", "conv1", "conv2"])
+    weights = LoraWeights(False, 4, 8, target_modules=["to_k", "conv1", "conv2"]).attach(pipeline)
     shake(weights.models)
     weights.save(tmp_path)
-    assert weights.verify(tmp_path, str(base_dir), None, None) < 1e-5
+    assert weights.verify(tmp_path, BaseModel(str(base_dir))) < 1e-5
 
 
 def test_an_adapter_that_lost_its_alpha_or_its_text_encoder_fails_the_check(base_dir, tmp_path):
     pipeline = load_pipeline(str(base_dir))
-    weights = LoraWeights(pipeline, True, 4, 16)
+    weights = LoraWeights(True, 4, 16).attach(pipeline)
     shake(weights.models)
     weights.save(tmp_path)
     state = load_file(tmp_path / LORA_FILE)
     save_file(state, tmp_path / LORA_FILE)  # without the metadata
     with pytest.raises(RuntimeError, match="do not give what the model in memory gives"):
-        weights.verify(tmp_path, str(base_dir), None, None)
+        weights.verify(tmp_path, BaseModel(str(base_dir)))
     weights.save(tmp_path)
     only_unet = {k: v for k, v in state.items() if k.startswith("unet.")}
     save_file({k: v * 1.0 for k, v in only_unet.items()}, tmp_path / LORA_FILE)
     with pytest.raises(RuntimeError, match="do not give"):
-        weights.verify(tmp_path, str(base_dir), None, None)
+        weights.verify(tmp_path, BaseModel(str(base_dir)))
 
 
 def test_a_checkpoint_restores_adapters_bit_for_bit_and_a_foreign_one_is_refused(base_dir, tmp_path):
-    first = LoraWeights(load_pipeline(str(base_dir)), True, 4, 8, use_dora=True)
+    first = LoraWeights(True, 4, 8, use_dora=True).attach(load_pipeline(str(base_dir)))
     shake(first.models)
     first.save_checkpoint(tmp_path)
-    second = LoraWeights(load_pipeline(str(base_dir)), True, 4, 8, use_dora=True)
+    second = LoraWeights(True, 4, 8, use_dora=True).attach(load_pipeline(str(base_dir)))
     second.load_checkpoint(tmp_path)
     for a, b in zip(first.models, second.models, strict=True):
         trained = {k: v for k, v in a.named_parameters() if v.requires_grad}
@@ -94,7 +96,7 @@ def test_a_checkpoint_restores_adapters_bit_for_bit_and_a_foreign_one_is_refused
 
 def test_trained_weights_are_float32_on_a_half_precision_base(base_dir):
     pipeline = load_pipeline(str(base_dir), dtype=torch.bfloat16)
-    weights = LoraWeights(pipeline, True, 4, 4)
+    weights = LoraWeights(True, 4, 4).attach(pipeline)
     kinds = {p.dtype for m in weights.models for p in m.parameters() if p.requires_grad}
     assert kinds == {torch.float32}
     assert pipeline.unet.conv_in.weight.dtype == torch.bfloat16
@@ -102,23 +104,40 @@ def test_trained_weights_are_float32_on_a_half_precision_base(base_dir):
 
 def test_targets_that_match_no_layer_are_an_error_that_lists_what_there_is(base_dir):
     with pytest.raises(InputError, match=r"no layer of the UNet matches the LoRA targets to_x; it has .*to_k"):
-        LoraWeights(load_pipeline(str(base_dir)), False, 4, 4, target_modules=["to_x"])
+        LoraWeights(False, 4, 4, target_modules=["to_x"]).attach(load_pipeline(str(base_dir)))
 
 
 @pytest.mark.parametrize("text", [False, True])
 def test_all_weights_survive_a_checkpoint_and_the_final_pipeline(base_dir, tmp_path, text):
     pipeline = load_pipeline(str(base_dir))
-    weights = FullWeights(pipeline, text)
+    weights = FullWeights(text).attach(pipeline)
     shake(weights.models)
     weights.save_checkpoint(tmp_path / "c")
     assert (tmp_path / "c" / "unet" / "config.json").exists()
     assert (tmp_path / "c" / "text_encoder").exists() == text
     weights.save(tmp_path / "p")
-    assert weights.verify(tmp_path / "p", str(base_dir), None, None) == 0
-    other = FullWeights(load_pipeline(str(base_dir)), text)
+    assert weights.verify(tmp_path / "p", BaseModel(str(base_dir))) == 0
+    other = FullWeights(text).attach(load_pipeline(str(base_dir)))
     other.load_checkpoint(tmp_path / "c")
     torch.testing.assert_close(draw(other.pipeline), draw(pipeline), rtol=0, atol=0)
     torch.testing.assert_close(draw(load_pipeline(str(tmp_path / "p"))), draw(pipeline), rtol=0, atol=0)
+
+
+def test_weights_put_together_from_pieces_keep_the_scheduler_of_the_training_and_the_given_tokenizer(
+    base_dir, tmp_path
+):
+    build_tokenizer(["a mole"], max_length=16).save_pretrained(tmp_path)
+    base = BaseModel(str(base_dir), tokenizer_name=str(tmp_path))
+    pipeline = base.load()
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, prediction_type="epsilon")
+    weights = FullWeights(True).attach(pipeline)
+    shake(weights.models)
+    whole = weights.gathered(base, [model.state_dict() for model in weights.models])
+    assert whole.pipeline.scheduler.config.prediction_type == "epsilon"
+    assert whole.pipeline.tokenizer.model_max_length == 16
+    for ours, theirs in zip(weights.models, whole.models, strict=True):
+        for name, value in ours.state_dict().items():
+            assert torch.equal(value, theirs.state_dict()[name]), name
 
 
 @pytest.mark.slow
@@ -127,7 +146,7 @@ def test_the_same_adapters_are_saved_as_the_same_bytes_in_every_process(base_dir
     code = (
         "import sys, torch; from pathlib import Path; from dermgen.stable_diffusion.pipeline import load_pipeline; "
         "from dermgen.stable_diffusion.weights import LoraWeights; torch.manual_seed(0); "
-        "weights = LoraWeights(load_pipeline(sys.argv[1]), True, 4, 8); "
+        "weights = LoraWeights(True, 4, 8).attach(load_pipeline(sys.argv[1])); "
         "[weights.save(Path(sys.argv[2], str(i))) for i in range(4)]"
     )
     saved = set()

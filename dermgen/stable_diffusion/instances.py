@@ -1,0 +1,64 @@
+"""The images of a fine-tuning as data sets: decoded and cropped anew each time, or as latents that are encoded once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from torch.utils.data import Dataset
+
+from dermgen.config import InputError
+from dermgen.data.loading import Example, PixelSet, always_square
+from dermgen.stable_diffusion.inputs import cache_latents
+
+# Of decoded images of each set: decoding takes a sixth of a small model's step, and few images usually fit in.
+KEPT_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSets:
+    """Makes a data set of examples.
+
+    Args:
+        vae: encodes images whose latents are cached, on its device.
+        prompt_numbers: of each prompt, as the batches name it.
+        resolution: height and width in pixels.
+        center_crop: crop the middle of images that are not square; otherwise at random.
+        interpolation: torchvision's name of the resizing filter.
+        flip: keep the latents of mirrored images too.
+        masks: load lesion masks.
+        cache_dir: of latents; None for none.
+        accelerator: its processes encode together.
+    """
+
+    vae: AutoencoderKL
+    prompt_numbers: Mapping[str, int]
+    resolution: int
+    center_crop: bool
+    interpolation: str
+    flip: bool
+    masks: bool
+    cache_dir: Path | None
+    accelerator: Accelerator
+
+    def __call__(self, examples: Sequence[Example]) -> Dataset:
+        """Items for `LatentSource`.
+
+        Raises:
+            InputError: for masks of images that would be cropped at random.
+        """
+        fixed_crop = self.center_crop or always_square(examples)
+        if self.masks and not fixed_crop:
+            raise InputError("--mask_loss_weight needs --center_crop where images are not square")
+        cached = self.cache_dir is not None and fixed_crop
+        keep = 0 if cached else KEPT_BYTES
+        numbers = [self.prompt_numbers[e.prompt] for e in examples]
+        pixels = PixelSet(examples, numbers, self.resolution, fixed_crop, self.interpolation, self.masks, keep)
+        if cached:
+            return cache_latents(pixels, self.vae, self.flip, self.cache_dir, self.accelerator)
+        if self.cache_dir is not None and self.accelerator.is_main_process:
+            print(
+                "latents are not cached: images are not square and are cropped at random (--center_crop would allow it)"
+            )
+        return pixels
