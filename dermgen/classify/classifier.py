@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from dermgen.classify import metrics, networks
 from dermgen.classify.augmentation import augment, mixup
+from dermgen.classify.history import History
 from dermgen.classify.mixture import training_rows
 from dermgen.config import InputError
 from dermgen.data import comparable, manifest, trained_on
@@ -22,9 +23,10 @@ from dermgen.data.loading import Example, LesionSet, check_readable, collate
 from dermgen.labels import from_labels
 from dermgen.results.classifier import ClassifierResult
 from dermgen.results.common import is_one, read, write
+from dermgen.sampling import evaluating
 from dermgen.settings.classifier import ClassifierConfig
-from dermgen.training import metrics_log
-from dermgen.training.best import Scores, best_folder, keep_if_best
+from dermgen.training.best import best_folder
+from dermgen.training.optimizers import adamw
 from dermgen.training.run import Run
 
 if TYPE_CHECKING:
@@ -43,29 +45,13 @@ def train(config: ClassifierConfig) -> ClassifierResult:
     Raises:
         InputError: for a split that leaks, synthetic images where real ones belong, or too few of them.
     """
-    real = manifest.read_real(config.data_dir)
-    classes = [c for c in from_labels(real["dx"]).codes if c in set(real["dx"])]
-    if len(classes) < 2:
-        raise InputError(f"{config.data_dir} has only the class {classes[0]}: a classifier needs two or more")
-    rows = arm_rows(config, real)
-    notes = []
-    parts = {split: manifest.select(real, split=split, where=config.data_dir) for split in ("val", "test")}
-    if config.synthetic_dir:
-        synthetic = manifest.read_synthetic(config.synthetic_dir)
-        notes = comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic_dir)
-    check_readable(
-        [Example(p, "", "") for p in [*rows["path"].unique(), *parts["val"]["path"], *parts["test"]["path"]]]
-    )
+    images = read_images(config)
+    classes = images.classes
     if not config.from_scratch:
         networks.check_pretrained(config.pretrained_model_name_or_path, config.revision, config.resolution)
     run = Run(config)
-    if run.is_main and notes:
-        print("\n".join(f"note: {note}" for note in notes))
-    folders = [config.data_dir, *([config.synthetic_dir] if config.synthetic_dir else [])]
-    data = [manifest.facts(folder, rows["image_id"]) for folder in folders]
-    base_model = None if config.from_scratch else config.pretrained_model_name_or_path
-    trained_on.write(run.output_dir, run.accelerator, rows.to_dict("records"), data, base_model)
-    dataset = LesionSet(rows, classes, config.resolution)
+    _record(images, config, run)
+    dataset = LesionSet(images.train, classes, config.resolution)
     steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(dataset)
     if is_one(ClassifierResult, run.output_dir):
         result = read(ClassifierResult, run.output_dir)
@@ -73,53 +59,92 @@ def train(config: ClassifierConfig) -> ClassifierResult:
             return result
 
     classifier = build(config, classes)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    optimizer = kind(
+    optimizer = adamw(
         [p for p in classifier.parameters() if p.requires_grad],
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay,
-        eps=config.adam_epsilon,
+        config,
+        torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam,
     )
-    weights = _class_weights(rows, classes, config.class_weights).to(run.accelerator.device)
+    weights = _class_weights(images.train, classes, config.class_weights).to(run.accelerator.device)
     model, optimizer = run.prepare(classifier, optimizer, average=classifier)
     model.train()
-    for told in manifest.split_warnings(manifest.split_facts(config.data_dir)) if run.is_main else []:
-        print(f"warning: {told}", file=sys.stderr)
-    run.record(
-        classes=classes,
-        test_sources=sorted(set(parts["test"]["source"]) - {""}),
-        base_on_hub=not config.from_scratch and not Path(config.pretrained_model_name_or_path).exists(),
-    )
     validate_every = config.validation_steps or run.steps_per_epoch(dataset)
     run.resume()
-    history = validations(run.output_dir / "metrics.jsonl")
-    run.lr_factor = plateau_factor([v["val_loss"] for v in history], config.reduce_on_plateau_patience)
-    if exhausted([v["val_bma"] for v in history], config.early_stopping_patience):
-        run.finish()
+    history = History(run, config)
     for batch in run.batches(dataset, collate_fn=collate):
-        images = batch["pixels"].float() / 255
+        pixels = batch["pixels"].float() / 255
         targets = F.one_hot(batch["label"], len(classes)).float()
         if not config.no_augmentation:
-            images = augment(images, run.draws, config.rotation, config.crop, config.color_jitter)
+            pixels = augment(pixels, run.draws, config.rotation, config.crop, config.color_jitter)
         if config.mixup_alpha:
-            images, targets = mixup(images, targets, config.mixup_alpha, run.draws)
-        logits = model(images)
+            pixels, targets = mixup(pixels, targets, config.mixup_alpha, run.draws)
+        logits = model(pixels)
         loss = F.cross_entropy(logits.float(), targets, weights, label_smoothing=config.label_smoothing)
         run.update(loss, optimizer)
         run.log(loss=loss)
         if run.due(validate_every):
             with run.averaged_weights():
-                probabilities = predict(run, model, parts["val"], classes, config)
-                history.append({"step": run.step, **_validation(probabilities, parts["val"], classes)})
-                if run.is_main:
-                    scores = _scores(history)
-                    keep_if_best(run.output_dir, run.step, scores, lambda d: _save_weights(classifier, d))
-            run.write_metrics(**{k: v for k, v in history[-1].items() if k != "step"})
-            run.lr_factor = plateau_factor([v["val_loss"] for v in history], config.reduce_on_plateau_patience)
-            if exhausted([v["val_bma"] for v in history], config.early_stopping_patience):
-                run.finish()
-    return _finish(run, model, classifier, history, parts, rows, classes, config, steps)
+                probabilities = predict(run, model, images.val, classes, config)
+                measured = _validation(probabilities, images.val, classes)
+                history.add(measured, lambda folder: _save_weights(classifier, folder))
+    classifier.model.load_state_dict(load_file(best_folder(run.output_dir, history.best_step) / WEIGHTS))
+    return _finish(run, model, classifier, history.best_step, images, config, steps)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Rows of the images that a classifier is trained on, chosen by, and measured on.
+
+    Attributes:
+        classes: codes in order.
+        train: real and synthetic, an image that is drawn more often several times.
+        val: real.
+        test: real.
+        notes: what may mislead in a comparison with synthetic images.
+    """
+
+    classes: list[str]
+    train: "pd.DataFrame"
+    val: "pd.DataFrame"
+    test: "pd.DataFrame"
+    notes: list[str]
+
+
+def read_images(config: ClassifierConfig) -> Images:
+    """The images of both manifests that the config selects.
+
+    Raises:
+        InputError: if they cannot be used, see `train`.
+    """
+    real = manifest.read_real(config.data_dir)
+    classes = [c for c in from_labels(real["dx"]).codes if c in set(real["dx"])]
+    if len(classes) < 2:
+        raise InputError(f"{config.data_dir} has only the class {classes[0]}: a classifier needs two or more")
+    rows = arm_rows(config, real)
+    val, test = (manifest.select(real, split=split, where=config.data_dir) for split in ("val", "test"))
+    notes = []
+    if config.synthetic_dir:
+        synthetic = manifest.read_synthetic(config.synthetic_dir)
+        notes = comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic_dir)
+    check_readable([Example(path, "", "") for path in [*rows["path"].unique(), *val["path"], *test["path"]]])
+    return Images(classes, rows, val, test, notes)
+
+
+def _record(images: Images, config: ClassifierConfig, run: Run) -> None:
+    """Record what the run is trained on and measured on, and print what a reader should know of it."""
+    folders = [config.data_dir, *([config.synthetic_dir] if config.synthetic_dir else [])]
+    data = [manifest.facts(folder, images.train["image_id"]) for folder in folders]
+    base_model = None if config.from_scratch else config.pretrained_model_name_or_path
+    trained_on.write(run.output_dir, run.accelerator, images.train.to_dict("records"), data, base_model)
+    run.record(
+        classes=images.classes,
+        test_sources=sorted(set(images.test["source"]) - {""}),
+        base_on_hub=base_model is not None and not Path(base_model).exists(),
+    )
+    if run.is_main:
+        for note in images.notes:
+            print(f"note: {note}")
+        for warning in manifest.split_warnings(manifest.split_facts(config.data_dir)):
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def arm_rows(config: ClassifierConfig, real: "pd.DataFrame") -> "pd.DataFrame":
@@ -156,7 +181,6 @@ def build(config: ClassifierConfig, classes: list[str]) -> networks.Classifier:
     return classifier
 
 
-@torch.no_grad()
 def predict(
     run: Run, model: nn.Module, rows: "pd.DataFrame", classes: Sequence[str], config: ClassifierConfig
 ) -> torch.Tensor:
@@ -169,43 +193,13 @@ def predict(
         collate_fn=collate,
         num_workers=config.dataloader_num_workers,
     )
-    training = model.training
-    model.eval()
-    found = [model(batch["pixels"].to(accelerator.device).float() / 255).double().softmax(1).cpu() for batch in loader]
-    model.train(training)
-    numbered = list(zip(share, torch.cat(found) if found else [], strict=True))
+    with evaluating(model):
+        shares = [
+            model(batch["pixels"].to(accelerator.device).float() / 255).double().softmax(1).cpu() for batch in loader
+        ]
+    numbered = list(zip(share, torch.cat(shares) if shares else [], strict=True))
     everyone = sorted(gather_object(numbered), key=lambda pair: pair[0])
     return torch.stack([probabilities for _, probabilities in everyone])
-
-
-def validations(path: Path) -> list[dict]:
-    """The validations that a run has logged, in order."""
-    return [line for line in metrics_log.read(path) if "val_bma" in line]
-
-
-def plateau_factor(
-    losses: Sequence[float], patience: int | None, factor: float = 0.1, threshold: float = 1e-4
-) -> float:
-    """What `torch.optim.lr_scheduler.ReduceLROnPlateau` has multiplied the rate by after these losses; None is 1.
-
-    A function of the history, so that nothing but the log is needed to resume.
-    """
-    if patience is None:
-        return 1.0
-    best, waited, scale = float("inf"), 0, 1.0
-    for loss in losses:
-        if loss < best * (1 - threshold):
-            best, waited = loss, 0
-        else:
-            waited += 1
-        if waited > patience:
-            scale, waited = scale * factor, 0
-    return scale
-
-
-def exhausted(scores: Sequence[float], patience: int | None) -> bool:
-    """Whether the last `patience` scores brought nothing better than what was before."""
-    return patience is not None and len(scores) > patience and len(scores) - 1 - int(np.argmax(scores)) >= patience
 
 
 def _class_weights(rows, classes: Sequence[str], balanced: bool) -> torch.Tensor:
@@ -233,21 +227,22 @@ def _validation(probabilities: torch.Tensor, rows, classes: Sequence[str]) -> di
     return {"val_loss": loss, "val_bma": measured["bma"], "val_accuracy": measured["accuracy"]}
 
 
-def _scores(history: Sequence[dict]) -> Scores:
-    return Scores({v["step"]: v["val_bma"] for v in history}, lower_is_better=False)
-
-
 def _save_weights(classifier: networks.Classifier, folder: Path) -> None:
     save_file({k: v.contiguous() for k, v in classifier.model.state_dict().items()}, folder / WEIGHTS)
 
 
-def _finish(run, model, classifier, history, parts, rows, classes, config, steps) -> ClassifierResult:
-    """Take the best weights, measure them on val and test, write all down."""
-    best = _scores(history).best_step
-    weights = best_folder(run.output_dir, best) / WEIGHTS
-    classifier.model.load_state_dict(load_file(weights))
-    measured = {}
-    for split, part in parts.items():
+def _finish(
+    run: Run,
+    model: nn.Module,
+    classifier: networks.Classifier,
+    best_step: int,
+    images: Images,
+    config: ClassifierConfig,
+    steps: int,
+) -> ClassifierResult:
+    """Measure the weights on val and test, and write all of it."""
+    classes, measured = images.classes, {}
+    for split, part in (("val", images.val), ("test", images.test)):
         probabilities = predict(run, model, part, classes, config)
         measured[split] = metrics.measure(probabilities, _labels(part, classes), classes)
         if run.is_main:
@@ -257,11 +252,11 @@ def _finish(run, model, classifier, history, parts, rows, classes, config, steps
             manifest.write_csv(table, run.output_dir / f"predictions_{split}.csv")
     result = ClassifierResult(
         classes=classes,
-        best_step=best,
+        best_step=best_step,
         last_step=run.step,
         max_train_steps=steps,
         **manifest.split_facts(config.data_dir),
-        training_images=_counts(rows),
+        training_images=_counts(images.train),
         **measured,
     )
     if run.is_main:

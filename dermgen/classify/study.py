@@ -13,6 +13,7 @@ from dermgen.blocks import for_terminal
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.classify.comparison import compare
+from dermgen.classify.history import validations
 from dermgen.config import InputError, parse
 from dermgen.data import comparable, manifest, preprocess, splits
 from dermgen.results.classifier import ClassifierResult
@@ -175,7 +176,7 @@ def _plot(result: Study, folders: Mapping[tuple[str, int], Path], folder: Path) 
     lines = {}
     for (arm, seed), path in folders.items():
         if seed == result.seeds[0]:
-            logged = classifier.validations(path / "metrics.jsonl")
+            logged = validations(path / "metrics.jsonl")
             lines[arm] = [(v["step"], v["val_bma"]) for v in logged]
     plots.curves(folder / "training_curves.png", f"Validation, seed {result.seeds[0]}", "BMA", lines)
 

@@ -10,20 +10,24 @@ from torch.optim import Optimizer
 from dermgen.settings.training import AdversarialConfig, TrainConfig
 
 
-def adamw(parameters: Iterable[nn.Parameter], config: TrainConfig, **changes: float) -> Optimizer:
+def adamw(
+    parameters: Iterable[nn.Parameter],
+    config: TrainConfig,
+    optimizer_class: type[Optimizer] = torch.optim.AdamW,
+    **changes: float,
+) -> Optimizer:
     """AdamW with the config's settings, or with a rate `lr` of its own; without weight decay it is plain Adam."""
-    kind = torch.optim.AdamW
     if config.use_8bit_adam:
         import bitsandbytes
 
-        kind = bitsandbytes.optim.AdamW8bit
+        optimizer_class = bitsandbytes.optim.AdamW8bit
     settings = {
         "lr": config.learning_rate,
         "betas": (config.adam_beta1, config.adam_beta2),
         "weight_decay": config.adam_weight_decay,
         "eps": config.adam_epsilon,
     }
-    return kind(parameters, **(settings | changes))
+    return optimizer_class(parameters, **(settings | changes))
 
 
 def adversarial(

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTImageProcessor, pipeline
 
 from dermgen.classify import classifier, networks
-from dermgen.classify.classifier import ClassifierConfig, exhausted, plateau_factor
+from dermgen.classify.classifier import ClassifierConfig
+from dermgen.classify.history import exhausted, plateau_factor
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.loading import LesionSet
