@@ -26,6 +26,7 @@ from dermgen.results.audit import Audit
 from dermgen.results.common import is_one, read
 from dermgen.sampling import ImageGenerator
 from dermgen.settings.app import AppConfig
+from dermgen.settings.methods import FROM_SCRATCH
 from dermgen.training.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -87,8 +88,10 @@ class Studio:
         self.sets = 0
         self._loaded: tuple[Any, ImageGenerator] | None = None
         self.record = RunRecord.read(config.model)
+        method = FROM_SCRATCH.get(self.record.method or "")
         self.takes_prompts = self.record.method is None
-        if self.record.method == "cyclegan":
+        self.takes_steps = self.takes_prompts or (method is not None and "num_inference_steps" in method.options)
+        if method is not None and method.translates:
             raise InputError(f"{config.model} translates images: use dermgen generate --init_images")
         # Whatever is wrong with the model is told now, not at the first click.
         probe = {"prompt": "-"} if self.takes_prompts else {}
@@ -179,7 +182,7 @@ class Studio:
             "seed": int(seed),
             **self._files(),
         }
-        if self.takes_prompts or self.record.method == "ddpm":
+        if self.takes_steps:
             common |= {"num_inference_steps": int(steps), "guidance_scale": float(guidance)}
         if not self.takes_prompts:
             if self.classes:
@@ -214,8 +217,6 @@ def build(studio: Studio) -> "gradio.Blocks":
         import gradio
     except ImportError as error:
         raise InputError("the app needs Gradio: pip install 'dermgen[app]'") from error
-    steps_matter = studio.takes_prompts or studio.record.method == "ddpm"
-
     names = from_labels(studio.classes)
 
     with gradio.Blocks(title="dermgen", analytics_enabled=False) as page:
@@ -241,7 +242,7 @@ def build(studio: Studio) -> "gradio.Blocks":
                 with gradio.Row():
                     number = gradio.Slider(1, MOST, 4, step=1, label="Images", elem_id="number")
                     seed = gradio.Number(label="Seed", value=0, precision=0, minimum=0, elem_id="seed")
-                with gradio.Row(visible=steps_matter):
+                with gradio.Row(visible=studio.takes_steps):
                     steps = gradio.Slider(1, 100, 25, step=1, label="Steps", elem_id="steps")
                     guidance = gradio.Slider(
                         1, 15, 7.5 if studio.takes_prompts else 1, step=0.5, label="Guidance", elem_id="guidance"

@@ -28,6 +28,7 @@ from dermgen.data.subsets import choose
 from dermgen.publish import hub
 from dermgen.settings.doctor import DoctorConfig
 from dermgen.settings.dreambooth import DreamboothConfig
+from dermgen.settings.methods import METHODS, Method
 from dermgen.settings.training import TrainConfig
 
 PACKAGES = "dermgen torch torchvision diffusers transformers accelerate peft datasets huggingface-hub".split()
@@ -56,7 +57,7 @@ def doctor(config: DoctorConfig) -> bool:
     """
     start = time.perf_counter()
     name, settings = config.training() or (None, None)
-    method = trial.TRAIN.get(name)
+    method = METHODS.get(name)
     good = True
     for line in _lines(config, settings, method):
         print(line, flush=True)
@@ -66,7 +67,7 @@ def doctor(config: DoctorConfig) -> bool:
     return good
 
 
-def _lines(config: DoctorConfig, settings: TrainConfig | None, method: trial.Train | None) -> Iterator[Line]:
+def _lines(config: DoctorConfig, settings: TrainConfig | None, method: Method | None) -> Iterator[Line]:
     yield from _installation()
     yield _device()
     if config.hub:
@@ -240,7 +241,7 @@ def _memory(settings: DreamboothConfig, numbers: dict[str, int]) -> Line:
     return Line("ok", "memory", text)
 
 
-def _trial(settings: TrainConfig, method: trial.Train, folder: Path) -> Iterator[Line]:
+def _trial(settings: TrainConfig, method: Method, folder: Path) -> Iterator[Line]:
     try:
         tried = trial.try_out(settings, method, folder)
     except InputError as error:
@@ -257,7 +258,7 @@ def _trial(settings: TrainConfig, method: trial.Train, folder: Path) -> Iterator
     yield Line("ok", "save", f"a checkpoint has {_gib(tried.checkpoint_bytes)}, the result {_gib(tried.weights_bytes)}")
     yield _disk(settings, tried)
     try:
-        trial.sample(settings, folder)
+        trial.sample(settings, method, folder)
     except InputError as error:
         yield Line("FIX", "sample", str(error))
         return

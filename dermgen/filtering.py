@@ -146,7 +146,7 @@ def _realness(
 ) -> tuple[np.ndarray, str]:
     """The mean logit that a GAN's discriminator gives each image, as one of its class."""
     run, critic = runs.load_critic(config.run, device, config.kind)
-    blind = run.method != "cyclegan" and not run.class_conditional  # such a discriminator needs no class
+    blind = not run.method.translates and not run.class_conditional  # such a discriminator needs no class
     unknown = sorted(set(synthetic["dx"]) - {*run.classes, *([""] if blind else [])})
     if unknown and run.classes and config.kind is None:
         raise InputError(

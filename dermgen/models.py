@@ -17,7 +17,7 @@ from dermgen.data.cache import key_of
 from dermgen.data.loading import Example, PixelSet, folder_examples
 from dermgen.data.subsets import choose
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
-from dermgen.sampling import ImageGenerator, class_indices
+from dermgen.sampling import GeneratorOptions, ImageGenerator, class_indices
 from dermgen.settings.generate import GRID_FIELDS, GenerateConfig
 from dermgen.stable_diffusion import files, weight_files
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator, native_resolution
@@ -60,17 +60,11 @@ def some_sources(sources: Sequence[Source], number: int, seed: int) -> list[Sour
     return [sources[i] for i in choose(of["image_id"], number, seed, of["lesion_id"], of["dx"])]
 
 
-# Options of `dermgen generate` that mean something for every model, and for runs of one method.
+# Options of `dermgen generate` that mean something for every model.
 EVERY_MODEL = frozenset(
     "model output_dir caption_template weights seed batch_size resolution prompt grid watermark".split()
 )
-OWN = {
-    "ddpm": {"guidance_scale", "num_inference_steps", "scheduler"},
-    "vae": set(),
-    "dcgan": set(),
-    "stylegan2": {"truncation"},
-    "cyclegan": {"init_images", "init_split", "direction"},
-}
+GENERATOR_OPTIONS = {field.name for field in dataclasses.fields(GeneratorOptions)}
 
 
 def _refuse_unused(config: GenerateConfig, known: Collection[str], what: str) -> None:
@@ -251,32 +245,28 @@ class FromScratchModel:
         self.config, self.run = config, run
         if config.prompt is not None or config.grid is not None:
             raise InputError(
-                f"{config.model} is a run of {run.method}, which reads no prompts: give --classes, or --num_images "
+                f"{config.model} is a run of {run.name}, which reads no prompts: give --classes, or --num_images "
                 "where it was trained without classes"
             )
-        _refuse_unused(config, {*EVERY_MODEL, "num_images", "classes", *OWN[run.method]}, f"a run of {run.method}")
+        _refuse_unused(config, {*EVERY_MODEL, "num_images", "classes", *run.method.options}, f"a run of {run.name}")
         if config.watermark:
             watermark.require_room(run.resolution, run.resolution)
         if config.classes is not None and config.num_images is not None:
             raise InputError("--classes says how many images of each class: leave --num_images out")
         if config.resolution not in (None, run.resolution):
             raise InputError(f"{config.model} draws {run.resolution} px only: leave --resolution out")
-        self.sources = self._sources() if run.method == "cyclegan" else []
-        diffusion = run.method == "ddpm"
-        self.guidance_scale = (1.0 if config.guidance_scale is None else config.guidance_scale) if diffusion else None
-        self.num_inference_steps = (config.num_inference_steps or 50) if diffusion else None
-        self.scheduler = (config.scheduler or "ddim") if diffusion else None
-        if diffusion:
+        self.sources = self._sources() if run.method.translates else []
+        # What was not requested is the generator's default.
+        given = {name: getattr(config, name) for name in run.method.options & GENERATOR_OPTIONS}
+        self.options = GeneratorOptions(**{name: value for name, value in given.items() if value is not None})
+        if "scheduler" in run.method.options:
             schedule = files.scheduler_config(str(run.folder))
-            check_steps(self.scheduler, schedule, self.num_inference_steps)
-        self.truncation = None
-        if run.method == "stylegan2":
-            self.truncation = 1.0 if config.truncation is None else config.truncation
+            check_steps(self.options.scheduler, schedule, self.options.num_inference_steps)
 
     def plan(self) -> list[dict]:
         """One row per image: label (its class, "" where none can be asked for), seed, and its class."""
         config, run = self.config, self.run
-        if run.method == "cyclegan":
+        if run.method.translates:
             return self._translations()
         if config.classes is not None:
             asked = [code for code, count in class_counts(config.classes) for _ in range(count)]
@@ -293,7 +283,7 @@ class FromScratchModel:
     def settings(self) -> dict:
         """The manifest's columns that are the same for all images."""
         names = ("guidance_scale", "num_inference_steps", "scheduler", "truncation")
-        return {name: "" if getattr(self, name) is None else getattr(self, name) for name in names}
+        return {name: getattr(self.options, name) if name in self.run.method.options else "" for name in names}
 
     def sha256(self) -> str:
         """Of the weights that draw."""
@@ -305,21 +295,12 @@ class FromScratchModel:
 
     def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
         """The generator, on its device."""
-        sources = None
+        options = self.options
         if self.sources:  # resized as the training images were
             examples = [Example(source.path, "", source.image_id) for source in self.sources]
             dataset = PixelSet(examples, [0] * len(examples), self.run.resolution, interpolation="bicubic")
-            sources = torch.stack([item["pixels"] for item in dataset])
-        return runs.load_generator(
-            self.run,
-            device,
-            self.num_inference_steps,
-            self.guidance_scale,
-            self.scheduler,
-            self.truncation,
-            self.config.direction,
-            sources,
-        )
+            options = dataclasses.replace(options, sources=torch.stack([item["pixels"] for item in dataset]))
+        return runs.load_generator(self.run, device, **vars(options))
 
     def _sources(self) -> list[Source]:
         """What a CycleGAN translates: of a manifest only the kind that it translates from, where that is a class."""

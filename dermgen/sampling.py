@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from PIL import Image
@@ -97,6 +97,27 @@ class Critic:
         with evaluating(self.network):
             logits = self.network(to_unit_range(images.to(device)), torch.tensor(labels, device=device))
         return logits.float().flatten(1).mean(1).cpu() if logits.dim() > 1 else logits.float().cpu()
+
+
+@dataclass(frozen=True)
+class GeneratorOptions:
+    """How a model trained from scratch generates; each method reads those of its `Method.options`.
+
+    Attributes:
+        num_inference_steps: denoising steps.
+        guidance_scale: weight of the class; 1 is none.
+        scheduler: name of the sampler.
+        truncation: psi of a style network.
+        direction: which way images are translated.
+        sources: the images that are translated, uint8 (N, 3, H, W).
+    """
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 1.0
+    scheduler: str = "ddim"
+    truncation: float = 1.0
+    direction: Literal["a_to_b", "b_to_a"] = "a_to_b"
+    sources: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

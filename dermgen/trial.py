@@ -7,7 +7,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,19 @@ from typing import Any
 import pandas as pd
 import torch
 
-from dermgen.classify import classifier, networks
+from dermgen.classify import networks
 from dermgen.data import manifest, preprocess
 from dermgen.data.loading import image_files
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 from dermgen.data.prepare import PrepareConfig, prepare
 from dermgen.data.subsets import choose, subset
 from dermgen.generate import generate
-from dermgen.methods import cyclegan, dcgan, ddpm, dreambooth, stylegan2, vae
 from dermgen.models import GenerateConfig
-from dermgen.settings.dreambooth import DreamboothConfig
+from dermgen.settings.classifier import ClassifierConfig
+from dermgen.settings.ddpm import DdpmConfig
+from dermgen.settings.methods import METHODS, Method
 from dermgen.settings.training import TrainConfig
 from dermgen.training.run_record import RunRecord
-
-Train = Callable[[Any], Any]
-TRAIN: dict[str, Train] = {
-    "dreambooth_lora": dreambooth.train,
-    "dreambooth": dreambooth.train,
-    "classifier": classifier.train,
-    "ddpm": ddpm.train,
-    "vae": vae.train,
-    "dcgan": dcgan.train,
-    "cgan": dcgan.train,
-    "stylegan2": stylegan2.train,
-    "cyclegan": cyclegan.train,
-}
 
 
 @dataclass
@@ -53,7 +41,7 @@ class Tried:
     parameters: int | None
 
 
-def try_out(config: TrainConfig, train: Train, folder: Path) -> Tried:
+def try_out(config: TrainConfig, method: Method, folder: Path) -> Tried:
     """One training step of the recipe in `folder`; the run is `folder/run`.
 
     Raises:
@@ -65,7 +53,7 @@ def try_out(config: TrainConfig, train: Train, folder: Path) -> Tried:
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     with _quiet():
-        train(shortened)
+        method.load().train(shortened)
     seconds = time.perf_counter() - start
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -93,7 +81,7 @@ def shorten(config: TrainConfig, folder: Path) -> TrainConfig:
         "num_class_images": config.train_batch_size, "sample_batch_size": 1, "validation_prompt": None,
         "held_out_steps": None, "synthetic_dir": None, "synthetic_ratio": None, "synthetic_classes": None,
         "only_kept": False, "no_real": False, "early_stopping_patience": None, "reduce_on_plateau_patience": None,
-        "validation_steps": 1 if isinstance(config, classifier.ClassifierConfig) else None, "eval_batch_size": 8,
+        "validation_steps": 1 if isinstance(config, ClassifierConfig) else None, "eval_batch_size": 8,
     }  # fmt: skip
     number = max(16, config.train_batch_size)
     for name in ("data_dir", "data_dir_b"):
@@ -119,7 +107,7 @@ def few(source: Path, folder: Path, number: int, seed: int) -> Path:
     return folder
 
 
-def phantom_recipe(folder: Path) -> tuple[TrainConfig, Train]:
+def phantom_recipe(folder: Path) -> tuple[TrainConfig, Method]:
     """Something to try where no recipe is given: a small DDPM of a few phantoms."""
     with _quiet():
         write_phantoms(PhantomConfig(output_dir=str(folder / "raw"), num_lesions=28, height=96))
@@ -132,7 +120,7 @@ def phantom_recipe(folder: Path) -> tuple[TrainConfig, Train]:
                 num_workers=1,
             )
         )
-    config = ddpm.DdpmConfig(
+    config = DdpmConfig(
         data_dir=str(folder / "phantoms"),
         resolution=32,
         channels=[32, 64],
@@ -140,17 +128,17 @@ def phantom_recipe(folder: Path) -> tuple[TrainConfig, Train]:
         class_conditional=True,
         max_train_steps=500,
     )
-    return config, ddpm.train
+    return config, METHODS["ddpm"]
 
 
-def sample(config: TrainConfig, folder: Path) -> None:
+def sample(config: TrainConfig, method: Method, folder: Path) -> None:
     """Load `folder/run` again and draw one image from it, or classify one.
 
     Raises:
         InputError: if that is not possible.
     """
     run = folder / "run"
-    if isinstance(config, classifier.ClassifierConfig):
+    if not method.generates:
         loaded, _, resolution = networks.load_run(run)
         path = next((folder / "data_dir" / "images").iterdir())
         pixels = preprocess.resize(preprocess.read_image(path), resolution)
@@ -158,16 +146,16 @@ def sample(config: TrainConfig, folder: Path) -> None:
             loaded(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255)
         return
     with _quiet():
-        generate(GenerateConfig(model=str(run), output_dir=str(folder / "sample"), **_asking(config, folder)))
+        generate(GenerateConfig(model=str(run), output_dir=str(folder / "sample"), **_asking(config, method, folder)))
 
 
-def _asking(config: TrainConfig, folder: Path) -> dict[str, Any]:
+def _asking(config: TrainConfig, method: Method, folder: Path) -> dict[str, Any]:
     """What is asked of `dermgen generate`: one image, in few steps."""
-    if isinstance(config, DreamboothConfig):
+    if not method.networks:
         return {"prompt": config.instance_prompt or "a skin lesion", "num_images": 1, "num_inference_steps": 2}
-    if isinstance(config, cyclegan.CycleganConfig):
+    if method.translates:
         return {"init_images": str(folder / "data_dir"), "num_images": 1}
-    steps = {"num_inference_steps": 2} if isinstance(config, ddpm.DdpmConfig) else {}
+    steps = {"num_inference_steps": 2} if "num_inference_steps" in method.options else {}
     if config.class_conditional:
         return {"classes": f"{RunRecord.read(folder / 'run').classes[0]}:1", **steps}
     return {"num_images": 1, **steps}

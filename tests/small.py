@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from dermgen.data import manifest
-from dermgen.methods import cyclegan, dcgan, ddpm, stylegan2, vae
+from dermgen.settings.methods import METHODS
 
 COMMON = {
     "train_batch_size": 4,
@@ -15,48 +15,30 @@ COMMON = {
     "num_sample_images": 8,
     "logging_steps": 1,
 }
-METHODS = {
-    "ddpm": (
-        ddpm.train,
-        ddpm.DdpmConfig,
-        {"resolution": 16, "channels": [32, 32], "layers_per_block": 1, "attention_resolutions": [8],
-         "num_train_timesteps": 100, "validation_inference_steps": 2, "class_conditional": True},
-    ),
-    "vae": (
-        vae.train,
-        vae.VaeConfig,
-        {"resolution": 16, "channels": [8, 16], "latent_dim": 8, "class_conditional": True},
-    ),
-    "dcgan": (
-        dcgan.train,
-        dcgan.DcganConfig,
-        {"resolution": 16, "generator_channels": 8, "discriminator_channels": 8, "latent_dim": 8,
-         "class_conditional": True},
-    ),
-    "stylegan2": (
-        stylegan2.train,
-        stylegan2.Stylegan2Config,
-        {"resolution": 16, "latent_dim": 8, "mapping_layers": 2, "channel_base": 128, "channel_max": 8,
-         "class_conditional": True, "r1_interval": 2, "path_length_interval": 2, "ada_target": 0.6, "ada_kimg": 1.0},
-    ),
-    "cyclegan": (
-        cyclegan.train,
-        cyclegan.CycleganConfig,
-        {"resolution": 32, "generator_channels": 4, "discriminator_channels": 4, "residual_blocks": 1,
-         "class_a": "nv", "class_b": "mel", "pool_size": 3},
-    ),
+SMALL = {
+    "ddpm": {"resolution": 16, "channels": [32, 32], "layers_per_block": 1, "attention_resolutions": [8],
+             "num_train_timesteps": 100, "validation_inference_steps": 2, "class_conditional": True},
+    "vae": {"resolution": 16, "channels": [8, 16], "latent_dim": 8, "class_conditional": True},
+    "dcgan": {"resolution": 16, "generator_channels": 8, "discriminator_channels": 8, "latent_dim": 8,
+              "class_conditional": True},
+    "stylegan2": {"resolution": 16, "latent_dim": 8, "mapping_layers": 2, "channel_base": 128, "channel_max": 8,
+                  "class_conditional": True, "r1_interval": 2, "path_length_interval": 2, "ada_target": 0.6,
+                  "ada_kimg": 1.0},
+    "cyclegan": {"resolution": 32, "generator_channels": 4, "discriminator_channels": 4, "residual_blocks": 1,
+                 "class_a": "nv", "class_b": "mel", "pool_size": 3},
 }  # fmt: skip
 
 
 def config(name: str, data_dir: Path, folder: Path, **changes):
     """The method's config with its small settings."""
-    _, kind, settings = METHODS[name]
-    return kind(**{**COMMON, **settings, "data_dir": str(data_dir), "output_dir": str(folder), **changes})
+    return METHODS[name].settings(
+        **{**COMMON, **SMALL[name], "data_dir": str(data_dir), "output_dir": str(folder), **changes}
+    )
 
 
 def train(name: str, data_dir: Path, folder: Path, **changes):
     """Train the method with its small settings."""
-    return METHODS[name][0](config(name, data_dir, folder, **changes))
+    return METHODS[name].load().train(config(name, data_dir, folder, **changes))
 
 
 def colours(folder: Path, size: int = 16) -> Path:

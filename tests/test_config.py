@@ -15,10 +15,11 @@ from dermgen import settings
 from dermgen.config import InputError, option, parse, read_yaml, save, whole_file
 from dermgen.job import claim_folder, user_errors
 from dermgen.settings.ddpm import DdpmConfig
-from dermgen.settings.doctor import TRAININGS, DoctorConfig
+from dermgen.settings.doctor import DoctorConfig
 from dermgen.settings.dreambooth import DreamboothConfig, DreamboothLoraConfig
 from dermgen.settings.evaluate import EvaluateConfig
 from dermgen.settings.generate import GenerateConfig
+from dermgen.settings.methods import METHODS
 from dermgen.settings.phantom import PhantomConfig
 from dermgen.settings.prepare import PrepareConfig
 from dermgen.settings.publish import PublishDatasetConfig
@@ -119,7 +120,7 @@ def test_doctor_reads_one_recipe_and_never_two_of_them():
             parse(DoctorConfig, ["--config=a.yaml", *second], recipes=False)
 
 
-@pytest.mark.parametrize("kind", TRAININGS.values())
+@pytest.mark.parametrize("kind", [method.settings for method in METHODS.values()])
 def test_the_settings_that_a_run_saves_are_a_recipe_of_the_same(kind, tmp_path):
     needed = {"data_dir": "d", "pretrained_model_name_or_path": "m", "class_a": "nv", "class_b": "mel"}
     names = {field.name for field in dataclasses.fields(kind)}

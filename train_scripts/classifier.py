@@ -4,22 +4,17 @@
         train_scripts/classifier.py --config train_scripts/configs/classifier_vit.yaml
 """
 
-from dermgen.config import parse
-from dermgen.job import user_errors
-from dermgen.settings.classifier import ClassifierConfig
+from dermgen.publish.after_training import train_and_finish
+
+
+def report(config, result):
+    test = result.test
+    figures = f"BMA {test['bma']:.3f}, accuracy {test['accuracy']:.3f}, n {test['n']}"
+    print(f"test split: {figures}; all figures in {config.output_dir}/results.json")
 
 
 def main():
-    with user_errors():
-        config = parse(ClassifierConfig)
-        from dermgen.classify import classifier
-        from dermgen.publish.after_training import check_upload, finish
-
-        check_upload(config, draws=False)
-        test = classifier.train(config).test
-        figures = f"BMA {test['bma']:.3f}, accuracy {test['accuracy']:.3f}, n {test['n']}"
-        print(f"test split: {figures}; all figures in {config.output_dir}/results.json")
-        finish(config)
+    train_and_finish("classifier", report)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,11 @@
         train_scripts/cyclegan.py --config train_scripts/configs/cyclegan_nevus_melanoma.yaml
 """
 
-from dermgen.config import parse
-from dermgen.job import user_errors
-from dermgen.settings.cyclegan import CycleganConfig
+from dermgen.publish.after_training import train_and_finish
 
 
 def main():
-    with user_errors():
-        config = parse(CycleganConfig)
-        from dermgen.methods import cyclegan
-        from dermgen.publish.after_training import check_upload, finish
-
-        check_upload(config)
-        cyclegan.train(config)
-        finish(config)
+    train_and_finish("cyclegan")
 
 
 if __name__ == "__main__":

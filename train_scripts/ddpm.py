@@ -4,20 +4,11 @@
         train_scripts/ddpm.py --config train_scripts/configs/ddpm_ham10000_64.yaml
 """
 
-from dermgen.config import parse
-from dermgen.job import user_errors
-from dermgen.settings.ddpm import DdpmConfig
+from dermgen.publish.after_training import train_and_finish
 
 
 def main():
-    with user_errors():
-        config = parse(DdpmConfig)
-        from dermgen.methods import ddpm
-        from dermgen.publish.after_training import check_upload, finish
-
-        check_upload(config)
-        ddpm.train(config)
-        finish(config)
+    train_and_finish("ddpm")
 
 
 if __name__ == "__main__":

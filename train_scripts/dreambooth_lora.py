@@ -1,23 +1,14 @@
-"""Teach a Stable Diffusion new lesions by DreamBooth: LoRA adapters.
+"""Fine-tune a Stable Diffusion on new lesions by DreamBooth: LoRA adapters.
 
     accelerate launch --quiet --config_file accelerate_configs/single_gpu.yaml \
         train_scripts/dreambooth_lora.py --config train_scripts/configs/dreambooth_lora_sd15.yaml
 """
 
-from dermgen.config import parse
-from dermgen.job import user_errors
-from dermgen.settings.dreambooth import DreamboothLoraConfig
+from dermgen.publish.after_training import train_and_finish
 
 
 def main():
-    with user_errors():
-        config = parse(DreamboothLoraConfig)
-        from dermgen.methods import dreambooth
-        from dermgen.publish.after_training import check_upload, finish
-
-        check_upload(config)
-        dreambooth.train(config)
-        finish(config)
+    train_and_finish("dreambooth_lora")
 
 
 if __name__ == "__main__":

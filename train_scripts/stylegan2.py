@@ -4,20 +4,11 @@
         train_scripts/stylegan2.py --config train_scripts/configs/stylegan2_ham10000_128.yaml
 """
 
-from dermgen.config import parse
-from dermgen.job import user_errors
-from dermgen.settings.stylegan2 import Stylegan2Config
+from dermgen.publish.after_training import train_and_finish
 
 
 def main():
-    with user_errors():
-        config = parse(Stylegan2Config)
-        from dermgen.methods import stylegan2
-        from dermgen.publish.after_training import check_upload, finish
-
-        check_upload(config)
-        stylegan2.train(config)
-        finish(config)
+    train_and_finish("stylegan2")
 
 
 if __name__ == "__main__":

@@ -4,20 +4,11 @@
         train_scripts/vae.py --config train_scripts/configs/vae_ham10000_64.yaml
 """
 
-from dermgen.config import parse
-from dermgen.job import user_errors
-from dermgen.settings.vae import VaeConfig
+from dermgen.publish.after_training import train_and_finish
 
 
 def main():
-    with user_errors():
-        config = parse(VaeConfig)
-        from dermgen.methods import vae
-        from dermgen.publish.after_training import check_upload, finish
-
-        check_upload(config)
-        vae.train(config)
-        finish(config)
+    train_and_finish("vae")
 
 
 if __name__ == "__main__":

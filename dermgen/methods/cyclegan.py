@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from dermgen.config import InputError
 from dermgen.data.loading import LesionSet, to_uint8, to_unit_range
 from dermgen.data.subsets import subset
 from dermgen.evaluate.monitoring import measure_samples, monitor
-from dermgen.sampling import Critic, evaluating
+from dermgen.sampling import Critic, GeneratorOptions, ImageCritic, evaluating
 from dermgen.settings.cyclegan import CycleganConfig
 from dermgen.training import optimizers
 from dermgen.training.adversarial import frozen, least_squares_discriminator_loss, least_squares_generator_loss
@@ -262,18 +262,44 @@ class Translator:
             return to_uint8(self.generator(to_unit_range(given).to(device)))
 
 
-def load_generator(weights: Path, direction: str, sources: torch.Tensor, device: torch.device) -> Translator:
-    """The translator of a finished run in the direction "a_to_b" or "b_to_a"."""
-    name = f"generator_{direction}"
+def load_generator(
+    weights: Path, classes: Sequence[str], device: torch.device, options: GeneratorOptions
+) -> Translator:
+    """The translator of a finished run in the requested direction."""
+    name = f"generator_{options.direction}"
     generator = TranslationGenerator.from_pretrained(weights, subfolder=name, use_safetensors=True)
-    return Translator(generator.to(device), sources)
+    return Translator(generator.to(device), options.sources)
 
 
-def load_critic(run_dir: Path, kind: str, resolution: int, device: torch.device) -> Critic:
-    """The discriminator of the kind "a" or "b" of a finished run."""
-    name = f"discriminator_{kind}"
-    network = PatchDiscriminator.from_pretrained(run_dir, subfolder=name, use_safetensors=True)
-    return Critic(network.to(device), resolution, [], conditional=False)
+def load_critic(
+    run_dir: Path, classes: Sequence[str], resolution: int, device: torch.device, kind: Literal["a", "b"] | None
+) -> ImageCritic:
+    """The discriminator of one kind of a finished run, or both where the kinds are classes.
+
+    Raises:
+        InputError: if the kinds are not classes, and no kind is given.
+    """
+    if kind is None and list(classes) == ["a", "b"]:
+        raise InputError(f"{run_dir} translates between two manifests: say whose discriminator judges by --kind a or b")
+
+    def of(kind: str) -> Critic:
+        name = f"discriminator_{kind}"
+        network = PatchDiscriminator.from_pretrained(run_dir, subfolder=name, use_safetensors=True)
+        return Critic(network.to(device), resolution, [], conditional=False)
+
+    return ClassCritic(classes[0], of("a"), of("b")) if list(classes) != ["a", "b"] else of(kind)
+
+
+class ClassCritic:
+    """The two discriminators of a CycleGAN between two classes, each for the images of its own."""
+
+    def __init__(self, first: str, of_first: Critic, of_second: Critic):
+        self.first, self.of_first, self.of_second = first, of_first, of_second
+
+    def score(self, images: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
+        parts = zip(images.split(1), labels, strict=True)
+        critics = (self.of_first, self.of_second)
+        return torch.cat([critics[label != self.first].score(image, [label]) for image, label in parts])
 
 
 class _Residual(nn.Module):

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from dermgen.data.loading import to_uint8
 from dermgen.evaluate.monitoring import measure_samples, monitor
-from dermgen.sampling import Critic, class_indices, evaluating
+from dermgen.sampling import Critic, GeneratorOptions, class_indices, evaluating
 from dermgen.settings.dcgan import DcganConfig
 from dermgen.training import optimizers
 from dermgen.training.adversarial import discriminator_loss, frozen, generator_loss, r1_penalty
@@ -228,17 +228,18 @@ class LatentGenerator:
             return to_uint8(generator(latents, torch.tensor(asked, device=generator.device)))
 
 
-def load_generator(weights: Path, classes: Sequence[str], device: torch.device) -> LatentGenerator:
+def load_generator(
+    weights: Path, classes: Sequence[str], device: torch.device, options: GeneratorOptions
+) -> LatentGenerator:
     """The generator of a finished run, from the folder that holds `generator/`."""
     generator = DcganGenerator.from_pretrained(weights, subfolder="generator", use_safetensors=True)
     return LatentGenerator(generator.to(device), classes)
 
 
-def load_critic(run_dir: Path, classes: Sequence[str], device: torch.device) -> Critic:
+def load_critic(run_dir: Path, classes: Sequence[str], resolution: int, device: torch.device, kind: None) -> Critic:
     """The discriminator of a finished run."""
     discriminator = DcganDiscriminator.from_pretrained(run_dir, subfolder="discriminator", use_safetensors=True)
-    config = discriminator.config
-    return Critic(discriminator.to(device), config.resolution, classes, config.num_classes > 0)
+    return Critic(discriminator.to(device), resolution, classes, discriminator.config.num_classes > 0)
 
 
 def _halvings(resolution: int) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 
 from dermgen.config import InputError
 from dermgen.data.loading import to_uint8
-from dermgen.sampling import class_indices, evaluating
+from dermgen.sampling import GeneratorOptions, class_indices, evaluating
 from dermgen.settings.ddpm import DdpmConfig
 from dermgen.training.checkpoints import checkpoints
 from dermgen.training.diffusion import denoising_target, min_snr_weights, per_image_mse, snr
@@ -180,12 +180,14 @@ class DdpmGenerator:
 
 
 def load_generator(
-    weights: Path, classes: Sequence[str], num_inference_steps: int, guidance_scale: float, scheduler: str, device
+    weights: Path, classes: Sequence[str], device: torch.device, options: GeneratorOptions
 ) -> DdpmGenerator:
     """The generator of a finished run, from a folder that `save` wrote."""
     unet = UNet2DModel.from_pretrained(weights, subfolder="unet", use_safetensors=True).to(device)
     schedule = DDPMScheduler.from_pretrained(weights, subfolder="scheduler")
-    return DdpmGenerator(unet, schedule, classes, num_inference_steps, guidance_scale, scheduler)
+    return DdpmGenerator(
+        unet, schedule, classes, options.num_inference_steps, options.guidance_scale, options.scheduler
+    )
 
 
 def _keep_to_schedule(schedule: DDPMScheduler, run: Run) -> None:

@@ -14,7 +14,7 @@ from dermgen.data.loading import to_uint8
 from dermgen.data.sheets import save_grid
 from dermgen.data.subsets import choose
 from dermgen.evaluate.pairs import load_lpips, similarities
-from dermgen.sampling import class_indices, evaluating
+from dermgen.sampling import GeneratorOptions, class_indices, evaluating
 from dermgen.settings.vae import VaeConfig
 from dermgen.training.draws import Draws
 from dermgen.training.from_scratch import Batch, FromScratch
@@ -164,7 +164,9 @@ class VaeGenerator:
             return to_uint8(vae.decode(latents, torch.tensor(asked, device=vae.device)))
 
 
-def load_generator(weights: Path, classes: Sequence[str], device: torch.device) -> VaeGenerator:
+def load_generator(
+    weights: Path, classes: Sequence[str], device: torch.device, options: GeneratorOptions
+) -> VaeGenerator:
     """The generator of a finished run, from the folder that holds `vae/`."""
     return VaeGenerator(Vae.from_pretrained(weights, subfolder="vae", use_safetensors=True).to(device), classes)
 

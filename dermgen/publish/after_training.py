@@ -1,15 +1,37 @@
-"""What the training scripts do besides: a card in the run's folder, and `--push_to_hub`.
+"""What a training script does: it trains, and then writes a card into the run's folder and obeys `--push_to_hub`.
 
 Cards and the Hub are imported where they are needed: with pandas they take 90 MiB, which a training can do without.
 """
 
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from dermgen.config import InputError, whole_file
+from dermgen.config import InputError, parse, whole_file
+from dermgen.job import user_errors
+from dermgen.settings.methods import METHODS
 from dermgen.settings.publish import PublishModelConfig
 from dermgen.settings.training import TrainConfig
+
+
+def train_and_finish(name: str, report: Callable[[Any, Any], None] | None = None) -> None:
+    """Run the training script of that name in `METHODS`; a mistake of the user ends it with one line.
+
+    Args:
+        name: of the method.
+        report: prints what matters of the settings and of what the training returns.
+    """
+    with user_errors():
+        method = METHODS[name]
+        config = parse(method.settings)
+        train = method.load().train
+        check_upload(config, method.generates)
+        result = train(config)
+        if report is not None:
+            report(config, result)
+        finish(config)
 
 
 def check_upload(config: TrainConfig, draws: bool = True) -> None:

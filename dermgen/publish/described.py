@@ -212,7 +212,7 @@ def _pipeline(record: RunRecord) -> Described:
 
 
 def _from_scratch(run: runs.TrainedRun, record: RunRecord) -> Described:
-    names = [*runs.NETWORKS[run.method], "scheduler", "model_index.json"]
+    names = [*run.method.networks, "scheduler", "model_index.json"]
     # The best weights are the networks alone; what goes with them lies beside the last ones.
     places = {name: place for name in names for place in (run.folder / name, run.weights / name) if place.exists()}
     model = {
@@ -221,9 +221,9 @@ def _from_scratch(run: runs.TrainedRun, record: RunRecord) -> Described:
         "class_conditional": run.class_conditional,
         "resolution": run.resolution,
     }
-    task = "image-to-image" if run.method == "cyclegan" else "unconditional-image-generation"
-    metadata = {"library_name": "dermgen", "pipeline_tag": task, "tags": [run.method]}
-    return Described(run.folder, run.method, places, run.sha256(), True, False, model, metadata, record)
+    task = "image-to-image" if run.method.translates else "unconditional-image-generation"
+    metadata = {"library_name": "dermgen", "pipeline_tag": task, "tags": [run.name]}
+    return Described(run.folder, run.name, places, run.sha256(), True, False, model, metadata, record)
 
 
 def _classifier(record: RunRecord) -> Described:

@@ -1,30 +1,11 @@
-"""Settings of `dermgen doctor`, and the trainings whose recipes it knows."""
+"""Settings of `dermgen doctor`, and which training a recipe is for."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from dermgen.config import InputError, check, option, parse
-from dermgen.settings.classifier import ClassifierConfig
-from dermgen.settings.cyclegan import CycleganConfig
-from dermgen.settings.dcgan import DcganConfig
-from dermgen.settings.ddpm import DdpmConfig
-from dermgen.settings.dreambooth import DreamboothConfig, DreamboothLoraConfig
-from dermgen.settings.stylegan2 import Stylegan2Config
+from dermgen.settings.methods import METHODS, RECIPES
 from dermgen.settings.training import TrainConfig
-from dermgen.settings.vae import VaeConfig
-
-# By what the name of a recipe begins with.
-TRAININGS: dict[str, type[TrainConfig]] = {
-    "dreambooth_lora": DreamboothLoraConfig,
-    "dreambooth": DreamboothConfig,
-    "classifier": ClassifierConfig,
-    "ddpm": DdpmConfig,
-    "vae": VaeConfig,
-    "dcgan": DcganConfig,
-    "cgan": DcganConfig,
-    "stylegan2": Stylegan2Config,
-    "cyclegan": CycleganConfig,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +14,7 @@ class DoctorConfig:
 
     recipe: str | None = option(None, "a training recipe", also="--config")
     method: str | None = option(
-        None, "training script of the recipe; default what its file name begins with", choices=list(TRAININGS)
+        None, "training script of the recipe; default what its file name begins with", choices=list(RECIPES)
     )
     hub: str | None = option(None, "also ask the Hub whether this repository may be written, org/name")
 
@@ -47,10 +28,10 @@ class DoctorConfig:
         """
         if self.recipe is None:
             return None
-        named = [name for name in TRAININGS if Path(self.recipe).stem.startswith(name)]
+        named = [name for name in RECIPES if Path(self.recipe).stem.startswith(name)]
         if not self.method and not named:
             raise InputError(
-                f"{self.recipe} does not begin with a method's name: add --method, one of {', '.join(TRAININGS)}"
+                f"{self.recipe} does not begin with a method's name: add --method, one of {', '.join(RECIPES)}"
             )
-        name = self.method or max(named, key=len)
-        return name, parse(TRAININGS[name], ["--config", self.recipe])
+        name = RECIPES[self.method or max(named, key=len)]
+        return name, parse(METHODS[name].settings, ["--config", self.recipe])

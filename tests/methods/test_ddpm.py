@@ -9,6 +9,7 @@ from small import config, train
 
 from dermgen.config import InputError
 from dermgen.methods.ddpm import DdpmGenerator, build, denoising_losses, load_generator
+from dermgen.sampling import GeneratorOptions
 from dermgen.training.draws import Draws
 
 
@@ -50,7 +51,7 @@ def test_a_run_that_an_older_version_began_with_other_betas_is_drawn_from_but_no
     facts = json.loads((run / "provenance.json").read_text())
     del facts["beta_end"]
     (run / "provenance.json").write_text(json.dumps(facts))
-    drawing = load_generator(run, ["a"] * 7, 10, 1.0, "ddim", torch.device("cpu"))
+    drawing = load_generator(run, ["a"] * 7, torch.device("cpu"), GeneratorOptions(num_inference_steps=10))
     assert torch.equal(drawing.scheduler.betas, old.betas)
     for steps in (1, 2):  # the same command again, and a longer one
         with pytest.raises(InputError, match="begun by an older version, whose linear schedule"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
-from small import METHODS, colours, config, train
+from small import colours, config, train
 
 from dermgen import runs
 from dermgen.config import InputError
@@ -20,12 +20,13 @@ from dermgen.data import manifest
 from dermgen.evaluate.audit import AuditConfig, audit
 from dermgen.filtering import FilterConfig, filter_images
 from dermgen.generate import GenerateConfig, generate
+from dermgen.settings.methods import FROM_SCRATCH
 from dermgen.training.lesions import read_lesions
 
 ROOT = Path(__file__).parents[2]
-GANS = ["dcgan", "stylegan2", "cyclegan"]
-WITH_CLASSES = ["ddpm", "vae", "dcgan", "stylegan2"]
-every_method = pytest.mark.parametrize("name", METHODS)
+GANS = [name for name, method in FROM_SCRATCH.items() if method.judges]
+WITH_CLASSES = [name for name, method in FROM_SCRATCH.items() if not method.translates]
+every_method = pytest.mark.parametrize("name", FROM_SCRATCH)
 
 
 def fresh():
@@ -34,7 +35,9 @@ def fresh():
 
 
 def final_weights(folder):
-    paths = sorted(p for sub in runs.NETWORKS.values() for name in sub for p in (folder / name).glob("*.safetensors"))
+    paths = sorted(
+        p for method in FROM_SCRATCH.values() for name in method.networks for p in (folder / name).glob("*.safetensors")
+    )
     assert paths
     return {p.parent.name: load_file(p) for p in paths}
 
@@ -121,7 +124,7 @@ def test_images_depend_on_label_and_seed_alone(name, trained, tested_dir, tmp_pa
     run = trained(name)
     table = draw(run, tmp_path / "all", tested_dir)
     generator = runs.load_generator(
-        runs.find(run), torch.device("cpu"), 2, 1.0, "ddim", 1.0, "a_to_b", sources(tested_dir)
+        runs.find(run), torch.device("cpu"), num_inference_steps=2, sources=sources(tested_dir)
     )
     labels, seeds = ["mel", "nv", "mel"], [5, 6, 7]
     together = generator.sample(labels, seeds)
@@ -312,7 +315,7 @@ def test_a_run_without_final_weights_is_not_drawn_from(name, trained, tested_dir
     import shutil
 
     run = shutil.copytree(trained(name), tmp_path / "run")
-    for sub in runs.NETWORKS[name]:
+    for sub in FROM_SCRATCH[name].networks:
         shutil.rmtree(run / sub)
     with pytest.raises(InputError, match="has no final weights yet"):
         draw(run, tmp_path / "drawn", tested_dir)

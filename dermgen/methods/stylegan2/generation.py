@@ -7,7 +7,7 @@ import torch
 
 from dermgen.data.loading import to_uint8
 from dermgen.methods.stylegan2.networks import StyleDiscriminator, StyleGenerator
-from dermgen.sampling import Critic, class_indices, evaluating
+from dermgen.sampling import Critic, GeneratorOptions, class_indices, evaluating
 from dermgen.training.draws import Draws
 
 
@@ -37,17 +37,20 @@ class StyleGan2Generator:
             return to_uint8(generator.synthesize(styles, numbers[:, dim:]))
 
 
-def load_generator(weights: Path, classes: Sequence[str], truncation: float, device) -> StyleGan2Generator:
+def load_generator(
+    weights: Path, classes: Sequence[str], device: torch.device, options: GeneratorOptions
+) -> StyleGan2Generator:
     """The generator of a finished run, from the folder that holds `generator/`."""
     generator = StyleGenerator.from_pretrained(weights, subfolder="generator", use_safetensors=True)
-    return StyleGan2Generator(generator.to(device), classes, truncation)
+    return StyleGan2Generator(generator.to(device), classes, options.truncation)
 
 
-def load_critic(run_dir: Path, classes: Sequence[str], device: torch.device) -> "SingleImageCritic":
+def load_critic(
+    run_dir: Path, classes: Sequence[str], resolution: int, device: torch.device, kind: None
+) -> "SingleImageCritic":
     """The discriminator of a finished run."""
     discriminator = StyleDiscriminator.from_pretrained(run_dir, subfolder="discriminator", use_safetensors=True)
-    config = discriminator.config
-    return SingleImageCritic(discriminator.to(device), config.resolution, classes, config.num_classes > 0)
+    return SingleImageCritic(discriminator.to(device), resolution, classes, discriminator.config.num_classes > 0)
 
 
 class SingleImageCritic(Critic):

@@ -1,0 +1,88 @@
+"""The methods of training, one row each: whoever needs to know what a method is or can do reads it here.
+
+A row names the module that trains and loads, which is imported when it is used: it brings torch, and the scores of a
+GAN's validation, 100 MiB, which a command line that is wrong, or the training of another method, can do without.
+"""
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from dermgen.settings.classifier import ClassifierConfig
+from dermgen.settings.cyclegan import CycleganConfig
+from dermgen.settings.dcgan import DcganConfig
+from dermgen.settings.ddpm import DdpmConfig
+from dermgen.settings.dreambooth import DreamboothConfig, DreamboothLoraConfig
+from dermgen.settings.stylegan2 import Stylegan2Config
+from dermgen.settings.training import TrainConfig
+from dermgen.settings.vae import VaeConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way of training a model.
+
+    Attributes:
+        settings: the options of its script.
+        module: has `train(settings)`; of a method trained from scratch also `load_generator(weights, classes, device,
+            options)`, and `load_critic(folder, classes, resolution, device, kind)` if it has a discriminator.
+        networks: folders of the networks that generate; none of a method that is not trained from scratch.
+        options: of `dermgen generate` that only some of the methods trained from scratch have.
+        judges: whether it trains a discriminator, which `dermgen filter` can ask.
+        translates: whether it makes images from given ones, so that classes cannot be requested.
+        generates: images; a model that does can copy.
+        recipes: what else the name of a recipe may begin with.
+    """
+
+    settings: type[TrainConfig]
+    module: str
+    networks: tuple[str, ...] = ()
+    options: frozenset[str] = frozenset()
+    judges: bool = False
+    translates: bool = False
+    generates: bool = True
+    recipes: tuple[str, ...] = ()
+
+    def load(self) -> ModuleType:
+        """The module that trains and loads."""
+        return importlib.import_module(self.module)
+
+
+# By the name of the script and of the card.
+METHODS = {
+    "dreambooth": Method(settings=DreamboothConfig, module="dermgen.methods.dreambooth"),
+    "dreambooth_lora": Method(settings=DreamboothLoraConfig, module="dermgen.methods.dreambooth"),
+    "classifier": Method(settings=ClassifierConfig, module="dermgen.classify.classifier", generates=False),
+    "ddpm": Method(
+        settings=DdpmConfig,
+        module="dermgen.methods.ddpm",
+        networks=("unet",),
+        options=frozenset({"guidance_scale", "num_inference_steps", "scheduler"}),
+    ),
+    "vae": Method(settings=VaeConfig, module="dermgen.methods.vae", networks=("vae",)),
+    "dcgan": Method(
+        settings=DcganConfig,
+        module="dermgen.methods.dcgan",
+        networks=("generator",),
+        judges=True,
+        recipes=("cgan",),
+    ),
+    "stylegan2": Method(
+        settings=Stylegan2Config,
+        module="dermgen.methods.stylegan2",
+        networks=("generator",),
+        options=frozenset({"truncation"}),
+        judges=True,
+    ),
+    "cyclegan": Method(
+        settings=CycleganConfig,
+        module="dermgen.methods.cyclegan",
+        networks=("generator_a_to_b", "generator_b_to_a"),
+        options=frozenset({"init_images", "init_split", "direction"}),
+        judges=True,
+        translates=True,
+    ),
+}
+FROM_SCRATCH = {name: method for name, method in METHODS.items() if method.networks}
+# By what the name of a recipe begins with.
+RECIPES = {start: name for name, method in METHODS.items() for start in (name, *method.recipes)}
