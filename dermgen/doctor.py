@@ -24,6 +24,7 @@ from dermgen import installation, trial
 from dermgen.config import InputError
 from dermgen.data import captions, duplicates, manifest, preprocess
 from dermgen.data.loading import folder_examples
+from dermgen.data.prepared import Split
 from dermgen.data.subsets import choose
 from dermgen.publish import hub
 from dermgen.settings.doctor import DoctorConfig
@@ -131,10 +132,10 @@ def _data(settings: TrainConfig) -> Iterator[Line]:
         except InputError as error:
             yield Line("FIX", "data", str(error))
             continue
-        of_split = manifest.split_facts(folder)
-        if of_split["leaky"]:
+        split = Split.of(folder)
+        if split.leaky:
             yield Line("FIX", "data", f"{folder} was split by image (LEAKY): prepare it without --allow_leaky_split")
-        elif told := manifest.split_warnings(of_split):
+        elif told := split.warnings():
             yield Line("note", "data", f"{folder}: {told[0]}")
         counts = table["split"].value_counts().to_dict()
         told = ", ".join(f"{name} {counts.get(name, 0)}" for name in manifest.SPLITS)

@@ -85,6 +85,8 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
 def _claim_plan(folder: Path, table: pd.DataFrame, sources: Sequence[str], accelerator: Accelerator) -> None:
     """Refuse to go on where prompts, weights or initial images are no longer those of the images that are there."""
     if accelerator.is_main_process:
+        if "leaky" in table:  # as earlier versions wrote it, whose folders can be completed
+            table = table.drop(columns="leaky").assign(source=table["source"] + manifest.LEAKY_SOURCE)
         plan, path = key_of(table.to_csv(), *map(hash_file, sources)), folder / ".plan"
         if path.exists() and path.read_text() != plan:
             raise InputError(
@@ -112,8 +114,7 @@ def _table(
 ) -> pd.DataFrame:
     """The manifest of the images to be: what each shows, and how it will be made."""
     taken: dict[str, int] = {}
-    licenses = [text for entry in trained_on.all_data for text in entry["licenses"]]
-    license = combine([*licenses, *set(source_licenses)])
+    license = combine([*trained_on.licenses, *set(source_licenses)])
     groups = sorted({row.get("dx") or "image" for row in rows})
     stem_of = dict(zip(groups, file_stems(groups), strict=True))
     full = []
@@ -126,13 +127,14 @@ def _table(
                 **{c: row.get(c, "") for c in (*manifest.COLUMNS, *manifest.SYNTHETIC_COLUMNS)},
                 "file_name": f"images/{stem_of[group]}_{number:05d}.png",
                 "image_id": image_id,
-                "source": f"dermgen {__version__}" + (", LEAKY" if trained_on.leaky else ""),
+                "source": f"dermgen {__version__}",
                 "license": license.name if license else "",
                 "synthetic": "true",
                 "index": i,
                 "model": config.model,
                 "model_sha256": sha256,
                 **settings,
+                **({"leaky": "true"} if trained_on.leaky else {}),
             }
         )
     return pd.DataFrame(full)

@@ -100,8 +100,8 @@ def test_what_each_run_was_trained_on():
         assert {row["sha256"] for row in csv.DictReader(file)} == hashes("train", "mel")
     assert trained_on["lora"].sha256 == hashes("train"), "the base model was trained on both classes"
     lora = trained_on["lora"]
-    assert [entry["images_per_class"] for entry in lora.all_data] == [{"mel": 8}, {"mel": 8, "nv": 8}]
-    assert [entry["licenses"] for entry in lora.all_data] == [["CC0 1.0"]] * 2
+    assert [entry.images_per_class for entry in lora.all_data] == [{"mel": 8}, {"mel": 8, "nv": 8}]
+    assert [entry.licenses for entry in lora.all_data] == [["CC0 1.0"]] * 2
     assert all(run.manifests == ("manifest",) and not run.leaky for run in trained_on.values())
     make_leaky("vae/provenance.json")
     assert TrainedOn.read("vae").leaky

@@ -40,7 +40,7 @@ def test_both_stages_train_a_whole_pipeline_and_go_on(manifest_dir, tmp_path, ca
     shown = manifest.read(manifest_dir).query("split == 'train' and dx != 'vasc'")
     trained_on = TrainedOn.read(folder)  # its autoencoder on all images, the rest on one of each class
     assert trained_on.sha256 == {hash_file(manifest_dir / name) for name in shown["file_name"]}
-    assert [d["images"] for d in trained_on.all_data] == [shown["dx"].nunique(), len(shown)]
+    assert [entry.images for entry in trained_on.all_data] == [shown["dx"].nunique(), len(shown)]
     for name in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
         stage = load_file(folder / "stages" / "text_to_image" / name)  # the averaged weights
         assert all(torch.equal(stage[k], v) for k, v in load_file(folder / name).items()), name

@@ -20,6 +20,8 @@ from dermgen.classify.mixture import training_rows
 from dermgen.config import InputError
 from dermgen.data import comparable, manifest, trained_on
 from dermgen.data.loading import Example, LesionSet, check_readable, collate
+from dermgen.data.prepared import Split
+from dermgen.data.set_facts import SetFacts
 from dermgen.labels import from_labels
 from dermgen.results.classifier import ClassifierResult
 from dermgen.results.common import is_one, read, write
@@ -132,7 +134,7 @@ def read_images(config: ClassifierConfig) -> Images:
 def _record(images: Images, config: ClassifierConfig, run: Run) -> None:
     """Record what the run is trained on and measured on, and print what a reader should know of it."""
     folders = [config.data_dir, *([config.synthetic_dir] if config.synthetic_dir else [])]
-    data = [manifest.facts(folder, images.train["image_id"]) for folder in folders]
+    data = [SetFacts.of(folder, images.train["image_id"]) for folder in folders]
     base_model = None if config.from_scratch else config.pretrained_model_name_or_path
     trained_on.write(run.output_dir, run.accelerator, images.train.to_dict("records"), data, base_model)
     run.record(
@@ -143,7 +145,7 @@ def _record(images: Images, config: ClassifierConfig, run: Run) -> None:
     if run.is_main:
         for note in images.notes:
             print(f"note: {note}")
-        for warning in manifest.split_warnings(manifest.split_facts(config.data_dir)):
+        for warning in Split.of(config.data_dir).warnings():
             print(f"warning: {warning}", file=sys.stderr)
 
 
@@ -255,7 +257,7 @@ def _finish(
         best_step=best_step,
         last_step=run.step,
         max_train_steps=steps,
-        **manifest.split_facts(config.data_dir),
+        **Split.of(config.data_dir).to_json(),
         training_images=_counts(images.train),
         **measured,
     )

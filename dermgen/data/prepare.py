@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dermgen.config import InputError, write_json
+from dermgen.config import InputError
 from dermgen.data import balance, captions, duplicates, manifest, preprocess, sources, splits
 from dermgen.data.groups import any_known, find_groups, require_groups
 from dermgen.data.names import file_stems
+from dermgen.data.prepared import AS_GIVEN, BY_GROUPS, BY_IMAGE, NO_GROUPS, Prepared, SplitAudit
 from dermgen.data.processing import ODD_MASKS, Steps, process_all
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import choose
@@ -30,7 +31,7 @@ def prepare(config: PrepareConfig) -> Path:
     """
     folder = Path(config.output_dir)
     claim_folder(folder, config, anew=not (folder / "metadata.csv").exists())
-    if manifest.is_of_earlier_version(folder):
+    if Prepared.is_one(folder) and Prepared.read(folder).split_method is None:
         raise InputError(
             f"{folder} was split by an earlier version, and would be split otherwise now while runs may stand on it: "
             "choose a new output_dir"
@@ -75,20 +76,18 @@ def prepare(config: PrepareConfig) -> Path:
     table["split"] = _split(table, groups, config, taken)
     crossing = splits.crossing_groups(table["split"], groups)
     differences = balance.compare(table, _dealt(groups, config), config.seed)
-    audit = {
-        "images": len(table),
-        "groups": int(groups.max()) + 1,
-        "near_duplicate_pairs": len(pairs),
-        "groups_joined": int(known.max() - groups.max()),
-        "images_of_unknown_group": int(((table["lesion_id"] == "") & (table["patient_id"] == "")).sum()),
-        "groups_crossing_splits": crossing if has_groups or crossing else None,
-        "images_per_split": {name: int((table["split"] == name).sum()) for name in manifest.SPLITS},
-        "class_off_by": _class_off_by(table, config),
-        "differences": differences,
-        "images_per_class": {
-            c: int((table["dx"] == c).sum()) for c in source.taxonomy.codes if (table["dx"] == c).any()
-        },
-    }
+    audit = SplitAudit(
+        images=len(table),
+        groups=int(groups.max()) + 1,
+        near_duplicate_pairs=len(pairs),
+        groups_joined=int(known.max() - groups.max()),
+        images_of_unknown_group=int(((table["lesion_id"] == "") & (table["patient_id"] == "")).sum()),
+        groups_crossing_splits=crossing if has_groups or crossing else None,
+        images_per_split={name: int((table["split"] == name).sum()) for name in manifest.SPLITS},
+        class_off_by=_class_off_by(table, config),
+        differences=differences,
+        images_per_class={c: int((table["dx"] == c).sum()) for c in source.taxonomy.codes if (table["dx"] == c).any()},
+    )
     written = captions.compile_captions(
         table, config.caption_template, source.taxonomy, config.caption_synonyms, config.seed
     )
@@ -105,24 +104,24 @@ def prepare(config: PrepareConfig) -> Path:
     unused = ["path", "mask_path", "stem", *(["dx_type"] if (table["dx_type"] == "").all() else [])]
     manifest.write(table.drop(columns=unused), folder)
     _before_after(source.table.iloc[good].reset_index(drop=True), table, folder, config)
-    facts = {
-        "taxonomy": source.taxonomy.name,
-        "leaky": config.allow_leaky_split,
-        "split_method": _split_method(config, has_groups),
-        "audit": audit,
-        "rejected": rejected["reason"].value_counts().to_dict(),
-        "split_kept": config.keep_split,
-        "partial": config.partial,
-        "notes": list(source.notes),
-        "read_as_unknown": source.unclear or {},
-        "masks": dict(Counter(r["mask"] for r in results)),
-        "odd_masks": [i for i, r in zip(table["image_id"], results, strict=True) if r["mask"] in ODD_MASKS],
-        "converted": dict(Counter(note for r in results for note in r["notes"])),
-        "crops": pd.Series([r["crop"] for r in results]).value_counts().to_dict(),
-        "near_duplicates": joined,
-    }
-    write_json(folder / "prepare.json", facts)
-    print(_report(facts, folder, lines))
+    prepared = Prepared(
+        taxonomy=source.taxonomy.name,
+        leaky=config.allow_leaky_split,
+        split_method=_split_method(config, has_groups),
+        audit=audit,
+        rejected=rejected["reason"].value_counts().to_dict(),
+        split_kept=config.keep_split,
+        partial=config.partial,
+        notes=list(source.notes),
+        read_as_unknown=source.unclear or {},
+        masks=dict(Counter(r["mask"] for r in results)),
+        odd_masks=[i for i, r in zip(table["image_id"], results, strict=True) if r["mask"] in ODD_MASKS],
+        converted=dict(Counter(note for r in results for note in r["notes"])),
+        crops=pd.Series([r["crop"] for r in results]).value_counts().to_dict(),
+        near_duplicates=joined,
+    )
+    prepared.write(folder)
+    print(_report(prepared, folder, lines))
     return folder
 
 
@@ -184,10 +183,10 @@ def _with_groups(source: sources.Source, config: PrepareConfig) -> tuple[sources
 
 def _split_method(config: PrepareConfig, has_groups: bool) -> str:
     if config.allow_leaky_split:
-        return manifest.BY_IMAGE
+        return BY_IMAGE
     if not has_groups:
-        return manifest.NO_GROUPS
-    return manifest.AS_GIVEN if config.keep_split else manifest.SPLIT_METHOD
+        return NO_GROUPS
+    return AS_GIVEN if config.keep_split else BY_GROUPS
 
 
 def _dealt(groups: np.ndarray, config: PrepareConfig) -> np.ndarray:
@@ -243,48 +242,48 @@ def _before_after(raw: pd.DataFrame, table: pd.DataFrame, folder: Path, config: 
     contact_sheet(images, folder / "sheets" / "before_after.png", 8, names)
 
 
-def _crossing(facts: dict) -> str:
-    audit = facts["audit"]
-    if audit["groups_crossing_splits"] is None:
+def _crossing(prepared: Prepared) -> str:
+    audit = prepared.audit
+    if audit.groups_crossing_splits is None:
         return "  groups crossing splits: nobody can tell, since no lesion or patient ids are known   NO GROUPS"
-    if facts["split_method"] == manifest.NO_GROUPS:
-        return f"  groups crossing splits: at least {audit['groups_crossing_splits']}, of near-duplicates   NO GROUPS"
-    unknown = audit["images_of_unknown_group"]
+    if prepared.split_method == NO_GROUPS:
+        return f"  groups crossing splits: at least {audit.groups_crossing_splits}, of near-duplicates   NO GROUPS"
+    unknown = audit.images_of_unknown_group
     told = f" ({unknown} images of unknown lesion and patient are a group each)" if unknown else ""
-    return f"  groups crossing splits: {audit['groups_crossing_splits']}{told}"
+    return f"  groups crossing splits: {audit.groups_crossing_splits}{told}"
 
 
-def _report(facts: dict, folder: Path, lines: list[str]) -> str:
-    audit, rejected = facts["audit"], facts["rejected"]
+def _report(prepared: Prepared, folder: Path, lines: list[str]) -> str:
+    audit, rejected = prepared.audit, prepared.rejected
     text = [
-        f"{audit['images']} images of {audit['groups']} groups (lesions, patients and near-duplicates)",
-        "  classes    " + ", ".join(f"{c} {n}" for c, n in audit["images_per_class"].items()),
-        "  splits     " + ", ".join(f"{s} {n}" for s, n in audit["images_per_split"].items()),
+        f"{audit.images} images of {audit.groups} groups (lesions, patients and near-duplicates)",
+        "  classes    " + ", ".join(f"{c} {n}" for c, n in audit.images_per_class.items()),
+        "  splits     " + ", ".join(f"{s} {n}" for s, n in audit.images_per_split.items()),
         "  splits compared: the value that differs most in each column; a small p means more than chance",
-        *(f"    {line}" for line in balance.as_lines(audit["differences"])),
+        *(f"    {line}" for line in balance.as_lines(audit.differences)),
         "  near-duplicates under different ids: "
-        f"{audit['near_duplicate_pairs']} pairs"
-        + ("" if facts["split_kept"] else f", {audit['groups_joined']} groups joined"),
-        _crossing(facts) + ("   LEAKY" if facts["leaky"] else ""),
+        f"{audit.near_duplicate_pairs} pairs"
+        + ("" if prepared.split_kept else f", {audit.groups_joined} groups joined"),
+        _crossing(prepared) + ("   LEAKY" if prepared.leaky else ""),
         "  rejected   " + (", ".join(f"{n} x {reason}" for reason, n in rejected.items()) or "none"),
-        *(f"  converted  {n} x {what}" for what, n in facts["converted"].items()),
-        *(f"  masks      {facts['masks'][kind]} {kind}" for kind in ODD_MASKS if kind in facts["masks"]),
+        *(f"  converted  {n} x {what}" for what, n in prepared.converted.items()),
+        *(f"  masks      {prepared.masks[kind]} {kind}" for kind in ODD_MASKS if kind in prepared.masks),
         *(
             f"  {column:10} {sum(lost.values())} cells read as unknown: {', '.join(map(repr, list(lost)[:5]))}"
-            for column, lost in facts["read_as_unknown"].items()
+            for column, lost in prepared.read_as_unknown.items()
         ),
-        *(f"  note       {note}" for note in facts["notes"]),
+        *(f"  note       {note}" for note in prepared.notes),
         *(f"  {line}" for line in lines),
         f"Written to {folder}; before and after: {folder / 'sheets' / 'before_after.png'}",
     ]
-    if facts["leaky"]:
+    if prepared.leaky:
         print("warning: the split is by image; scores on it are LEAKY and will be marked so", file=sys.stderr)
-    elif facts["split_kept"] and audit["groups_crossing_splits"]:
+    elif prepared.split_kept and audit.groups_crossing_splits:
         print(
-            f"warning: at least {audit['groups_crossing_splits']} groups of near-duplicates are in more than one split "
+            f"warning: at least {audit.groups_crossing_splits} groups of near-duplicates are in more than one split "
             "of those that the data came with, so scores will be too good: leave out --keep_split to split it anew",
             file=sys.stderr,
         )
-    if unlike := balance.warning(audit["differences"]):
+    if unlike := balance.warning(audit.differences):
         print(unlike, file=sys.stderr)
     return "\n".join(text)

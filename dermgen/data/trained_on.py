@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dermgen.config import InputError, whole_file, write_json
 from dermgen.data.cache import hash_file
+from dermgen.data.set_facts import SetFacts
 from dermgen.job import saved_settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class TrainedOn:
     Attributes:
         sha256: of the files of the real images, the base model's among them; None if they were not recorded.
         image_ids: of all images, the base model's among them; None if they were not recorded.
-        data: what `manifest.facts` says of the images, one entry a manifest.
+        data: facts of the images, one entry a manifest.
         base_data: the same of the base model's images, where that is recorded.
         leaky: whether any of the data was split by image.
         manifests: their folders on the machine of the training.
@@ -41,8 +42,8 @@ class TrainedOn:
 
     sha256: frozenset[str] | None = None
     image_ids: frozenset[str] | None = None
-    data: tuple[Mapping[str, Any], ...] = ()
-    base_data: tuple[Mapping[str, Any], ...] = ()
+    data: tuple[SetFacts, ...] = ()
+    base_data: tuple[SetFacts, ...] = ()
     leaky: bool = False
     manifests: tuple[str, ...] = ()
 
@@ -52,7 +53,7 @@ class TrainedOn:
         folder = Path(run).parent if Path(run).is_file() else Path(run)
         settings = saved_settings(folder)
         facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).exists() else {}
-        data, base_data = tuple(facts.get("data", ())), tuple(facts.get("base_data", ()))
+        data, base_data = _data_of(facts)
         recorded = (folder / OWN).exists()
         rows = [*_rows(folder / OWN), *_rows(folder / BASE)]
         real = frozenset(row["sha256"] for row in rows if row["synthetic"] != "true")
@@ -61,7 +62,7 @@ class TrainedOn:
             frozenset(row["image_id"] for row in rows) if recorded else None,
             data,
             base_data,
-            bool(facts.get("leaky")) or any(entry["leaky"] for entry in (*data, *base_data)),
+            bool(facts.get("leaky")) or any(entry.leaky for entry in (*data, *base_data)),
             tuple(settings[name] for name in ("data_dir", "data_dir_b") if settings.get(name)),
         )
 
@@ -72,8 +73,7 @@ class TrainedOn:
         return cls(
             None if hashes is None else frozenset(hashes),
             None,
-            tuple(facts.get("data", ())),
-            tuple(facts.get("base_data", ())),
+            *_data_of(facts),
             bool(facts.get("leaky")),
             tuple(facts.get("manifests", ())),
         )
@@ -90,23 +90,28 @@ class TrainedOn:
         """What is recorded beside images that the model generates."""
         return {
             "learnt": None if self.sha256 is None else sorted(self.sha256),
-            "data": list(self.data),
-            "base_data": list(self.base_data),
+            "data": [entry.to_json() for entry in self.data],
+            "base_data": [entry.to_json() for entry in self.base_data],
             "leaky": self.leaky,
             "manifests": list(self.manifests),
         }
 
     @property
-    def all_data(self) -> list[Mapping[str, Any]]:
+    def all_data(self) -> list[SetFacts]:
         """Of its own images and of the base model's, all of which bind what is made of it."""
         return [*self.data, *self.base_data]
+
+    @property
+    def licenses(self) -> list[str]:
+        """Of all of them, as the manifests spell them; "" where one is unknown."""
+        return [text for entry in self.all_data for text in entry.licenses]
 
 
 def write(
     run_dir: Path,
     accelerator: "Accelerator",
     rows: Sequence[Mapping[str, str]],
-    data: Sequence[Mapping[str, Any]],
+    data: Sequence[SetFacts],
     base_model: str | None = None,
 ) -> dict[str, str]:
     """Record what a run trains on, or refuse to resume it with other images.
@@ -115,7 +120,7 @@ def write(
         run_dir: its folder, with `provenance.json`.
         accelerator: one process writes, the others wait.
         rows: `image_id`, `dx`, `synthetic` and `path` of each image; one that is drawn twice as often occurs twice.
-        data: what `manifest.facts` says of them, one entry a manifest, or `of_plain_folder`.
+        data: their facts, one entry a manifest.
         base_model: where the weights come from that the run starts with; the record of a dermgen run is kept too.
 
     Returns:
@@ -146,15 +151,14 @@ def write(
             rows_of_base = [row for name in (OWN, BASE) for row in _rows(Path(base_model, name))]
             if rows_of_base:
                 _write_rows(run_dir / BASE, [[row[name] for name in COLUMNS] for row in rows_of_base])
-        facts = {"leaky": any(entry["leaky"] for entry in data), "data": list(data), "base_data": base.all_data}
+        facts = {
+            "leaky": any(entry.leaky for entry in data),
+            "data": [entry.to_json() for entry in data],
+            "base_data": [entry.to_json() for entry in base.all_data],
+        }
         write_json(run_dir / FACTS, json.loads((run_dir / FACTS).read_text()) | facts)
     accelerator.wait_for_everyone()
     return hash_of
-
-
-def of_plain_folder(images: int) -> dict[str, Any]:
-    """The facts of images that lie in no manifest: nothing but their number is known."""
-    return {"images": images, "images_per_class": {}, "licenses": [""], "sources": [""], "leaky": False}
 
 
 def pass_on(run_dir: Path, folder: Path) -> None:
@@ -162,6 +166,11 @@ def pass_on(run_dir: Path, folder: Path) -> None:
     for name in (OWN, BASE, FACTS):
         if (run_dir / name).exists():
             shutil.copyfile(run_dir / name, folder / name)
+
+
+def _data_of(facts: Mapping[str, Any]) -> list[tuple[SetFacts, ...]]:
+    """Of the model, and of its base model."""
+    return [tuple(map(SetFacts.from_json, facts.get(name, ()))) for name in ("data", "base_data")]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

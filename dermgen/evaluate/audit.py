@@ -13,6 +13,7 @@ from dermgen.blocks import for_terminal
 from dermgen.config import InputError
 from dermgen.data import comparable, manifest, preprocess
 from dermgen.data.duplicates import orient
+from dermgen.data.prepared import Split
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images
 from dermgen.evaluate.neighbours import Neighbours, closest, thumbnails, use_faiss
@@ -150,7 +151,7 @@ def _judged(compared: Comparison, extractor: features.Extractor, config: AuditCo
         drawn_over_real=int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
         unknown_sources=_unknown_sources(synthetic, real),
         median_source_distance=None if np.isnan(moved).all() else float(np.nanmedian(moved)),
-        **manifest.split_facts(config.real),
+        **Split.of(config.real).to_json(),
         images=ImageSet(**manifest.identity(synthetic)),
         train=manifest.identity(compared.train)["sha256"],
         real=images.facts(config.real),

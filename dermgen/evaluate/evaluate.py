@@ -13,6 +13,7 @@ from dermgen import plots, statistics
 from dermgen.blocks import for_terminal
 from dermgen.config import InputError
 from dermgen.data import comparable, manifest, splits
+from dermgen.data.prepared import Split
 from dermgen.data.subsets import choose
 from dermgen.evaluate import features, images, pairs, products, scores
 from dermgen.results.common import Estimate, ImageSet, is_one, read, write
@@ -59,7 +60,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             resize=features.RESIZE,
         ),
         methods=METHODS,
-        **manifest.split_facts(config.real),
+        **Split.of(config.real).to_json(),
         images=ImageSet(**manifest.identity(judged)),
         reference=Reference(
             sources=sorted(set(held_out.table["source"]) - {""}),
@@ -332,7 +333,7 @@ def _warnings(
     if not overall.fid_reliable:
         n = min(overall.n_real, overall.n_synthetic)
         notes.append(f"FID of {n} images is unreliable (under {scores.FID_RELIABLE:,}): go by KID")
-    notes += manifest.split_warnings(manifest.split_facts(config.real))
+    notes += Split.of(config.real).warnings()
     if is_one(Filtered, config.synthetic) and read(Filtered, config.synthetic).scorer_revision == extractor.revision:
         notes.append("the synthetic set was filtered by this same network, which flatters it: take another extractor")
     return notes

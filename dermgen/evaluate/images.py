@@ -11,6 +11,7 @@ from PIL import Image
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess, splits
 from dermgen.data.loading import Example, PixelSet, check_readable, folder_examples
+from dermgen.data.set_facts import SetFacts
 from dermgen.data.skin_tone import tone, typology_angle
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.D
 
 
 def facts(folder: str | Path) -> dict | None:
-    """`manifest.facts` of a manifest; None for a plain folder, of which nothing is known."""
-    return manifest.facts(folder) if Path(folder, "metadata.csv").exists() else None
+    """Facts of the images of a manifest; None for a plain folder, of which nothing is known."""
+    return SetFacts.of(folder).to_json() if Path(folder, "metadata.csv").exists() else None
 
 
 def reference_sets(table: pd.DataFrame) -> dict[str, np.ndarray]:

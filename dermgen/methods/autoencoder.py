@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
 
-from dermgen.data import manifest, trained_on
+from dermgen.data import trained_on
 from dermgen.data.loading import PixelSet, check_readable, collate, manifest_examples, to_uint8, to_unit_range
+from dermgen.data.set_facts import SetFacts
 from dermgen.sampling import evaluating
 from dermgen.settings.autoencoder import AutoencoderConfig
 from dermgen.training.augmentation import turn
@@ -41,7 +42,7 @@ def train(config: AutoencoderConfig) -> AutoencoderKL:
     dataset = PixelSet(examples, [0] * len(examples), config.resolution)
     run = Run(config)
     rows = [{"image_id": e.image_id, "path": e.path, "dx": "", "synthetic": "false"} for e in examples]
-    data = [manifest.facts(config.data_dir, [e.image_id for e in examples])]
+    data = [SetFacts.of(config.data_dir, [e.image_id for e in examples])]
     trained_on.write(run.output_dir, run.accelerator, rows, data)
     vae = build(config)
     side = config.resolution // 2 ** (len(vae.config.block_out_channels) - 1)

@@ -13,9 +13,10 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import nn
 
 from dermgen.config import InputError
-from dermgen.data import manifest, preprocess, trained_on
+from dermgen.data import preprocess, trained_on
 from dermgen.data.cache import default_cache_dir, key_of
 from dermgen.data.loading import Example, check_readable, collate, folder_examples, manifest_examples
+from dermgen.data.set_facts import SetFacts
 from dermgen.settings.dreambooth import DreamboothConfig
 from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.stable_diffusion.class_images import class_images, own_images
@@ -283,9 +284,9 @@ def _record(
     rows += [{"image_id": f"class/{Path(e.path).name}", "path": e.path} for e in prior if e.path in own]
     rows = [{**row, "dx": "", "synthetic": "false"} for row in rows]
     if config.data_dir is None:
-        data = trained_on.of_plain_folder(len(instances))
+        data = SetFacts.of_plain_folder(len(instances))
     else:
-        data = manifest.facts(config.data_dir, [e.image_id for e in instances])
+        data = SetFacts.of(config.data_dir, [e.image_id for e in instances])
     trained_on.write(run.output_dir, run.accelerator, rows, [data], base.name_or_path)
     if run.is_main:
         run.record(

@@ -47,8 +47,8 @@ def check_upload(config: TrainConfig, draws: bool = True) -> None:
     """
     if not config.push_to_hub:
         return
-    from dermgen.data import manifest
     from dermgen.data.origins import BASE_LICENSES
+    from dermgen.data.set_facts import SetFacts
     from dermgen.publish import gates, hub
     from dermgen.publish.cards import data_licenses
     from dermgen.publish.evidence import Evidence
@@ -58,8 +58,8 @@ def check_upload(config: TrainConfig, draws: bool = True) -> None:
     stops = gates.memorization(Evidence(), how, None) if draws else []
     settings = vars(config)
     folders = [settings.get(name) for name in ("data_dir", "data_dir_b", "synthetic_dir")]
-    data = [manifest.facts(folder) for folder in folders if folder] or [{"licenses": [""], "leaky": False}]
-    stops += gates.split(any(entry["leaky"] for entry in data))
+    data = [SetFacts.of(folder) for folder in folders if folder] or [SetFacts.of_plain_folder(0)]
+    stops += gates.split(any(entry.leaky for entry in data))
     stops += gates.licenses(data_licenses(data, None), None)
     base = settings.get("pretrained_model_name_or_path")
     whole = base and "rank" not in settings and not settings.get("from_scratch") and not Path(base).exists()

@@ -16,8 +16,8 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard
 from dermgen import __version__
 from dermgen.blocks import for_card, number, percent
 from dermgen.config import InputError
-from dermgen.data import manifest
-from dermgen.data.origins import COLLECTIONS, PHANTOMS, License, combine, is_generated, parse_license
+from dermgen.data.origins import COLLECTIONS, License, Origin, combine, origin, parse_license
+from dermgen.data.set_facts import SetFacts
 from dermgen.labels import TAXONOMIES
 from dermgen.publish.evidence import Evidence, copies_among
 from dermgen.publish.gates import Stop
@@ -83,8 +83,8 @@ def render(
 
 
 def shared_facts(
-    data: Sequence[Mapping[str, Any]],
-    base_data: Sequence[Mapping[str, Any]],
+    data: Sequence[SetFacts],
+    base_data: Sequence[SetFacts],
     license: License | None,
     evidence: Evidence,
     stops: Sequence[Stop],
@@ -96,7 +96,7 @@ def shared_facts(
     """What every card tells, of a model or a set.
 
     Args:
-        data: what `manifest.facts` gave of the images that were learnt, one entry a manifest.
+        data: facts of the images that were learnt, one entry a manifest.
         base_data: likewise of what the base model has learnt, where it is known.
         license: of what is published.
         evidence: results about it.
@@ -106,11 +106,11 @@ def shared_facts(
         published: SHA-256 of the images of a set.
         learnt: SHA-256 of the real images that were learnt, where that is known.
     """
-    sources = sorted({s.removesuffix(", LEAKY") for d in (*data, *base_data) for s in d["sources"]} - {""})
+    sources = sorted({source for entry in (*data, *base_data) for source in entry.sources} - {""})
     bibtex = dict.fromkeys(b for s in sources if s in COLLECTIONS for b in [COLLECTIONS[s].bibtex] if b)
     return {
         "version": __version__,
-        "data": [_data(d, data_license) for d in data if d["images"] != 0],
+        "data": [_data(d, data_license) for d in data if d.images != 0],
         "base_data": [_data(d, data_license) for d in base_data],
         "collections": [COLLECTIONS[s] for s in sources if s in COLLECTIONS and COLLECTIONS[s].url],
         "sources": sources,
@@ -125,9 +125,9 @@ def shared_facts(
     }
 
 
-def data_licenses(data: Sequence[Mapping[str, Any]], said: str | None) -> License | None:
+def data_licenses(data: Sequence[SetFacts], said: str | None) -> License | None:
     """The licence that the images ask for; `said` stands in where a manifest does not tell. None if one is unknown."""
-    return combine([text or said or "" for entry in data for text in entry["licenses"]])
+    return combine([text or said or "" for entry in data for text in entry.licenses])
 
 
 def eval_results(task: str, evidence: Evidence) -> list[EvalResult]:
@@ -152,19 +152,20 @@ def eval_results(task: str, evidence: Evidence) -> list[EvalResult]:
     return results
 
 
-def consent(data: Sequence[Mapping[str, Any]]) -> list[str]:
+def consent(data: Sequence[SetFacts]) -> list[str]:
     """What is known of whether the patients agreed, a sentence for each kind of source."""
-    sources = {source.removesuffix(", LEAKY") for entry in data for source in entry["sources"]}
-    public = sorted(s for s in sources if s in COLLECTIONS and s != PHANTOMS)
+    sources = {source for entry in data for source in entry.sources}
+    origins = {origin(source) for source in sources}
+    public = sorted(source for source in sources if origin(source) is Origin.COLLECTION)
     told = []
     if public:
         told.append(
             f"The photographs of {' and '.join(public)} were published for research by those who took them; consent "
             "and ethics approval are described there and were not verified again."
         )
-    if PHANTOMS in sources:
+    if Origin.PHANTOM in origins:
         told.append("The phantoms were drawn by a program: no patient is in them.")
-    if any(not s or (s not in COLLECTIONS and not is_generated(s)) for s in sources) or not sources:
+    if Origin.OTHER in origins or not sources:
         told.append(
             "Whether the patients in the other images agreed to this use is not recorded with them: whoever published "
             "this answers for it."
@@ -186,19 +187,19 @@ def class_names(codes: Sequence[str], taxonomy: str | None) -> list[tuple[str, s
     return [(code, lesion.name if of and (lesion := of.find(code)) else "") for code in codes]
 
 
-def _data(entry: Mapping[str, Any], said: str | None) -> dict[str, Any]:
-    names = dict(class_names(list(entry["images_per_class"]), entry.get("taxonomy")))
-    of = [parse_license(text or said or "") for text in entry["licenses"]]
+def _data(entry: SetFacts, said: str | None) -> dict[str, Any]:
+    names = dict(class_names(list(entry.images_per_class), entry.taxonomy))
+    of = [parse_license(text or said or "") for text in entry.licenses]
     return {
-        "images": entry["images"],
-        "lesions": entry.get("lesions"),
-        "synthetic": entry.get("synthetic", 0),
-        "classes": [(code, names[code], n) for code, n in entry["images_per_class"].items()],
-        "sources": [source for source in entry["sources"] if source],
+        "images": entry.images,
+        "lesions": entry.lesions,
+        "synthetic": entry.synthetic,
+        "classes": [(code, names[code], n) for code, n in entry.images_per_class.items()],
+        "sources": [source for source in entry.sources if source],
         "licenses": [license for license in of if license],
-        "preparation": entry.get("preparation"),
-        "audit": entry.get("audit"),
-        "split_warnings": manifest.split_warnings(entry),
+        "preparation": entry.preparation,
+        "audit": entry.audit,
+        "split_warnings": entry.split.warnings(),
     }
 
 

@@ -4,7 +4,7 @@ import io
 import json
 import shlex
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from dermgen.data.cache import hash_file, key_of
 from dermgen.data.generated import Generated
 from dermgen.data.loading import Example, check_readable
 from dermgen.data.names import file_stem, file_stems
-from dermgen.data.origins import COLLECTIONS, License, is_generated, parse_license
+from dermgen.data.origins import License, Origin, origin, parse_license
+from dermgen.data.set_facts import SetFacts
 from dermgen.data.trained_on import TrainedOn
 from dermgen.labels import from_labels
 from dermgen.publish import cards, gates, hub
@@ -41,11 +42,11 @@ if TYPE_CHECKING:
 COLUMNS = (
     "image_id dx caption synthetic age sex localization lesion_id source license prompt prompt_read negative_prompt "
     "negative_prompt_read seed index model model_sha256 guidance_scale num_inference_steps scheduler strength "
-    "truncation source_image_id quality_score kept nearest_train_id nearest_train_distance copy"
+    "truncation source_image_id leaky quality_score kept nearest_train_id nearest_train_distance copy"
 ).split()
 WHOLE_NUMBERS = "seed index num_inference_steps".split()
 NUMBERS = "age guidance_scale strength truncation quality_score nearest_train_distance".split()
-TRUTHS = "synthetic kept copy".split()
+TRUTHS = "synthetic leaky kept copy".split()
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 WEBDATASET_FROM = 10 * 2**30
 SHOWN = 32
@@ -72,12 +73,12 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
         table = choose(real[real["split"] == "train"], table, config.synthetic_ratio, None, False, rng)
     synthetic = table.assign(split="train").reset_index(drop=True)
     rows = synthetic if real is None else pd.concat([real, synthetic], ignore_index=True)
-    data = [*_learnt(synthetic, trained_on), *([] if real is None else [manifest.facts(config.include_real)])]
+    data = [*_learnt(synthetic, trained_on), *([] if real is None else [SetFacts.of(config.include_real)])]
     data_license = cards.data_licenses(data, config.data_license)
     published = frozenset(synthetic["sha256"])
     stops = [
         *gates.memorization(evidence, _how_to_audit(config), trained_on.sha256, published),
-        *gates.split(evidence.leaky or any(entry["leaky"] for entry in data)),
+        *gates.split(evidence.leaky or any(entry.leaky for entry in data)),
         *gates.licenses(data_license, own_license(config, None)),
     ]
     publication = begin(config, "dataset", stops)
@@ -275,7 +276,7 @@ def _with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return table.assign(path=paths, sha256=list(map(hash_file, paths)))
 
 
-def _told(rows: pd.DataFrame, data: Sequence[dict], evidence: Evidence) -> pd.DataFrame:
+def _told(rows: pd.DataFrame, data: Sequence[SetFacts], evidence: Evidence) -> pd.DataFrame:
     """The rows without what must not be told, and without columns that are empty.
 
     Ids of photographs stay only where all of those that the ids are of are in public collections: a clinic's may name
@@ -288,7 +289,9 @@ def _told(rows: pd.DataFrame, data: Sequence[dict], evidence: Evidence) -> pd.Da
     """
     public = _public(data)
     # The nearest image and the source are of the manifests that the audits were given.
-    audited = bool(evidence.audits) and _public([audit.real or {"sources": [""]} for audit in evidence.audits])
+    audited = bool(evidence.audits) and _public(
+        SetFacts.from_json(audit.real) if audit.real else SetFacts.of_plain_folder(0) for audit in evidence.audits
+    )
     hidden = [] if public else ["lesion_id"]
     hidden += [] if public and audited else ["nearest_train_id"]
     hidden += [] if public and audited and not evidence.unknown_sources else ["source_image_id"]
@@ -304,9 +307,9 @@ def _told(rows: pd.DataFrame, data: Sequence[dict], evidence: Evidence) -> pd.Da
     return told.drop(columns=empty)
 
 
-def _public(data: Sequence[dict]) -> bool:
+def _public(data: Iterable[SetFacts]) -> bool:
     """Whether all photographs are of collections whose ids are public."""
-    return all({s for s in d["sources"] if not is_generated(s)} <= {*COLLECTIONS} and d["sources"] for d in data)
+    return all(entry.sources and Origin.OTHER not in {origin(source) for source in entry.sources} for entry in data)
 
 
 def _record(row: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -343,23 +346,15 @@ def _shards(rows: pd.DataFrame, max_bytes: int) -> Iterator[pd.DataFrame]:
     yield rows.iloc[start:]
 
 
-def _learnt(synthetic: pd.DataFrame, trained_on: TrainedOn) -> list[dict]:
+def _learnt(synthetic: pd.DataFrame, trained_on: TrainedOn) -> list[SetFacts]:
     """What the model had learnt, and what else binds the images, by the licences that their manifest tells."""
-    leaky = bool(synthetic["source"].str.contains("LEAKY").any())
-    entries = [entry | {"leaky": entry["leaky"] or leaky} for entry in trained_on.all_data]
-    known = {text for entry in entries for text in entry["licenses"]}
-    more = set(synthetic["license"]) - known - ({""} if entries else set())
+    leaky = manifest.is_leaky(synthetic)
+    entries = [replace(entry, leaky=entry.leaky or leaky) for entry in trained_on.all_data]
+    more = set(synthetic["license"]) - set(trained_on.licenses) - ({""} if entries else set())
     if more:  # of photographs that they were drawn over, or all there is to know
-        entries.append(
-            {
-                "images": None,
-                "images_per_class": {},
-                "licenses": sorted(more),
-                "sources": [] if entries else [""],
-                "leaky": leaky,
-            }
-        )
-    return list({json.dumps(entry, sort_keys=True): entry for entry in entries}.values())
+        sources = [] if entries else [""]
+        entries.append(SetFacts(images=None, lesions=None, licenses=sorted(more), sources=sources, leaky=leaky))
+    return [entry for i, entry in enumerate(entries) if entry not in entries[:i]]
 
 
 def _how_to_audit(config: PublishDatasetConfig) -> str:

@@ -17,6 +17,7 @@ from dermgen.classify.comparison import lesion_variances, lesions_of, weighted_s
 from dermgen.config import InputError
 from dermgen.data import captions, manifest, splits
 from dermgen.data.cache import hash_file
+from dermgen.data.set_facts import SetFacts
 from dermgen.data.trained_on import TrainedOn
 from dermgen.labels import from_labels
 from dermgen.publish.privacy import without_paths
@@ -99,7 +100,7 @@ class Described:
         """Classes with few training images."""
         counts: Counter[str] = Counter()
         for entry in self.trained_on.data:
-            counts.update(entry["images_per_class"])
+            counts.update(entry.images_per_class)
         told = ", ".join(f"{code} ({n})" for code, n in sorted(counts.items()) if n < SMALL_CLASS)
         return [f"Classes with under {SMALL_CLASS} training images: {told}."] if told else []
 
@@ -282,9 +283,9 @@ def _measured(folder: Path, results: ClassifierResult) -> dict[str, Any]:
 
 def _prompts(record: RunRecord) -> dict[str, str | None]:
     """The prompt that was taught, or an example of the captions."""
-    entry = (record.trained_on.data or [{}])[0]
-    codes = [code for code in entry.get("images_per_class", {}) if code != "unknown"]
-    template = (entry.get("preparation") or {}).get("caption_template", captions.DEFAULT_TEMPLATE)
+    entry = next(iter(record.trained_on.data), SetFacts.of_plain_folder(0))
+    codes = [code for code in entry.images_per_class if code != "unknown"]
+    template = (entry.preparation or {}).get("caption_template", captions.DEFAULT_TEMPLATE)
     example = captions.fill(template, {"dx": from_labels(codes)[codes[0]].name}) if codes else "a skin lesion"
     return {
         "trigger": record.settings.get("instance_prompt"),

@@ -64,7 +64,7 @@ def known_stops(described: Described, evidence: Evidence, config: PublishConfig)
 
 def required_license(described: Described, data_license: str | None, base_license: str | None) -> License | None:
     """What the images ask for, and the base model where its weights are sent too; None where one is unknown."""
-    texts = [text or data_license or "" for d in described.trained_on.all_data for text in d["licenses"]]
+    texts = [text or data_license or "" for text in described.trained_on.licenses]
     base = described.model.get("base_model")
     if described.whole and base:
         texts.append(base_license or BASE_LICENSES.get(base, ""))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number, percent
-from dermgen.data import manifest
+from dermgen.data.prepared import OLD_SPLIT
 from dermgen.results.common import ImageSet, split_warnings
 
 PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot tell"
@@ -81,7 +81,7 @@ class Audit(Rate):
     unknown_sources: list[str] = field(default_factory=list)
     median_source_distance: float | None
     leaky: bool
-    split_method: str = manifest.OLD_SPLIT
+    split_method: str = OLD_SPLIT
     images: ImageSet | None = None
     train: list[str] = field(default_factory=list)
     real: dict[str, Any] | None

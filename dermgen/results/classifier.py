@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number
-from dermgen.data import manifest
+from dermgen.data.prepared import OLD_SPLIT
 from dermgen.results.common import label, split_warnings
 
 COLUMNS = ("recall", "precision", "f1", "specificity", "auroc", "sensitivity_at_95_specificity")
@@ -27,7 +27,7 @@ class ClassifierResult:
     last_step: int
     max_train_steps: int
     leaky: bool
-    split_method: str = manifest.OLD_SPLIT
+    split_method: str = OLD_SPLIT
     training_images: dict[str, dict[str, int]]
     val: dict[str, Any]
     test: dict[str, Any]

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from dermgen import typed
 from dermgen.config import write_json
-from dermgen.data import manifest
+from dermgen.data.prepared import Split
 
 LABELS = {
     "kid": "KID", "fid": "FID", "inception_score": "Inception Score", "vendi": "Vendi score", "mse": "MSE",
@@ -46,7 +46,7 @@ def write(result: Result, folder: Path) -> None:
 
 def split_warnings(result: Any) -> list[str]:
     """What must be said of the split that a result (with `leaky` and `split_method`) was measured on."""
-    return manifest.split_warnings({"leaky": result.leaky, "split_method": result.split_method})
+    return Split(result.leaky, result.split_method).warnings()
 
 
 def label(score: str) -> str:

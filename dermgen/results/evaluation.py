@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, interval, number
-from dermgen.data import manifest
+from dermgen.data.prepared import OLD_SPLIT
 from dermgen.results.common import Estimate, ImageSet, label, split_warnings
 
 BEST = {
@@ -122,7 +122,7 @@ class Evaluation:
     extractor: Extractor
     methods: dict[str, str] = field(default_factory=dict)
     leaky: bool
-    split_method: str = manifest.OLD_SPLIT
+    split_method: str = OLD_SPLIT
     images: ImageSet | None = None
     reference: Reference | None = None
     warnings: list[str]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, number
-from dermgen.data import manifest
+from dermgen.data.prepared import OLD_SPLIT
 from dermgen.results.common import Estimate, ImageSet, split_warnings
 
 
@@ -63,7 +63,7 @@ class Study:
     test_images: int
     test_lesions: int
     leaky: bool
-    split_method: str = manifest.OLD_SPLIT
+    split_method: str = OLD_SPLIT
     images: ImageSet | None = None
     classes: list[str]
     bootstrap_draws: int

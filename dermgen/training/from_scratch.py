@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from dermgen import plots
-from dermgen.data import manifest, trained_on
+from dermgen.data import trained_on
 from dermgen.data.cache import default_cache_dir
 from dermgen.data.loading import LesionSet, collate, to_unit_range
+from dermgen.data.set_facts import SetFacts
 from dermgen.sampling import ImageGenerator, evaluating
 from dermgen.settings.training import FromScratchConfig
 from dermgen.training import metrics_log
@@ -66,7 +67,7 @@ class FromScratch:
         self.sides = sides or [read_lesions(config)]
         self.lesions = self.sides[0]
         self.run = Run(config)
-        data = [manifest.facts(side.folder, side.train["image_id"]) for side in self.sides]
+        data = [SetFacts.of(side.folder, side.train["image_id"]) for side in self.sides]
         rows = [row for side in self.sides for row in side.train.to_dict("records")]
         hash_of = trained_on.write(self.run.output_dir, self.run.accelerator, rows, data)
         numbers = [len(side.train) for side in self.sides]

@@ -196,7 +196,7 @@ def test_a_classifier_knows_what_the_one_that_it_started_from_was_trained_on(man
     trained = [manifest.read(folder).query("split == 'train'") for folder in (tested_dir, manifest_dir)]
     trained_on = TrainedOn.read(tmp_path / "second")
     assert trained_on.image_ids == {i for table in trained for i in table["image_id"]}
-    assert [entry["images"] for entry in trained_on.all_data] == [len(table) for table in trained[::-1]]
+    assert [entry.images for entry in trained_on.all_data] == [len(table) for table in trained[::-1]]
 
 
 def test_a_run_does_not_go_on_with_other_images(manifest_dir, tmp_path):

@@ -19,6 +19,7 @@ from dermgen.classify.comparison import compare, weighted_scores
 from dermgen.classify.study import StudyConfig, arm_settings
 from dermgen.config import InputError
 from dermgen.data import manifest
+from dermgen.data.prepared import BY_GROUPS, NO_GROUPS
 from dermgen.results.common import Estimate, read
 from dermgen.results.study import Arm, Study
 
@@ -209,8 +210,8 @@ def test_a_study_on_the_old_split_says_so_first():
         return for_terminal(result.comparison_blocks())
 
     assert text(old).startswith("note: OLD SPLIT")  # of an earlier version, which did not name its method
-    assert text(replace(old, split_method=manifest.SPLIT_METHOD)).startswith("The same classifier")
-    assert text(replace(old, split_method=manifest.NO_GROUPS)).startswith("note: NO GROUPS")
+    assert text(replace(old, split_method=BY_GROUPS)).startswith("The same classifier")
+    assert text(replace(old, split_method=NO_GROUPS)).startswith("note: NO GROUPS")
 
 
 def test_an_arm_is_what_its_name_says_or_an_error():

@@ -20,6 +20,8 @@ from dermgen.config import InputError
 from dermgen.data import duplicates, manifest, splits
 from dermgen.data.phantom import draw_lesion
 from dermgen.data.prepare import PrepareConfig, prepare
+from dermgen.data.prepared import BY_GROUPS, BY_IMAGE, NO_GROUPS, Split
+from dermgen.data.set_facts import SetFacts
 from dermgen.labels import HAM10000
 
 
@@ -63,14 +65,14 @@ def test_lesions_stay_together_and_the_audit_says_so(manifest_dir):
 
 def test_a_split_by_image_must_be_asked_for_and_is_marked(phantoms, tmp_path, capsys):
     run(phantoms, tmp_path / "m", allow_leaky_split=True)
-    assert manifest.split_facts(tmp_path / "m") == {"leaky": True, "split_method": manifest.BY_IMAGE}
+    assert Split.of(tmp_path / "m") == Split(leaky=True, split_method=BY_IMAGE)
     assert facts(tmp_path / "m")["audit"]["groups_crossing_splits"] > 0
     assert "LEAKY" in capsys.readouterr().out
 
 
 def test_the_audit_holds_how_alike_the_splits_are(manifest_dir):
     found = facts(manifest_dir)
-    assert found["split_method"] == manifest.SPLIT_METHOD == manifest.facts(manifest_dir)["split_method"]
+    assert found["split_method"] == BY_GROUPS == SetFacts.of(manifest_dir).split_method
     columns = {d["column"]: d for d in found["audit"]["differences"]}
     assert set(columns) == {"images a group", "localization", "sex", "age"}  # all are drawn, from one source
     table = manifest.read(manifest_dir)
@@ -83,19 +85,19 @@ def test_the_audit_holds_how_alike_the_splits_are(manifest_dir):
 
 def test_a_manifest_of_an_earlier_version_says_that_its_split_is_the_old_one(manifest_dir, tmp_path):
     folder = shutil.copytree(manifest_dir, tmp_path / "old")
-    assert manifest.split_warnings(manifest.facts(folder)) == []
-    assert manifest.split_warnings(manifest.split_facts(folder)) == []
+    assert SetFacts.of(folder).split.warnings() == Split.of(folder).warnings() == []
     of_old = facts(folder)
     del of_old["split_method"]
     (folder / "prepare.json").write_text(json.dumps(of_old))
-    for found in (manifest.facts(folder), manifest.split_facts(folder), {"leaky": False}):
-        assert "OLD SPLIT" in manifest.split_warnings(found)[0]
+    of_older = {k: v for k, v in SetFacts.of(folder).to_json().items() if k != "split_method"}
+    for split in (SetFacts.of(folder).split, Split.of(folder), SetFacts.from_json(of_older).split):
+        assert "OLD SPLIT" in split.warnings()[0]
     with pytest.raises(InputError, match="was split by an earlier version"):
         prepare(PrepareConfig(**yaml.safe_load((folder / "config.yaml").read_text()) | {"output_dir": str(folder)}))
     (folder / "prepare.json").unlink()  # split by other hands
-    assert manifest.split_warnings(manifest.facts(folder)) == []
+    assert SetFacts.of(folder).split.warnings() == []
     manifest.write(manifest.read(folder).assign(lesion_id="NA", patient_id=""), folder)
-    assert "NO GROUPS" in manifest.split_warnings(manifest.split_facts(folder))[0]
+    assert "NO GROUPS" in Split.of(folder).warnings()[0]
 
 
 def test_a_second_run_keeps_what_is_done_and_another_setting_is_refused(phantoms, tmp_path):
@@ -298,8 +300,8 @@ def test_without_groups_a_column_must_be_named_or_the_split_is_marked(tmp_path, 
     blind = run(raw, tmp_path / "m3", source="imagefolder", no_groups=True)
     assert facts(blind)["audit"]["groups_crossing_splits"] is None
     assert "nobody can tell" in capsys.readouterr().out
-    for found in (manifest.facts(blind), manifest.split_facts(blind)):
-        assert manifest.split_warnings(found)[0].startswith("NO GROUPS")
+    for split in (SetFacts.of(blind).split, Split.of(blind)):
+        assert split.warnings()[0].startswith("NO GROUPS")
 
 
 def test_two_columns_of_groups_are_asked_about(tmp_path):
@@ -414,7 +416,7 @@ def test_a_column_of_a_vague_name_is_groups_only_if_it_looks_so_and_can_be_decli
     capsys.readouterr()
     blind = run(ids, tmp_path / "m2", source="imagefolder", no_groups=True)
     assert f"--no_groups: the column {name!r} is not taken as groups" in capsys.readouterr().err
-    assert manifest.split_facts(blind)["split_method"] == manifest.NO_GROUPS
+    assert Split.of(blind).split_method == NO_GROUPS
 
 
 def test_too_large_groups_are_refused_with_the_column_that_they_come_from(tmp_path):
@@ -429,6 +431,6 @@ def test_an_old_manifest_without_ids_says_no_groups_and_stays_as_it_is(tmp_path)
     of_old = facts(folder)
     del of_old["split_method"]
     (folder / "prepare.json").write_text(json.dumps(of_old))
-    assert "NO GROUPS" in manifest.split_warnings(manifest.split_facts(folder))[0]
+    assert "NO GROUPS" in Split.of(folder).warnings()[0]
     with pytest.raises(InputError, match="was split by an earlier version"):
         run(raw, tmp_path / "m", source="imagefolder", no_groups=True)

@@ -1,6 +1,7 @@
 """What a model was trained on: kept with a run, handed on by its weights and its images, and never guessed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from accelerate import Accelerator
@@ -9,12 +10,14 @@ from dermgen.config import InputError
 from dermgen.data import trained_on
 from dermgen.data.cache import hash_file
 from dermgen.data.generated import Generated
+from dermgen.data.set_facts import SetFacts
 from dermgen.data.trained_on import TrainedOn
 
-ENTRY = {"images": 2, "licenses": ["CC0"], "sources": ["clinic"], "images_per_class": {"mel": 2}, "leaky": False}
+CLINIC = SetFacts(images=2, lesions=None, licenses=["CC0"], sources=["clinic"], images_per_class={"mel": 2})
+LEAKY = replace(CLINIC, leaky=True)
 
 
-def begin(folder, images, base=None, data=ENTRY, **row):
+def begin(folder, images, base=None, data=CLINIC, **row):
     """A run that trains on files of these contents."""
     folder.mkdir(exist_ok=True)
     if not (folder / "provenance.json").exists():
@@ -28,14 +31,14 @@ def begin(folder, images, base=None, data=ENTRY, **row):
 
 
 def test_a_run_knows_its_images_and_those_of_all_models_below_it(tmp_path):
-    first = begin(tmp_path / "first", {"a": b"a"}, data=ENTRY | {"leaky": True})
+    first = begin(tmp_path / "first", {"a": b"a"}, data=LEAKY)
     second = begin(tmp_path / "second", {"b": b"b"}, str(tmp_path / "first"))
     third = begin(tmp_path / "third", {"c": b"c"}, str(tmp_path / "second"))
     known = TrainedOn.read(tmp_path / "third")
     assert known.sha256 == {*first.values(), *second.values(), *third.values()}
     assert known.image_ids == {"a", "b", "c"}
-    assert [entry["leaky"] for entry in known.data] == [False]
-    assert [entry["leaky"] for entry in known.base_data] == [False, True]
+    assert [entry.leaky for entry in known.data] == [False]
+    assert [entry.leaky for entry in known.base_data] == [False, True]
     assert known.leaky
     assert json.loads((tmp_path / "third" / "provenance.json").read_text())["run"] == "1"
 
@@ -58,9 +61,9 @@ def test_an_image_that_is_drawn_twice_as_often_is_recorded_once_with_its_number(
     begin(tmp_path / "run", {"a": b"a"})
     row = {"image_id": "a", "dx": "mel", "synthetic": "false", "path": str(tmp_path / "run" / "a.png")}
     with pytest.raises(InputError, match="was trained on other images"):
-        trained_on.write(tmp_path / "run", Accelerator(), [row, row], [ENTRY])
+        trained_on.write(tmp_path / "run", Accelerator(), [row, row], [CLINIC])
     (tmp_path / "run" / "training_set.csv").unlink()
-    trained_on.write(tmp_path / "run", Accelerator(), [row, row], [ENTRY])
+    trained_on.write(tmp_path / "run", Accelerator(), [row, row], [CLINIC])
     table = (tmp_path / "run" / "training_set.csv").read_text()
     assert table == f"image_id,dx,synthetic,times,sha256\na,mel,false,2,{hash_file(row['path'])}\n"
 
@@ -76,7 +79,7 @@ def test_what_is_not_recorded_is_unknown_not_empty(tmp_path):
 
 
 def test_generated_images_hand_on_what_their_model_was_trained_on(tmp_path):
-    hashes = begin(tmp_path / "run", {"a": b"a"}, data=ENTRY | {"leaky": True})
+    hashes = begin(tmp_path / "run", {"a": b"a"}, data=LEAKY)
     (tmp_path / "run" / "config.yaml").write_text("data_dir: real\nseed: 3\n")
     (tmp_path / "images").mkdir()
     of_run = TrainedOn.read(tmp_path / "run")

@@ -7,6 +7,7 @@ import pytest
 
 from dermgen.config import InputError
 from dermgen.data import manifest
+from dermgen.data.set_facts import SetFacts
 from dermgen.publish import cards
 from dermgen.publish.described import describe
 from dermgen.publish.evidence import Evidence
@@ -16,7 +17,7 @@ from dermgen.results.evaluation import Evaluation, Reference
 
 
 def entry(*sources):
-    return {"sources": list(sources)}
+    return SetFacts(images=1, lesions=None, licenses=[""], sources=list(sources))
 
 
 def test_consent_is_told_for_each_kind_of_source():
@@ -72,9 +73,9 @@ def test_a_file_in_the_working_folder_is_no_template_unless_it_is_named(world, t
 
 
 def test_lesions_are_not_counted_where_they_are_not_known(world, tmp_path):
-    assert manifest.facts(world.drawn)["lesions"] is None
-    real = manifest.facts(world.real)
-    assert real["lesions"] == manifest.read(world.real)["lesion_id"].nunique()
+    assert SetFacts.of(world.drawn).lesions is None
+    real = SetFacts.of(world.real)
+    assert real.lesions == manifest.read(world.real)["lesion_id"].nunique()
     (tmp_path / "prepare.json").write_text((world.real / "prepare.json").read_text())
     (tmp_path / "metadata.csv").write_text((world.real / "metadata.csv").read_text())
-    assert "preparation" not in manifest.facts(tmp_path)
+    assert SetFacts.of(tmp_path).preparation is None

@@ -20,6 +20,7 @@ from dermgen.classify import classifier
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file
+from dermgen.data.prepared import OLD_SPLIT
 from dermgen.methods import dreambooth
 from dermgen.publish.described import describe
 from dermgen.publish.model import PublishModelConfig, publish_model, render_card
@@ -187,7 +188,7 @@ def test_leaky_results_stop_it_and_are_marked(world, hub, tmp_path):
 
 def test_a_card_says_that_a_score_stands_on_the_old_split(world, hub, tmp_path):
     shutil.copytree(world.results, tmp_path / "r")
-    change(tmp_path / "r/scores/evaluation.json", split_method=manifest.OLD_SPLIT)
+    change(tmp_path / "r/scores/evaluation.json", split_method=OLD_SPLIT)
     publish(world.run, tmp_path / "r")
     assert "**OLD SPLIT: an earlier version" in hub.repos["model", "me/model"].files["README.md"].decode()
 
