@@ -1,13 +1,10 @@
 """`dermgen publish dataset`: a synthetic set, or a real and synthetic one, as a data set repository."""
 
-import io
-import json
 import shlex
-import tarfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,14 +17,13 @@ from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.generated import Generated
 from dermgen.data.loading import Example, check_readable
-from dermgen.data.names import file_stem, file_stems
-from dermgen.data.origins import License, Origin, origin, parse_license
+from dermgen.data.origins import License, parse_license
 from dermgen.data.set_facts import SetFacts
 from dermgen.data.trained_on import TrainedOn
 from dermgen.labels import from_labels
-from dermgen.publish import cards, gates, hub
-from dermgen.publish.described import patient_ids
+from dermgen.publish import cards, gates, hub, shards
 from dermgen.publish.evidence import Evidence, gather
+from dermgen.publish.hiding import patient_ids, without_private
 from dermgen.publish.privacy import without_paths, without_paths_in
 from dermgen.publish.publication import begin, own_license, write_picture
 from dermgen.results.common import is_one, read
@@ -35,20 +31,6 @@ from dermgen.results.filtered import Filtered
 from dermgen.settings.publish import PublishDatasetConfig
 from dermgen.training.run_record import RunRecord
 
-if TYPE_CHECKING:
-    import datasets
-
-# What is told of each image, in this order; all text but for the lists below.
-COLUMNS = (
-    "image_id dx caption synthetic age sex localization lesion_id source license prompt prompt_read negative_prompt "
-    "negative_prompt_read seed index model model_sha256 guidance_scale num_inference_steps scheduler strength "
-    "truncation source_image_id leaky quality_score kept nearest_train_id nearest_train_distance copy"
-).split()
-WHOLE_NUMBERS = "seed index num_inference_steps".split()
-NUMBERS = "age guidance_scale strength truncation quality_score nearest_train_distance".split()
-TRUTHS = "synthetic leaky kept copy".split()
-SPLITS = {"train": "train", "val": "validation", "test": "test"}
-WEBDATASET_FROM = 10 * 2**30
 SHOWN = 32
 
 
@@ -82,8 +64,9 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
         *gates.licenses(data_license, own_license(config, None)),
     ]
     publication = begin(config, "dataset", stops)
-    rows = _told(rows, data, evidence)
-    kind = _write(rows, config, publication.files / "data")
+    rows = shards.with_values(without_private(rows, data, evidence))
+    tar = shards.in_tar(rows, config.format)
+    shards.write(rows, publication.files / "data", tar, config.max_shard_size * 2**20)
     shown = synthetic[~synthetic["sha256"].isin(evidence.copied)]
     picture = write_picture(shown, publication.files, SHOWN, 192)
     marker = {"dermgen": __version__, "images": len(rows), "sha256": key_of(*sorted(rows["sha256"]))}
@@ -104,92 +87,16 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
             "data_title": "What the model had learnt" + ("" if real is None else ", and the real images"),
             "published": len(synthetic),
             "copies_left_out": left_out,
-            "images": _images(rows, config, kind),
+            "images": _images(rows, config, tar),
             "provenance": _provenance(generated, marker["sha256"]),
             "cost": None,
             "limits": ["A label says what was asked of the model, not what a dermatologist would see."],
         }
-        facts["card_data"] = _metadata(rows, title, license, kind).to_yaml()
+        facts["card_data"] = _metadata(rows, title, license, tar).to_yaml()
         return cards.render("synthetic_dataset.md", facts, "dataset", config.card_template)
 
     real_folders = [*trained_on.manifests, *evidence.real_folders, *filter(None, [config.include_real])]
     return publication.finish(stops, card, patient_ids([config.data_dir, *real_folders]))
-
-
-def write_parquet(rows: pd.DataFrame, classes: Sequence[str], folder: Path, split: str, max_bytes: int) -> None:
-    """Shards `split-00000-of-N.parquet` that hold the files' bytes, which `datasets` reads as images.
-
-    Args:
-        rows: of a manifest, with `path`, as `_told` leaves them.
-        classes: codes in the order of the label's numbers.
-        folder: of the shards.
-        split: a split's name.
-        max_bytes: of images in a shard.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = features(rows, classes).arrow_schema
-    folder.mkdir(exist_ok=True)
-    shards = list(_shards(rows, max_bytes))
-    for i, shard in enumerate(shards):
-        path = folder / f"{split}-{i:05d}-of-{len(shards):05d}.parquet"
-        with pq.ParquetWriter(path, schema) as writer:
-            for start in range(0, len(shard), 100):  # the groups of rows that streaming reads at a time
-                part = shard.iloc[start : start + 100].to_dict("records")
-                writer.write_table(pa.Table.from_pylist([_record(row, classes) for row in part], schema))
-
-
-def write_webdataset(rows: pd.DataFrame, classes: Sequence[str], folder: Path, split: str, max_bytes: int) -> None:
-    """Shards `split-00000.tar` of `ID.png` and `ID.json`; arguments as of `write_parquet`."""
-    folder.mkdir(exist_ok=True)
-    for i, shard in enumerate(_shards(rows, max_bytes)):
-        with tarfile.open(folder / f"{split}-{i:05d}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
-            keys = file_stems(list(shard["image_id"]), dots=False)  # WebDataset's keys end at the first dot
-            for key, row in zip(keys, shard.to_dict("records"), strict=True):
-                facts = {k: v for k, v in _record(row, classes).items() if k != "image"}
-                facts["dx"] = row["dx"]
-                for suffix, content in (
-                    (Path(row["path"]).suffix.lower(), Path(row["path"]).read_bytes()),
-                    (".json", json.dumps(facts).encode()),
-                ):
-                    member = tarfile.TarInfo(key + suffix)
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-
-
-def _write(rows: pd.DataFrame, config: PublishDatasetConfig, folder: Path) -> str:
-    """Write the shards of every split; what they are."""
-    size = sum(Path(path).stat().st_size for path in rows["path"])
-    webdataset = config.format == "webdataset" or (config.format == "auto" and size > WEBDATASET_FROM)
-    write = write_webdataset if webdataset else write_parquet
-    classes = [c for c in from_labels(rows["dx"]).codes if c in set(rows["dx"])]
-    for split, name in SPLITS.items():
-        part = rows[rows["split"] == split]
-        if len(part):
-            write(part, classes, folder, name, config.max_shard_size * 2**20)
-    return "WebDataset shards" if webdataset else "Parquet with embedded images"
-
-
-def features(rows: pd.DataFrame, classes: Sequence[str]) -> "datasets.Features":
-    """The types of the columns that have a value anywhere."""
-    import datasets
-
-    kinds = {name: datasets.Value("float64") for name in NUMBERS} | {name: datasets.Value("bool") for name in TRUTHS}
-    kinds |= {name: datasets.Value("int64") for name in WHOLE_NUMBERS}
-    kinds["dx"] = datasets.ClassLabel(names=list(classes)) if classes else datasets.Value("string")
-    told = {name: kinds.get(name, datasets.Value("string")) for name in COLUMNS if name in rows}
-    return datasets.Features({"image": datasets.Image(), **told})
-
-
-def _tar_features(rows: pd.DataFrame) -> "datasets.Features":
-    """How `datasets` reads the tar shards."""
-    import datasets
-
-    facts = {name: kind for name, kind in features(rows, []).items() if name != "image"}
-    images = {_suffix(path): datasets.Image() for path in rows["path"]}
-    text = datasets.Value("string")
-    return datasets.Features({**images, "json": facts, "__key__": text, "__url__": text})
 
 
 def _synthetic(config: PublishDatasetConfig) -> pd.DataFrame:
@@ -276,76 +183,6 @@ def _with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return table.assign(path=paths, sha256=list(map(hash_file, paths)))
 
 
-def _told(rows: pd.DataFrame, data: Sequence[SetFacts], evidence: Evidence) -> pd.DataFrame:
-    """The rows without what must not be told, and without columns that are empty.
-
-    Ids of photographs stay only where all of those that the ids are of are in public collections: a clinic's may name
-    a patient, and so may its file names, for which numbers stand in.
-
-    Args:
-        rows: of a manifest.
-        data: what the models had learnt, and the real images.
-        evidence: with the audits that looked at the images.
-    """
-    public = _public(data)
-    # The nearest image and the source are of the manifests that the audits were given.
-    audited = bool(evidence.audits) and _public(
-        SetFacts.from_json(audit.real) if audit.real else SetFacts.of_plain_folder(0) for audit in evidence.audits
-    )
-    hidden = [] if public else ["lesion_id"]
-    hidden += [] if public and audited else ["nearest_train_id"]
-    hidden += [] if public and audited and not evidence.unknown_sources else ["source_image_id"]
-    told = rows.drop(columns=[c for c in hidden if c in rows])
-    told = told.assign(
-        model=[without_paths(v) if isinstance(v, str) else "" for v in told.get("model", [""] * len(told))]
-    )
-    if not public:
-        kinds = np.where(told["synthetic"] == "true", "synthetic", "real")
-        told = told.assign(image_id=[f"{kind}_{i:06d}" for i, kind in enumerate(kinds)])
-    optional = [c for c in COLUMNS if c != "dx"]
-    empty = [c for c in optional if c in told and (told[c].isna() | (told[c] == "")).all()]
-    return told.drop(columns=empty)
-
-
-def _public(data: Iterable[SetFacts]) -> bool:
-    """Whether all photographs are of collections whose ids are public."""
-    return all(entry.sources and Origin.OTHER not in {origin(source) for source in entry.sources} for entry in data)
-
-
-def _record(row: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """A row of a manifest as typed values, None where unknown."""
-    path = Path(row["path"])
-    name = file_stem(row["image_id"]) + path.suffix.lower()
-    found: dict[str, Any] = {"image": {"bytes": path.read_bytes(), "path": name}}
-    for name in (c for c in COLUMNS if c in row):
-        value = row[name]
-        if value == "" or value is None or (isinstance(value, float) and np.isnan(value)):
-            found[name] = None
-        elif name in TRUTHS:
-            found[name] = value == "true"
-        elif name in WHOLE_NUMBERS:
-            found[name] = int(float(value))
-        elif name in NUMBERS:
-            found[name] = float(value)
-        elif name == "dx" and classes:
-            found[name] = list(classes).index(value)
-        else:
-            found[name] = str(value)
-    return found
-
-
-def _shards(rows: pd.DataFrame, max_bytes: int) -> Iterator[pd.DataFrame]:
-    """Consecutive rows whose files are together as large as a shard may be; at least one image each."""
-    sizes = np.array([Path(path).stat().st_size for path in rows["path"]])
-    start = total = 0
-    for i, size in enumerate(sizes):
-        if i > start and total + size > max_bytes:
-            yield rows.iloc[start:i]
-            start, total = i, 0
-        total += size
-    yield rows.iloc[start:]
-
-
 def _learnt(synthetic: pd.DataFrame, trained_on: TrainedOn) -> list[SetFacts]:
     """What the model had learnt, and what else binds the images, by the licences that their manifest tells."""
     leaky = manifest.is_leaky(synthetic)
@@ -362,39 +199,34 @@ def _how_to_audit(config: PublishDatasetConfig) -> str:
     return f"dermgen audit --real {real} --synthetic {config.data_dir} --output_dir audit, and give --evidence audit"
 
 
-def _images(rows: pd.DataFrame, config: PublishDatasetConfig, kind: str) -> dict[str, Any]:
+def _images(rows: pd.DataFrame, config: PublishDatasetConfig, tar: bool) -> dict[str, Any]:
     """Numbers of images for the card."""
-    drawn = rows["synthetic"] == "true"
+    synthetic = rows["synthetic"] == "true"
     names = dict(cards.class_names(sorted(set(rows["dx"])), from_labels(rows["dx"]).name))
-    of_model = [c for c in ("model", "model_sha256", "guidance_scale", "num_inference_steps", "scheduler") if c in rows]
-    models = [{"images": int(drawn.sum())}]
-    if of_model:
-        models = rows[drawn].groupby(of_model, dropna=False).size().reset_index(name="images").to_dict("records")
-    blank = dict.fromkeys(("model", "model_sha256", "guidance_scale", "num_inference_steps", "scheduler"), "")
+
+    def counts(mine: pd.Series) -> tuple[int, int]:
+        return int((mine & synthetic).sum()), int((mine & ~synthetic).sum())
+
+    columns = ("model", "model_sha256", "guidance_scale", "num_inference_steps", "scheduler")
+    known = [c for c in columns if c in rows]
+    models = [{"images": int(synthetic.sum())}]
+    if known:
+        models = rows[synthetic].groupby(known, dropna=False).size().reset_index(name="images").to_dict("records")
     return {
-        "synthetic": int(drawn.sum()),
-        "real": int((~drawn).sum()),
-        "format": kind,
+        "synthetic": int(synthetic.sum()),
+        "real": int((~synthetic).sum()),
+        "format": "WebDataset shards" if tar else "Parquet with embedded images",
         "splits": [
-            (SPLITS[s], int((mine & drawn).sum()), int((mine & ~drawn).sum()))
-            for s in SPLITS
-            for mine in [rows["split"] == s]
-            if mine.any()
+            (name, *counts(rows["split"] == split))
+            for split, name in shards.SPLITS.items()
+            if (rows["split"] == split).any()
         ],
-        "classes": [
-            (dx or "unknown", names[dx], int((mine & drawn).sum()), int((mine & ~drawn).sum()))
-            for dx in names
-            for mine in [rows["dx"] == dx]
-        ],
-        "columns": [c for c in COLUMNS if c in rows],
-        "column": "image" if kind.startswith("Parquet") else " or ".join(sorted({_suffix(p) for p in rows["path"]})),
-        "models": [blank | m for m in models],
+        "classes": [(dx or "unknown", meaning, *counts(rows["dx"] == dx)) for dx, meaning in names.items()],
+        "columns": [c for c in shards.COLUMNS if c in rows],
+        "column": " or ".join(shards.image_columns(rows)) if tar else "image",
+        "models": [dict.fromkeys(columns, "") | model for model in models],
         "filter": None if config.dropped_too else _filter(config.data_dir),
     }
-
-
-def _suffix(path: str) -> str:
-    return Path(path).suffix.lower()[1:]
 
 
 def _filter(folder: str) -> Filtered | None:
@@ -414,29 +246,27 @@ def _provenance(generated: Generated, sha256: str) -> list[tuple[str, str]]:
     return rows + ([("seed of the drawing", str(generated.seed))] if generated.seed is not None else [])
 
 
-def _metadata(rows: pd.DataFrame, title: str, license: License | None, kind: str) -> DatasetCardData:
+def _metadata(rows: pd.DataFrame, title: str, license: License | None, tar: bool) -> DatasetCardData:
     """The card's metadata by the Hub's names."""
     import datasets
 
-    n = len(rows)
     sizes = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
-    splits = [s for s in SPLITS if (rows["split"] == s).any()]
-    tar = kind.startswith("WebDataset")
+    splits = [name for split, name in shards.SPLITS.items() if (rows["split"] == split).any()]
     suffix = "tar" if tar else "parquet"
     # The types in a tar are otherwise guessed from its first images, which in a mixed set have no seed.
-    info = datasets.DatasetInfo(features=_tar_features(rows))._to_yaml_dict() if tar else None
+    info = datasets.DatasetInfo(features=shards.tar_features(rows))._to_yaml_dict() if tar else None
     return DatasetCardData(
         dataset_info=info,
         pretty_name=title,
         license=license.id if license else None,
         license_name=cards.slug(license.name) if license and license.id == "other" else None,
         task_categories=["image-classification", "text-to-image"],
-        size_categories=[next((name for limit, name in sizes if n < limit), "n>1M")],
+        size_categories=[next((name for limit, name in sizes if len(rows) < limit), "n>1M")],
         tags=["dermatology", "dermgen", "medical", "synthetic"],
         configs=[
             {
                 "config_name": "default",
-                "data_files": [{"split": SPLITS[s], "path": f"data/{SPLITS[s]}-*.{suffix}"} for s in splits],
+                "data_files": [{"split": name, "path": f"data/{name}-*.{suffix}"} for name in splits],
             }
         ],
     )

@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from safetensors import safe_open
 from dermgen import runs, statistics
 from dermgen.classify.comparison import lesion_variances, lesions_of, weighted_scores
 from dermgen.config import InputError
-from dermgen.data import captions, manifest, splits
+from dermgen.data import captions, splits
 from dermgen.data.cache import hash_file
 from dermgen.data.set_facts import SetFacts
 from dermgen.data.trained_on import TrainedOn
@@ -103,14 +102,6 @@ class Described:
             counts.update(entry.images_per_class)
         told = ", ".join(f"{code} ({n})" for code, n in sorted(counts.items()) if n < SMALL_CLASS)
         return [f"Classes with under {SMALL_CLASS} training images: {told}."] if told else []
-
-
-def patient_ids(folders: Collection[str]) -> set[str]:
-    """The patients of those manifests that are here; that another is not, is told."""
-    here = {folder for folder in folders if Path(folder, "metadata.csv").exists()}
-    for folder in sorted(set(folders) - here):
-        print(f"note: {folder} is not here, so the ids of its patients cannot be looked for in what is sent")
-    return {i for folder in here for i in set(manifest.read(folder)["patient_id"]) - {""}}
 
 
 def describe(folder: str | Path, weights: Literal["last", "best"] = "last") -> Described:

@@ -14,8 +14,9 @@ from dermgen.data import manifest
 from dermgen.data.cache import hash_file
 from dermgen.data.origins import BASE_LICENSES, License, combine
 from dermgen.publish import cards, gates, hub
-from dermgen.publish.described import Described, describe, patient_ids
+from dermgen.publish.described import Described, describe
 from dermgen.publish.evidence import Evidence, gather
+from dermgen.publish.hiding import patient_ids
 from dermgen.publish.privacy import without_paths
 from dermgen.publish.publication import Publication, PublishConfig, begin, own_license, write_picture
 from dermgen.results.common import label

@@ -17,7 +17,7 @@ from dermgen.data.names import MAX_BYTES, file_stem, file_stems, leaves_folder
 from dermgen.data.prepare import PrepareConfig, prepare
 from dermgen.data.sheets import contact_sheet
 from dermgen.generate import GenerateConfig, generate
-from dermgen.publish.dataset import write_parquet, write_webdataset
+from dermgen.publish.shards import write_parquet, write_webdataset
 
 COMPOSED = unicodedata.normalize("NFC", "Müller_é")
 HOSTILE = [

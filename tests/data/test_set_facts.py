@@ -19,6 +19,7 @@ def test_facts_survive_their_json(manifest_dir):
 def test_the_mark_of_a_leaky_source_is_a_fact_of_its_own(manifest_dir, synthetic_dir, tmp_path):
     table = manifest.read(synthetic_dir).assign(source="dermgen 0.1.0")
     assert not manifest.is_leaky(table)
+    assert not manifest.is_leaky(table.assign(leaky=""))
     old = table.assign(source=["dermgen 0.1.0, LEAKY", *table["source"][1:]])
     manifest.write_view(old, synthetic_dir, tmp_path / "old")
     facts = SetFacts.of(tmp_path / "old")

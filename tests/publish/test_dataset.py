@@ -69,7 +69,7 @@ def test_the_snippet_of_the_card_runs(world, hub):
 
 
 def test_shards_stay_under_their_size_and_hold_each_image_once(world, hub, tmp_path):
-    from dermgen.publish.dataset import write_parquet
+    from dermgen.publish.shards import write_parquet
 
     table = manifest.read_synthetic(world.drawn)
     sizes = [(world.drawn / name).stat().st_size for name in table["file_name"]]
@@ -87,7 +87,7 @@ def test_shards_stay_under_their_size_and_hold_each_image_once(world, hub, tmp_p
 
 
 def test_a_large_set_becomes_tar_shards_by_itself(world, hub, monkeypatch):
-    monkeypatch.setattr("dermgen.publish.dataset.WEBDATASET_FROM", 1000)
+    monkeypatch.setattr("dermgen.publish.shards.TAR_FROM", 1000)
     publish(world.drawn, world.results)
     names = set(hub.repos["dataset", "me/set"].files)
     assert "data/train-00000.tar" in names
@@ -173,7 +173,7 @@ def test_copies_stop_it_and_can_be_left_out(world, hub, tmp_path):
     publish(copied, results, without_copies=True)
     text = hub.repos["dataset", "me/set"].files["README.md"].decode()
     assert "12 copies were found and are not in this set" in text
-    assert "measured on 100 images, of which the 88 here are a choice" in text
+    assert "Measured on 100 images, of which the 88 here are a subset" in text
     assert "88 synthetic images" in text
 
 
