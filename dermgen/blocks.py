@@ -17,7 +17,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Warning:
-    """What must be read before the figures; `example` names an image and is not published."""
+    """A warning to read before the figures; `example` names an image and is not published."""
 
     text: str
     example: str = ""
@@ -25,7 +25,7 @@ class Warning:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts; the first column is names, rows in `main` stand out."""
+    """Rows of texts; the first column holds names, and the rows in `main` stand out."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -34,7 +34,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file; photographs may be compressed with loss."""
+    """A picture file; photographs may be compressed lossily."""
 
     path: Path
     caption: str
@@ -61,7 +61,7 @@ def for_terminal(blocks: Sequence[Block]) -> str:
 
 
 def for_card(blocks: Sequence[Block]) -> str:
-    """The blocks as Markdown, without pictures and examples, which are of files on this machine."""
+    """The blocks as Markdown, without pictures and examples, which name files on this machine."""
     parts = []
     for block in blocks:
         if isinstance(block, Warning):
@@ -89,7 +89,7 @@ def _cell(text: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits; – for None."""
+    """Three significant digits; – for None."""
     return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

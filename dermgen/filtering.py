@@ -1,4 +1,4 @@
-"""`dermgen filter`: keep the best share of a synthetic set, and say what that costs."""
+"""`dermgen filter`: keep the best share of a synthetic set, and measure what that costs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,11 +36,11 @@ def filter_images(config: FilterConfig) -> Filtered:
     if config.scorer == "discriminator" and (synthetic["dx"] == "").all():
         real = real.assign(dx="")  # a GAN without classes is compared with images of all classes
     elif (synthetic["dx"] == "").any():
-        raise InputError(f"{config.synthetic} has images without a dx, so that no class can be asked of them")
-    of = images.reference_sets(real)
-    held_out, train = real.iloc[of["held_out"]], real.iloc[of["train"]]
+        raise InputError(f"{config.synthetic} has images without a dx, so they cannot be scored as images of a class")
+    reference = images.reference_sets(real)
+    held_out, train = real.iloc[reference["held_out"]], real.iloc[reference["train"]]
     faults, notes = comparable.check(real, held_out, synthetic, config.synthetic)
-    notes = [f"{reason} (as {example}): do not trust these scores" for reason, example in faults] + notes
+    notes = [f"{reason} (for example {example}): do not trust these scores" for reason, example in faults] + notes
     folder = Path(config.output_dir)
     accelerator = Accelerator()
 
@@ -55,7 +55,7 @@ def filter_images(config: FilterConfig) -> Filtered:
         raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")
     cost = _cost(embed(extractor, synthetic), kept, embed(extractor, held_out), accelerator.device)
     if cost["kept"].get("kid", -np.inf) >= cost["random"].get("kid", np.inf) and not kept.all():
-        notes.append("by KID the kept images are no nearer to held-out ones than as many chosen at random")
+        notes.append("by KID the kept images are no closer to the held-out ones than a random subset of the same size")
     result = Filtered(
         scorer=config.scorer if config.scorer == "features" else f"{config.scorer} {config.run}",
         scorer_revision=revision,
@@ -129,7 +129,7 @@ def choose(quality: np.ndarray, labels: np.ndarray, keep: float, threshold: floa
 
 
 def _agreement(run: str, synthetic: pd.DataFrame, held_out: pd.DataFrame, embed, accelerator) -> tuple[np.ndarray, str]:
-    """The classifier's probability of the asked class."""
+    """The classifier's probability of the requested class."""
     extractor = features.load_classifier(run, accelerator.device)
     classes = extractor.classes
     unknown = sorted(set(synthetic["dx"]) - set(classes))
@@ -137,14 +137,14 @@ def _agreement(run: str, synthetic: pd.DataFrame, held_out: pd.DataFrame, embed,
         raise InputError(f"the classifier {run} does not know {', '.join(unknown)}; it knows {', '.join(classes)}")
     _refuse_if_seen(extractor.trained_on, held_out, f"the classifier {run}")
     probabilities = scipy.special.softmax(embed(extractor, synthetic).logits, axis=1)
-    asked = np.array([classes.index(dx) for dx in synthetic["dx"]])
-    return probabilities[np.arange(len(asked)), asked], extractor.revision
+    requested = np.array([classes.index(dx) for dx in synthetic["dx"]])
+    return probabilities[np.arange(len(requested)), requested], extractor.revision
 
 
 def _realness(
     config: FilterConfig, synthetic: pd.DataFrame, held_out: pd.DataFrame, device: torch.device
 ) -> tuple[np.ndarray, str]:
-    """The mean logit that a GAN's discriminator gives each image, as one of its class."""
+    """The mean logit of a GAN's discriminator for each image, given its class."""
     run, critic = runs.load_critic(config.run, device, config.kind)
     blind = not run.method.translates and not run.class_conditional  # such a discriminator needs no class
     unknown = sorted(set(synthetic["dx"]) - {*run.classes, *([""] if blind else [])})
@@ -155,20 +155,20 @@ def _realness(
         )
     _refuse_if_seen(TrainedOn.ids(run.folder), held_out, f"the discriminator of {config.run}")
     dataset = images.pixel_set(synthetic, run.resolution)
-    found = []
+    logits = []
     for start in tqdm(range(0, len(dataset), config.batch_size), desc="discriminator", dynamic_ncols=True):
         rows = range(start, min(start + config.batch_size, len(dataset)))
         pixels = torch.stack([dataset[i]["pixels"] for i in rows])
-        found.append(critic.score(pixels, [synthetic["dx"][i] for i in rows]))
-    return torch.cat(found).double().numpy(), run.discriminator_sha256()[:12]
+        logits.append(critic.score(pixels, [synthetic["dx"][i] for i in rows]))
+    return torch.cat(logits).double().numpy(), run.discriminator_sha256()[:12]
 
 
 def _refuse_if_seen(trained_on: frozenset[str], held_out: pd.DataFrame, scorer: str) -> None:
     seen = sorted(trained_on & set(held_out["image_id"]))
     if seen:
         raise InputError(
-            f"{scorer} was trained on {len(seen)} of the {len(held_out)} held-out images (as {seen[0]}): a set that it "
-            "chose cannot be judged by them; train it on the train split of the same manifest"
+            f"{scorer} was trained on {len(seen)} of the {len(held_out)} held-out images (for example {seen[0]}), "
+            "which then cannot judge the images that it keeps: train it on the train split of the same manifest"
         )
 
 
@@ -180,7 +180,8 @@ def _nearness(synthetic: pd.DataFrame, train: pd.DataFrame, embed) -> np.ndarray
         real = train[train["dx"] == dx]
         if len(real) < NEIGHBOURS:
             raise InputError(
-                f"--scorer features needs {NEIGHBOURS} real training images of {dx}, there are {len(real)}"
+                f"--scorer features needs at least {NEIGHBOURS} real training images of each class; {dx} has "
+                f"{len(real)}"
             )
         squared, _ = products.nearest(embed(synthetic.iloc[mine]), embed(real), NEIGHBOURS)
         quality[mine] = -np.sqrt(squared).mean(1)
@@ -192,8 +193,8 @@ def _cost(
 ) -> dict:
     """Recall and coverage of held-out real images, precision and Vendi score, of all and of the kept images.
 
-    More images always cover more, so a random choice of as many images of each class is measured beside the kept ones.
-    Each is compared with held-out images that have its own shares of the classes, and without those that have none.
+    More images always cover more, so a random subset with as many images of each class is measured beside the kept
+    ones. Each set is compared with held-out images in its own class shares, without classes that have none.
     """
     labels, rng = synthetic.table["dx"].to_numpy(), np.random.default_rng(0)
     known = np.isin(labels, held_out.table["dx"].unique())
@@ -203,7 +204,7 @@ def _cost(
         for rows in [np.flatnonzero(labels == dx)]
     ]
     cost = {}
-    for name, rows in (
+    for column, rows in (
         ("all", np.arange(len(kept))),
         ("kept", np.flatnonzero(kept)),
         ("random", np.concatenate(chance)),
@@ -212,14 +213,14 @@ def _cost(
         entry = {"n": len(rows), "vendi": scores.vendi(part.features).value}
         reference = features.of_same_mix(held_out, compared, 0)
         if min(len(compared), len(reference)) >= scores.MIN_IMAGES:
-            found, _ = scores.compare(reference.features, compared.features, device)
-            entry |= {k: found[k].value for k in ("recall", "coverage", "precision", "kid")}
-        cost[name] = entry
+            by_name, _ = scores.compare(reference.features, compared.features, device)
+            entry |= {name: by_name[name].value for name in ("recall", "coverage", "precision", "kid")}
+        cost[column] = entry
     return cost
 
 
 def _shares(groups: pd.DataFrame, kept: np.ndarray) -> dict[str, dict[str, Share]]:
-    """Share of every known subgroup, before and after."""
+    """Share of every known subgroup before and after filtering."""
     shares: dict[str, dict[str, Share]] = {}
     for scope in groups.columns:
         known = groups[scope] != ""

@@ -21,7 +21,7 @@ class LesionClass:
 
     @property
     def malignancy(self) -> str:
-        """In a word; "" where it is unknown."""
+        """In a word; "" if unknown."""
         return {True: "malignant", False: "benign", None: ""}[self.malignant]
 
 
@@ -37,7 +37,7 @@ class Taxonomy:
         return tuple(c.code for c in self.classes)
 
     def find(self, label: str) -> LesionClass | None:
-        """The class with this code, name or synonym, whatever the case; None if there is none."""
+        """The class with this code, name or synonym, ignoring case; None if there is no such class."""
         wanted = label.strip().lower()
         for c in self.classes:
             if wanted in (c.code, c.name, *c.synonyms):
@@ -71,7 +71,7 @@ TAXONOMIES = {"ham10000": HAM10000, "isic2019": ISIC2019, "binary": BINARY}
 
 
 def from_labels(labels: Iterable[str]) -> Taxonomy:
-    """The first known taxonomy that finds all `labels`, else one made of the labels as they are."""
+    """The first known taxonomy that has all `labels`, else a custom one of the labels themselves."""
     labels = sorted({label.strip().lower() for label in labels} - {""})
     for taxonomy in TAXONOMIES.values():
         if all(taxonomy.find(label) for label in labels):

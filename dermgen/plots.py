@@ -23,7 +23,7 @@ class Dot(NamedTuple):
 
 
 def dots(path: Path, title: str, xlabel: str, groups: Mapping[str, Sequence[Dot]], zero: float | None = None) -> None:
-    """Values with their intervals, one line a label; groups (a legend's entries) are drawn beside each other."""
+    """Values with their intervals, a line for each label; groups (entries of the legend) are plotted side by side."""
     labels = list(dict.fromkeys(d.label for ds in groups.values() for d in ds))
     figure, axes = _axes(7, 1 + 0.38 * len(labels), title)
     colors = [BLUE, ORANGE, GREY]
@@ -105,7 +105,7 @@ def histogram(path: Path, title: str, xlabel: str, groups: Mapping[str, np.ndarr
 
 
 def bars(path: Path, title: str, ylabel: str, groups: Mapping[str, Mapping[str, float]]) -> None:
-    """Grouped bars: group name to label to value."""
+    """Grouped bars, given as group name to label to value."""
     labels = list(dict.fromkeys(label for values in groups.values() for label in values))
     figure, axes = _axes(max(5, 0.7 * len(labels) + 2), 3.6, title)
     width = 0.8 / len(groups)

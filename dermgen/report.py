@@ -1,4 +1,4 @@
-"""`dermgen report`: one self-contained HTML page from the files of whatever stages exist."""
+"""`dermgen report`: one self-contained HTML page from the result folders of all stages."""
 
 import base64
 import datetime
@@ -32,12 +32,12 @@ def report(config: ReportConfig) -> Path:
     """Write the page; returns its path.
 
     Raises:
-        InputError: if a folder is missing, or none of them is a stage's.
+        InputError: if a folder is missing, or none of them was written by a stage.
     """
     out = Path(config.output_dir)
     folders = [(stage, folder) for folder in stages.find(config.folders, out) for stage in stages.of(folder)]
     if not folders:
-        raise InputError(f"no stage of dermgen in {', '.join(config.folders)}: nothing to report")
+        raise InputError(f"no results of dermgen in {', '.join(config.folders)}: nothing to report")
     folders.sort(key=lambda pair: stages.STAGES.index(pair[0]))
     plots_dir = out / "plots"
     try:
@@ -76,7 +76,7 @@ def _title(stage: str, folder: Path) -> str:
 
 
 def _blocks(stage: str, folder: Path, plot: Path, real: Path | None) -> list[Block]:
-    """What a stage's folder reports; plots that it does not hold get names that begin with `plot`."""
+    """The report of a stage's folder; plots that are made here have paths that begin with `plot`."""
     if stage == "data":
         return _data(folder, plot)
     if stage == "training":
@@ -92,7 +92,7 @@ def _blocks(stage: str, folder: Path, plot: Path, real: Path | None) -> list[Blo
 
 
 def _for_page(blocks: Sequence[Block]) -> list[dict[str, Any]]:
-    """The blocks as the template takes them; neighbouring pictures stand side by side."""
+    """The blocks as the template expects them; adjacent pictures are shown side by side."""
     shown = [block for block in blocks if not isinstance(block, Picture) or block.path.exists()]
     parts: list[dict[str, Any]] = []
     for kind, group in groupby(shown, type):
@@ -131,7 +131,9 @@ def _data(folder: Path, plot: Path) -> list[Block]:
         Table(["class", *counts.columns, "all"], rows),
     ]
     if prepared.rejected:
-        blocks.append(Table(["left out because", "files"], [[why, str(n)] for why, n in prepared.rejected.items()]))
+        blocks.append(
+            Table(["left out because", "files"], [[reason, str(n)] for reason, n in prepared.rejected.items()])
+        )
     return [
         *blocks,
         Picture(bars, "Images per class and split"),
@@ -156,7 +158,7 @@ def _training(folder: Path, plot: Path) -> list[Block]:
         )
     if best := record.best():
         blocks.append(Text(f"Best {record.best_by} {best[1]:.4g} at step {best[0]:,}."))
-    # What was measured on held-out images comes first.
+    # Measurements on held-out images come first.
     names = sorted({n for line in lines for n in line} - {"step", "learning_rate"})
     for name in sorted(names, key=lambda name: not name.startswith("val_"))[:6]:
         points = [(line["step"], line[name]) for line in lines if name in line]
@@ -192,12 +194,12 @@ def _generated(folder: Path, plot: Path, real: Path | None) -> list[Block]:
         Picture(grid, "Synthetic", photographs=True),
     ]
     if real is not None:
-        beside = manifest.read(real)
-        beside = beside[(beside["split"] == "test") & beside["dx"].isin(set(table["dx"]))]
-        if len(beside):
-            held_out = Path(f"{plot}_real.png")
-            _grid(beside, real, held_out, like=table)
-            blocks.append(Picture(held_out, "Real, held out, of the same classes", photographs=True))
+        held_out = manifest.read(real)
+        held_out = held_out[(held_out["split"] == "test") & held_out["dx"].isin(set(table["dx"]))]
+        if len(held_out):
+            path = Path(f"{plot}_real.png")
+            _grid(held_out, real, path, like=table)
+            blocks.append(Picture(path, "Real, held out, of the same classes", photographs=True))
     return blocks
 
 
@@ -210,9 +212,9 @@ def _grid(table: pd.DataFrame, folder: Path, path: Path, like: pd.DataFrame | No
         try:
             picture = Image.fromarray(preprocess.read_image(folder / name))
         except (preprocess.BadImage, OSError) as error:
-            why = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or error
             raise InputError(
-                f"{folder / name}, an image of {folder}, cannot be shown: {why}; restore it or drop its row"
+                f"{folder / name}, an image of {folder}, cannot be shown: {reason}; restore it or remove its row"
             ) from error
         picture.thumbnail((96, 96))
         pictures.append(picture)
@@ -220,7 +222,7 @@ def _grid(table: pd.DataFrame, folder: Path, path: Path, like: pd.DataFrame | No
 
 
 def _data_uri(picture: Picture) -> str:
-    """The picture inside the page; photographs as JPEG, which is a tenth of the size."""
+    """The picture as a data URI; photographs as JPEG, which is a tenth of the size."""
     if not picture.photographs:
         return "data:image/png;base64," + base64.b64encode(picture.path.read_bytes()).decode()
     file = io.BytesIO()

@@ -12,12 +12,12 @@ LEVEL = 0.95
 def resampled_weights(groups: Sequence[Hashable], draws: int, seed: int) -> np.ndarray:
     """How often each image is in each bootstrap sample, whole groups drawn with replacement, (draws, N) float64.
 
-    Images of one lesion are no independent observations, so lesions are drawn, not images.
+    Images of one lesion are not independent observations, so lesions are drawn, not images.
 
     Args:
         groups: (N,) the lesion of each image.
         draws: bootstrap samples.
-        seed: of the draw.
+        seed: of the random numbers.
     """
     codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
     count = int(codes.max()) + 1
@@ -27,14 +27,14 @@ def resampled_weights(groups: Sequence[Hashable], draws: int, seed: int) -> np.n
 
 
 def standard_error(influence: np.ndarray, groups: Sequence[Hashable] | None = None) -> tuple[float, int]:
-    """Standard error of an estimate that is a mean of per-image influences, and the independent observations behind it.
+    """Standard error of an estimate that is a mean of per-image influences, and its number of independent observations.
 
-    For a mean this is the ordinary one; for a smooth statistic that of its linear part (the infinitesimal jackknife,
-    Efron 1982), which needs each image's influence once and no recomputation.
+    For a mean this is the ordinary standard error; for a smooth statistic that of its linear part (the infinitesimal
+    jackknife, Efron 1982), which needs each image's influence once and no recomputation.
 
     Args:
-        influence: (N,) what each image contributes beyond the mean; centred here.
-        groups: (N,) images of one group count as one observation; None means each alone.
+        influence: (N,) contribution of each image; centred here.
+        groups: (N,) images of one group count as one observation; None counts each image.
     """
     centred = np.asarray(influence, np.float64) - np.mean(influence)
     if groups is not None:
@@ -48,7 +48,7 @@ def standard_error(influence: np.ndarray, groups: Sequence[Hashable] | None = No
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over training seeds with its 95 % interval, and the p-value of its being 0."""
+    """A mean over training seeds with its 95 % interval, and the p-value of the hypothesis that it is 0."""
 
     value: float
     low: float
@@ -57,11 +57,11 @@ class Estimate:
 
 
 def mean_over_seeds(of_seeds: np.ndarray, of_lesions: float, freedom: float = np.inf) -> Estimate:
-    """What a mean over few seeds says of seeds and lesions to come.
+    """A mean over few seeds as an estimate for new seeds and new lesions.
 
     Its variance is that over test lesions plus that of the mean of S seeds. With 3 seeds the latter is itself poorly
-    known, so t with Satterthwaite's degrees of freedom replaces the normal distribution; drawing seeds with replacement
-    would find every difference real on which 3 seeds agree by chance.
+    known, so t with Satterthwaite's degrees of freedom replaces the normal distribution; resampling the seeds would
+    call every difference real on which 3 seeds agree by chance.
 
     Args:
         of_seeds: (S,) the score, or the paired difference, of each seed on the whole test set.
@@ -80,14 +80,14 @@ def mean_over_seeds(of_seeds: np.ndarray, of_lesions: float, freedom: float = np
 
 
 def null_variance(contributions: np.ndarray, groups: Sequence[Hashable]) -> tuple[float, float]:
-    """Variance of a sum of paired differences if there is none in truth, and its degrees of freedom.
+    """Variance of a sum of paired differences under the hypothesis of no difference, and its degrees of freedom.
 
-    The differences are squared as they are, not centred (as in McNemar's test), since few lesions may agree by chance:
-    a bootstrap of one lesion has no variance at all. The degrees of freedom are the number of lesions that differ, or
-    what their unequal weights make of it, so that t with them is about the exact sign test.
+    The differences are squared without centring (as in McNemar's test), since few lesions may agree by chance: a
+    bootstrap of one lesion has no variance at all. The degrees of freedom are the number of lesions that differ,
+    reduced for unequal weights, so that a t-test with them approximates the exact sign test.
 
     Args:
-        contributions: (N,) what each image adds to the sum.
+        contributions: (N,) contribution of each image to the sum.
         groups: (N,) the lesion of each image.
     """
     codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
@@ -97,7 +97,7 @@ def null_variance(contributions: np.ndarray, groups: Sequence[Hashable]) -> tupl
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:
-    """Exact McNemar p-value of two classifiers being right equally often on the same (N,) cases."""
+    """Exact McNemar p-value of the hypothesis that two classifiers are equally often right on the same (N,) cases."""
     right_a, right_b = np.asarray(right_a, bool), np.asarray(right_b, bool)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
@@ -113,7 +113,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def wilson(count: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion; of dependent cases `n` is the number of independent ones as certain."""
+    """Wilson's 95 % interval of a proportion; for dependent cases `n` is the effective number of independent ones."""
     z = stats.norm.ppf((1 + LEVEL) / 2)
     share, extra = count / n, z**2 / n
     middle = (share + extra / 2) / (1 + extra)
@@ -122,7 +122,7 @@ def wilson(count: float, n: float) -> tuple[float, float]:
 
 
 def share_interval(share: float, error: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share with a known standard error: that of as many cases as would have it, at most n.
+    """Wilson's 95 % interval of a share, for the number of cases that would give its standard error, but at most n.
 
     It has a width at 0 and 1 too, where the estimated error is 0.
     """

@@ -1,4 +1,4 @@
-"""The filter keeps the best of each class, tells what it cost, and refuses a scorer that has seen the answers."""
+"""The filter keeps the best of each class, measures the cost, and refuses a scorer trained on held-out images."""
 
 import numpy as np
 import pandas as pd
@@ -53,14 +53,14 @@ def test_the_best_share_of_each_class_is_kept():
     assert choose(quality, labels, 0.01, None).sum() == 3
 
 
-def test_a_view_with_scores_is_written_and_nothing_is_moved(tested_dir, synthetic_dir, tmp_path):
+def test_a_view_with_scores_is_written_and_the_synthetic_set_is_unchanged(tested_dir, synthetic_dir, tmp_path):
     before = manifest.read(synthetic_dir)
-    found = filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", keep=0.5))
+    result = filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", keep=0.5))
     view = manifest.read(tmp_path / "f")
     assert manifest.read(synthetic_dir).equals(before)
     assert all((synthetic_dir / name).exists() for name in before["file_name"])
     assert view["image_id"].tolist() == before["image_id"].tolist()
-    assert (view["kept"] == "true").sum() == found.kept == sum(c.kept for c in found.per_class.values())
+    assert (view["kept"] == "true").sum() == result.kept == sum(c.kept for c in result.per_class.values())
     kept = view[view["kept"] == "true"].groupby("dx")["quality_score"].apply(lambda s: s.astype(float).min())
     dropped = view[view["kept"] == "false"].groupby("dx")["quality_score"].apply(lambda s: s.astype(float).max())
     assert (kept >= dropped).all()
@@ -69,7 +69,7 @@ def test_a_view_with_scores_is_written_and_nothing_is_moved(tested_dir, syntheti
     assert (tmp_path / "f" / "sheets" / "kept_and_dropped.png").exists()
 
 
-def test_the_score_of_the_classifier_is_its_probability_of_the_asked_class(
+def test_the_score_of_the_classifier_is_its_probability_of_the_requested_class(
     tested_dir, synthetic_dir, run_dir, tmp_path
 ):
     filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir)))
@@ -80,24 +80,24 @@ def test_the_score_of_the_classifier_is_its_probability_of_the_asked_class(
     assert float(view["quality_score"][0]) == pytest.approx(float(p), abs=1e-5)
 
 
-def test_what_it_cost_is_told_before_and_after(tested_dir, synthetic_dir, tmp_path):
-    found = filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", keep=0.4))
-    cost = found.cost
+def test_the_cost_and_the_shares_of_subgroups_are_reported_before_and_after(tested_dir, synthetic_dir, tmp_path):
+    result = filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", keep=0.4))
+    cost = result.cost
     assert cost["kept"]["n"] == cost["random"]["n"] < cost["all"]["n"]
     assert cost["kept"]["recall"] <= cost["all"]["recall"]
-    for shares in found.shares.values():
+    for shares in result.shares.values():
         assert sum(s.before for s in shares.values()) == pytest.approx(1)
         assert sum(s.after for s in shares.values()) == pytest.approx(1)
-    assert read(Filtered, tmp_path / "f") == found
+    assert read(Filtered, tmp_path / "f") == result
 
 
-def test_what_it_cost_is_of_classes_that_both_sides_have_and_in_the_kept_images_shares():
-    """Images of one place each; class b is nearly left out by a threshold, c has no held-out images."""
+def test_the_cost_uses_classes_of_both_sides_in_the_class_shares_of_each_column():
+    """Each class lies at one point; a threshold drops nearly all of class b, and c has no held-out images."""
 
     def part(**counts):
         labels = [dx for dx, n in counts.items() for _ in range(n)]
-        places = np.array([[{"a": 0.0, "b": 1.0, "c": 10.0}[dx], 1.0] for dx in labels])
-        near = places + np.random.default_rng(0).normal(size=places.shape) / 20
+        centres = np.array([[{"a": 0.0, "b": 1.0, "c": 10.0}[dx], 1.0] for dx in labels])
+        near = centres + np.random.default_rng(0).normal(size=centres.shape) / 20
         return FeatureSet(pd.DataFrame({"dx": labels}), near.astype(np.float32), np.zeros((len(labels), 0)))
 
     synthetic = part(a=60, b=60, c=30)
@@ -110,13 +110,13 @@ def test_what_it_cost_is_of_classes_that_both_sides_have_and_in_the_kept_images_
 
 
 @pytest.mark.slow
-def test_a_scorer_that_is_no_better_than_chance_is_told(tested_dir, synthetic_dir, tmp_path, monkeypatch):
+def test_a_scorer_that_is_no_better_than_chance_is_reported(tested_dir, synthetic_dir, tmp_path, monkeypatch):
     same = {"n": 5, "vendi": 2.0, "kid": 0.1, "recall": 0.5, "coverage": 0.5, "precision": 0.5}
-    for kid, told in ((0.2, True), (0.05, False)):
+    for kid, warned in ((0.2, True), (0.05, False)):
         cost = {"all": same, "kept": same | {"kid": kid}, "random": same}
         monkeypatch.setattr(filtering, "_cost", lambda *_, cost=cost: cost)
-        found = filter_images(config(tested_dir, synthetic_dir, tmp_path / str(kid)))
-        assert any("no nearer to held-out ones than as many chosen at random" in w for w in found.warnings) == told
+        result = filter_images(config(tested_dir, synthetic_dir, tmp_path / str(kid)))
+        assert any("no closer to the held-out ones than a random subset" in w for w in result.warnings) == warned
 
 
 def test_near_images_score_higher_than_far_ones(tested_dir, tmp_path):
@@ -143,9 +143,9 @@ def test_a_scorer_that_was_trained_on_held_out_images_is_refused(tested_dir, syn
 
 
 @pytest.mark.slow
-def test_the_network_that_filtered_is_named_when_it_scores_the_set(tested_dir, synthetic_dir, run_dir, tmp_path):
+def test_an_evaluation_with_the_network_that_filtered_the_set_warns(tested_dir, synthetic_dir, run_dir, tmp_path):
     filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", scorer="classifier", run=str(run_dir), keep=1.0))
-    found = evaluate(
+    result = evaluate(
         EvaluateConfig(
             real=str(tested_dir),
             synthetic=str(tmp_path / "f"),
@@ -154,7 +154,7 @@ def test_the_network_that_filtered_is_named_when_it_scores_the_set(tested_dir, s
             lpips="none",
         )
     )
-    assert any("filtered by this same network" in w for w in found.warnings)
+    assert any("filtered by this same network" in w for w in result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,6 @@ def test_settings_that_cannot_work_are_refused(changes, message, tested_dir, syn
         config(tested_dir, synthetic_dir, tmp_path, **changes)
 
 
-def test_a_threshold_that_nothing_reaches_is_an_error(tested_dir, synthetic_dir, tmp_path):
+def test_a_threshold_that_no_image_reaches_is_an_error(tested_dir, synthetic_dir, tmp_path):
     with pytest.raises(InputError, match="nothing scores 1.0 or more; the best score is -"):
         filter_images(config(tested_dir, synthetic_dir, tmp_path / "f", threshold=1.0))

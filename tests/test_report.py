@@ -1,4 +1,4 @@
-"""The report is one page that opens in a browser without a request or an error, and says what the stages found."""
+"""The report is one page that opens in a browser without a request or an error, and shows the results of the stages."""
 
 import base64
 import re
@@ -21,18 +21,18 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(scope="module")
 def stages(tested_dir, synthetic_dir, tmp_path_factory):
-    """Stage folders as a user has them: all but the data in one place."""
-    place = tmp_path_factory.mktemp("stages")
+    """Stage folders as a user has them: all but the data in one folder."""
+    folder = tmp_path_factory.mktemp("stages")
     both = {"real": str(tested_dir), "synthetic": str(synthetic_dir)}
-    evaluate(EvaluateConfig(**both, output_dir=str(place / "scores"), extractor="pixels", lpips="none", min_images=7))
-    filter_images(FilterConfig(**both, output_dir=str(place / "filtered"), extractor="pixels"))
-    recipe = place / "tiny.yaml"
+    evaluate(EvaluateConfig(**both, output_dir=str(folder / "scores"), extractor="pixels", lpips="none", min_images=7))
+    filter_images(FilterConfig(**both, output_dir=str(folder / "filtered"), extractor="pixels"))
+    recipe = folder / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(SMALL_CLASSIFIER))
     study(
-        StudyConfig(**both, output_dir=str(place / "study"), classifier=str(recipe), max_train_steps=2, num_validations=2,
+        StudyConfig(**both, output_dir=str(folder / "study"), classifier=str(recipe), max_train_steps=2, num_validations=2,
                     bootstrap_draws=100, arms=["real+augment", "real", "real+augment+synthetic:0.4"])
     )  # fmt: skip
-    return place
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_every_stage_has_its_section_in_order(page):
     ]
 
 
-def test_the_page_asks_for_nothing_outside_itself(page):
+def test_the_page_loads_nothing_from_elsewhere(page):
     text = page.read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', text)
     assert len(sources) > 10
@@ -62,7 +62,7 @@ def test_the_page_asks_for_nothing_outside_itself(page):
     assert "url(" not in text
 
 
-def test_what_a_user_named_cannot_become_markup(stages, tmp_path):
+def test_a_title_cannot_become_markup(stages, tmp_path):
     out = report(
         ReportConfig(folders=[str(stages / "scores")], output_dir=str(tmp_path), title="<script>alert(1)</script>")
     )
@@ -72,14 +72,14 @@ def test_what_a_user_named_cannot_become_markup(stages, tmp_path):
 def test_figures_on_the_page_are_those_of_the_files(page, stages):
     import json
 
-    found = json.loads((stages / "study" / "study.json").read_text())
+    result = json.loads((stages / "study" / "study.json").read_text())
     text = page.read_text()
-    for entry in found["arms"]:
+    for entry in result["arms"]:
         assert f"{entry['scores']['bma']['value']:.3f}" in text
     assert "against real+augment" in text
 
 
-def test_the_plots_on_the_page_are_files_beside_it(page, stages):
+def test_plots_on_the_page_are_the_bytes_of_their_files(page, stages):
     text = page.read_text()
     plots = [p for p in (page.parent / "plots").glob("*.png") if p.stem.endswith(("classes", "confusion"))]
     assert {p.stem.rpartition("_")[2] for p in plots} == {"classes", "confusion"}
@@ -87,7 +87,7 @@ def test_the_plots_on_the_page_are_files_beside_it(page, stages):
         assert base64.b64encode(path.read_bytes()).decode() in text
 
 
-def test_a_report_changes_no_file_of_what_it_is_about(tested_dir, tmp_path):
+def test_a_report_changes_no_file_of_the_folders_that_it_reads(tested_dir, tmp_path):
     folder = shutil.copytree(tested_dir, tmp_path / "m")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     report(ReportConfig(folders=[str(folder)], output_dir=str(tmp_path / "r")))
@@ -104,7 +104,7 @@ def test_a_report_over_a_missing_image_names_it(tested_dir, tmp_path):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest.mark.parametrize("width", [400, 1200], ids=["phone", "desk"])
-def test_a_browser_shows_it_without_an_error_and_nothing_sticks_out_sideways(page, width, tmp_path):
+def test_a_browser_shows_the_page_without_an_error_or_sideways_scrolling(page, width, tmp_path):
     shot = tmp_path / "shot.png"
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
     probe = tmp_path / "probe.html"
@@ -125,8 +125,8 @@ def test_a_browser_shows_it_without_an_error_and_nothing_sticks_out_sideways(pag
     assert len(colors) > 100
 
 
-def test_a_folder_of_nothing_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="no stage of dermgen"):
+def test_a_folder_without_results_a_missing_one_and_none_at_all_are_errors(tmp_path):
+    with pytest.raises(InputError, match="no results of dermgen"):
         report(ReportConfig(folders=[str(tmp_path)], output_dir=str(tmp_path / "r")))
     with pytest.raises(InputError, match="no such folder"):
         report(ReportConfig(folders=[str(tmp_path / "x")], output_dir=str(tmp_path / "r")))

@@ -24,19 +24,20 @@ from dermgen.settings.evaluate import AuditConfig
 from dermgen.training.processes import claim_together
 
 MIN_THRESHOLD = 0.02  # blurred or recompressed copies come within this distance
-MIN_HELD_OUT = 50  # fewer say nothing of how near an honest image may come
+MIN_HELD_OUT = 50  # fewer do not show how near an honest image can come
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Synthetic images beside the real ones; arrays are over synthetic images unless they say otherwise.
+    """Synthetic images beside the real ones; arrays have one entry per synthetic image unless stated otherwise.
 
     Attributes:
-        distance: to the nearest training image, NaN without structure; `nearest` its row, `turn` the orientation.
-        held_out_distance: of the held-out images.
-        threshold: below which an image is a copy.
+        distance: to the nearest training image, NaN without structure; `nearest` is the row of that image and
+            `orientation` that of the synthetic image in which the two match.
+        held_out_distance: the same of the held-out images.
+        threshold: distance below which an image is a copy.
         equal: pairs of rows (synthetic, real) that are the same file.
-        source_distance: to the real image that it was made from, NaN where there is none.
+        source_distance: to the real image that it was made from, NaN without one.
     """
 
     real: pd.DataFrame
@@ -45,7 +46,7 @@ class Comparison:
     synthetic: pd.DataFrame
     distance: np.ndarray
     nearest: np.ndarray
-    turn: np.ndarray
+    orientation: np.ndarray
     held_out_distance: np.ndarray
     threshold: float
     equal: list[tuple[int, int]]
@@ -83,8 +84,8 @@ def audit(config: AuditConfig) -> Audit:
     held_out = real[real["split"].isin(["val", "test"])].reset_index(drop=True)
     if train.empty or len(held_out) < MIN_HELD_OUT:
         raise InputError(
-            f"{config.real} has {len(train)} images in train and {len(held_out)} in val and test; an audit "
-            f"compares with the first and needs at least {MIN_HELD_OUT} of the second to tell a copy from a likeness"
+            f"{config.real} has {len(train)} training images and {len(held_out)} in val and test; an audit compares "
+            f"with the former and needs at least {MIN_HELD_OUT} of the latter to distinguish copies from similar images"
         )
     folder = Path(config.output_dir)
     accelerator = Accelerator()
@@ -94,9 +95,11 @@ def audit(config: AuditConfig) -> Audit:
     neighbours = Neighbours(
         train, extractor, accelerator, config.candidates, use_index, config.batch_size, config.cache_dir
     )
-    distance, nearest, turn = neighbours.nearest(synthetic)
+    distance, nearest, orientation = neighbours.nearest(synthetic)
     if np.isnan(distance).all():
-        raise InputError(f"all {len(synthetic)} images of {config.synthetic} are without structure: are they blank?")
+        raise InputError(
+            f"none of the {len(synthetic)} images of {config.synthetic} has any structure: are they blank?"
+        )
     held_out_distance, _, _ = neighbours.nearest(held_out)
     compared = Comparison(
         real=real,
@@ -105,11 +108,11 @@ def audit(config: AuditConfig) -> Audit:
         synthetic=synthetic,
         distance=distance,
         nearest=nearest,
-        turn=turn,
+        orientation=orientation,
         held_out_distance=held_out_distance,
         threshold=_calibrated(held_out_distance, held_out, config),
         equal=comparable.equal_files(real, synthetic),
-        source_distance=_moved(synthetic, real),
+        source_distance=_source_distance(synthetic, real),
     )
     result = _judged(compared, extractor, config)
     if accelerator.is_main_process:
@@ -127,7 +130,7 @@ def _judged(compared: Comparison, extractor: features.Extractor, config: AuditCo
     chance = chance_of_alarms(config.false_alarms, len(lesions), lesions.nunique())
     verdict = judge(int(copies.sum()), certain, len(copies), chance, config.max_copy_rate)
     medians = (float(np.nanmedian(values)) for values in (distance, compared.held_out_distance))
-    moved = compared.source_distance
+    source_distance = compared.source_distance
     return Audit(
         extractor=extractor.name,
         extractor_revision=extractor.revision,
@@ -150,7 +153,7 @@ def _judged(compared: Comparison, extractor: features.Extractor, config: AuditCo
         passed=verdict == PASSED,
         drawn_over_real=int((synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("") != "").sum()),
         unknown_sources=_unknown_sources(synthetic, real),
-        median_source_distance=None if np.isnan(moved).all() else float(np.nanmedian(moved)),
+        median_source_distance=None if np.isnan(source_distance).all() else float(np.nanmedian(source_distance)),
         **Split.of(config.real).to_json(),
         images=ImageSet(**manifest.identity(synthetic)),
         train=manifest.identity(compared.train)["sha256"],
@@ -177,34 +180,35 @@ def _write(compared: Comparison, result: Audit, synthetic_dir: Path, folder: Pat
     plots.histogram(folder / "plots" / "distances.png", title, label, groups, compared.threshold)
 
 
-def _moved(synthetic: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
-    """Distance of each image from the real one that it was made from, (N,); NaN where there is none."""
+def _source_distance(synthetic: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
+    """Distance of each image from the real one that it was made from, (N,); NaN without one."""
     row_of = {image_id: i for i, image_id in enumerate(real["image_id"])}
     named = synthetic.get("source_image_id", pd.Series("", index=synthetic.index))
     source = np.array([row_of.get(name, -1) for name in named])
     made = np.flatnonzero(source >= 0)
     distance = np.full(len(synthetic), np.nan)
     if len(made):
-        used, which = np.unique(source[made], return_inverse=True)
+        used, candidate = np.unique(source[made], return_inverse=True)
         queries, base = thumbnails(synthetic.iloc[made]), thumbnails(real.iloc[used])
-        distance[made], _, _ = closest(queries, base, which[:, None], np.zeros((len(made), 1), int))
+        distance[made], _, _ = closest(queries, base, candidate[:, None], np.zeros((len(made), 1), int))
     return distance
 
 
 def _unknown_sources(synthetic: pd.DataFrame, real: pd.DataFrame) -> list[str]:
-    """Ids of photographs that images were drawn over and that are not among the real ones."""
+    """Ids of the photographs that synthetic images were made from and that are not among the real ones."""
     named = set(synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("")) - {""}
     return sorted(named - set(real["image_id"]))
 
 
-def _calibrated(usual: np.ndarray, held_out: pd.DataFrame, config: AuditConfig) -> float:
-    """The distance under which only the asked share of held-out images lies."""
-    threshold = float(np.nanquantile(usual, config.false_alarms, method="lower"))
+def _calibrated(distances: np.ndarray, held_out: pd.DataFrame, config: AuditConfig) -> float:
+    """The distance below which only the requested share of held-out images lies."""
+    threshold = float(np.nanquantile(distances, config.false_alarms, method="lower"))
     if threshold < MIN_THRESHOLD:
-        names = ", ".join(held_out["image_id"][usual < MIN_THRESHOLD].head(3))
+        names = ", ".join(held_out["image_id"][distances < MIN_THRESHOLD].head(3))
         raise InputError(
-            f"held-out images of {config.real} are copies of training images themselves (as {names}), so none can "
-            "be told: split it with `dermgen prepare`, which joins near-duplicates, or raise --false_alarms"
+            f"held-out images of {config.real} are copies of training images themselves (for example {names}), so "
+            "copies cannot be detected: split it with `dermgen prepare`, which keeps near-duplicates in one split, "
+            "or raise --false_alarms"
         )
     return threshold
 
@@ -216,13 +220,13 @@ def _rate(copies: np.ndarray) -> dict:
 
 
 def _sheet(table: pd.DataFrame, compared: Comparison, path: Path) -> None:
-    """The closest pairs, synthetic left, turned as it matches, training image right."""
+    """The closest pairs: synthetic image on the left, in the orientation that matches, training image on the right."""
     synthetic, train, nearest = compared.synthetic, compared.train, compared.nearest
     pictures, captions = [], []
     for i in np.argsort(table["distance"].to_numpy(), kind="stable")[:24]:
         mark = " COPY" if table["copy"][i] == "true" else ""
         for name, k, text in (
-            (synthetic["path"][i], compared.turn[i], f"{table['distance'][i]:.2f}{mark}"),
+            (synthetic["path"][i], compared.orientation[i], f"{table['distance'][i]:.2f}{mark}"),
             (train["path"][nearest[i]], 0, train["image_id"][nearest[i]]),
         ):
             picture = Image.fromarray(orient(preprocess.read_image(Path(name)), k))

@@ -1,4 +1,4 @@
-"""`dermgen evaluate`: how good a synthetic set is, every score with its interval, its floor and its reference."""
+"""`dermgen evaluate`: scores of a synthetic set, each with its confidence interval, its floor and its reference."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict
@@ -36,7 +36,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Write `evaluation.json`, `scores.csv` and plots.
 
     Raises:
-        InputError: for sets that are empty, too small or of the wrong kind, or an extractor that cannot be had.
+        InputError: for sets that are empty, too small or of the wrong kind, or an extractor that cannot be loaded.
     """
     real_table, synthetic_table = _with_shared_labels(
         images.read(config.real, False), images.read(config.synthetic, True)
@@ -100,7 +100,7 @@ def _embedded(
     accelerator: Accelerator,
     config: EvaluateConfig,
 ) -> dict[str, features.FeatureSet]:
-    """The sets of `_parts`, of the classes that the synthetic set shows."""
+    """The sets of `_parts`, restricted to the classes of the synthetic set."""
     real, synthetic = (
         features.features(extractor, t, accelerator, config.batch_size, cache_dir=config.cache_dir)
         for t in (real_table, synthetic_table)
@@ -144,7 +144,7 @@ def _score_groups(
             )
         if (lesions := reference.table["group"].nunique()) < 2 and scope == "all":
             raise InputError(f"{config.real} has held-out images of a single lesion or patient: scores need several")
-        # Of one lesion nobody knows how much the scores of others would differ.
+        # A single lesion does not show how much the scores of others would differ.
         if lesions < 2 or (scope != "all" and min(counts["n_real"], counts["n_synthetic"]) < config.min_images):
             too_few.append(TooFew(**counts))
         else:
@@ -166,37 +166,37 @@ def _scopes(real: pd.DataFrame, synthetic: pd.DataFrame) -> list[tuple[str, str]
 def _parts(
     real: features.FeatureSet, synthetic: features.FeatureSet, extractor: features.Extractor
 ) -> dict[str, features.FeatureSet]:
-    """The sets that are compared: held-out, training and synthetic images, and the real ones that stand in for these.
+    """The sets that are compared: held-out, training and synthetic images, and real ones in place of the synthetic.
 
-    Stand-ins are real images beside the held-out ones that did not shape the extractor, to which they would look other
-    than new ones do. Without any, the held-out images are halved by lesion.
+    Stand-ins are real images outside the held-out set that the extractor was not trained on: those it was trained on
+    look different to it from new ones. Without any, the held-out images are halved by lesion.
     """
-    of = images.reference_sets(real.table)
-    held_out = of["held_out"]
+    reference = images.reference_sets(real.table)
+    held_out = reference["held_out"]
     other = np.setdiff1d(np.arange(len(real)), held_out)
     stand_in = other[~real.table["image_id"].iloc[other].isin(extractor.trained_on).to_numpy()]
     if not len(stand_in):
         lesions = real.table["group"].iloc[held_out]
         dealt = splits.split_groups(real.table["dx"].iloc[held_out], lesions, {"stand_in": 0.5, "held_out": 0.5}, 0)
         stand_in = held_out[dealt == "stand_in"]
-    parts = {"held_out": held_out, "train": of["train"], "stand_in": stand_in}
+    parts = {"held_out": held_out, "train": reference["train"], "stand_in": stand_in}
     return {name: real.take(rows) for name, rows in parts.items()} | {"synthetic": synthetic}
 
 
 def _of_shared_classes(synthetic: features.FeatureSet, held_out: features.FeatureSet) -> features.FeatureSet:
-    """The images of classes that both sides show often enough to be compared."""
+    """The images of classes that have enough images on both sides to be compared."""
     counts = [part.table["dx"].value_counts() for part in (synthetic, held_out)]
     often = [set(c.index[c >= scores.MIN_IMAGES]) for c in counts]
     return synthetic.take(np.flatnonzero(synthetic.table["dx"].isin(often[0] & often[1])))
 
 
 def _compare(held_out: features.FeatureSet, inside: dict[str, features.FeatureSet], seed: int, device) -> dict:
-    """Scores against held-out images, against as many training images, and of real images in the synthetic ones' place.
+    """Scores against held-out images, against as many training images, and of real images in place of the synthetic.
 
-    Most scores depend on how many images there are, so each of these comparisons is of equal numbers.
+    Most scores depend on the number of images, so each of these comparisons uses equal numbers.
     """
     synthetic = inside["synthetic"]
-    found = _all_scores(held_out, synthetic, device)
+    against_held_out = _all_scores(held_out, synthetic, device)
     train = features.of_same_mix(inside["train"], synthetic, seed, at_most=len(held_out))
     against_train = _all_scores(train, synthetic, device) if len(train) >= scores.MIN_IMAGES else {}
     stand_in = features.of_same_mix(inside["stand_in"], synthetic, seed, at_most=len(synthetic))
@@ -208,7 +208,7 @@ def _compare(held_out: features.FeatureSet, inside: dict[str, features.FeatureSe
         fewer = features.of_same_mix(synthetic, synthetic, seed, at_most=len(stand_in))
         at_floor = _all_scores(reference, fewer, device) if len(fewer) >= scores.MIN_IMAGES else {}
     entries = {}
-    for name, score in found.items():
+    for name, score in against_held_out.items():
         low, high = score.interval(held_out.table["group"])
         entries[name] = Score(
             value=score.value,
@@ -229,11 +229,11 @@ def _compare(held_out: features.FeatureSet, inside: dict[str, features.FeatureSe
 
 
 def _all_scores(reference: features.FeatureSet, judged: features.FeatureSet, device) -> dict[str, scores.Score]:
-    found, _ = scores.compare(reference.features, judged.features, device)
-    found |= {"vendi": scores.vendi(judged.features), "mean_cosine": scores.mean_cosine(judged.features)}
+    by_name, _ = scores.compare(reference.features, judged.features, device)
+    by_name |= {"vendi": scores.vendi(judged.features), "mean_cosine": scores.mean_cosine(judged.features)}
     if judged.logits.shape[1]:
-        found["inception_score"] = scores.inception_score(judged.logits)
-    return found
+        by_name["inception_score"] = scores.inception_score(judged.logits)
+    return by_name
 
 
 def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips) -> Pairs:
@@ -252,12 +252,15 @@ def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips)
     random = [rng.choice(rows if len(rows := of_class[dx]) else np.arange(len(base))) for dx in chosen.table["dx"]]
     side = min(256, _side(chosen.table["path"].iloc[0]))
 
-    def alike(judged: features.FeatureSet, partners: Sequence[int]) -> dict[str, list[float]]:
-        drawn, theirs = images.pixels(judged.table, side), images.pixels(base.table.iloc[partners], side)
-        return pairs.similarities(drawn, theirs, lpips)
+    def similarities(judged: features.FeatureSet, partners: Sequence[int]) -> dict[str, list[float]]:
+        return pairs.similarities(
+            images.pixels(judged.table, side), images.pixels(base.table.iloc[partners], side), lpips
+        )
 
-    nearest = alike(chosen, products.nearest(chosen.features, base.features, 1)[1][:, 0])
-    floor = alike(held_out, products.nearest(held_out.features, base.features, 1)[1][:, 0]) if len(held_out) else {}
+    nearest = similarities(chosen, products.nearest(chosen.features, base.features, 1)[1][:, 0])
+    floor = (
+        similarities(held_out, products.nearest(held_out.features, base.features, 1)[1][:, 0]) if len(held_out) else {}
+    )
     labels = chosen.table["dx"].to_numpy()
     return Pairs(
         n=len(chosen),
@@ -267,7 +270,7 @@ def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips)
         against=against,
         nearest={name: _median(values) for name, values in nearest.items()},
         floor={name: _median(values, held_out.table["group"]) for name, values in floor.items()},
-        random={name: _median(values) for name, values in alike(chosen, random).items()},
+        random={name: _median(values) for name, values in similarities(chosen, random).items()},
         nearest_per_class={
             dx: {name: _median(np.array(values)[labels == dx]) for name, values in nearest.items()}
             for dx in sorted(set(labels) - {""})
@@ -275,14 +278,14 @@ def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips)
     )
 
 
-def _apart(part: features.FeatureSet, from_: features.FeatureSet) -> np.ndarray:
-    """Rows of `part` whose lesions have no image in the other set."""
-    return np.flatnonzero(~part.table["group"].isin(set(from_.table["group"])))
+def _apart(part: features.FeatureSet, other: features.FeatureSet) -> np.ndarray:
+    """Rows of `part` whose lesions have no image in `other`."""
+    return np.flatnonzero(~part.table["group"].isin(set(other.table["group"])))
 
 
 def _median(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
-    """Median and bootstrap interval, drawn by `groups` if there are; None where it is infinite, as the PSNR of equal
-    images."""
+    """Median and bootstrap interval, resampling whole `groups` if given; None where infinite, as the PSNR of equal
+    images is."""
     values = np.asarray(values, float)
     weights = statistics.resampled_weights(np.arange(len(values)) if groups is None else groups, 1000, 0)
     order = np.argsort(values, kind="stable")
@@ -306,7 +309,7 @@ def _warnings(
 ) -> list[str]:
     notes = []
     if not (parts["synthetic"].table["dx"] != "").any():
-        notes.append("one side does not tell its classes, so a different mix of them counts as a difference")
+        notes.append("one side has no classes, so a different mix of classes counts as a difference")
     left_out = set(parts["synthetic"].table["dx"]) - {""}
     left_out -= set(_of_shared_classes(parts["synthetic"], parts["held_out"]).table["dx"])
     if left_out:
@@ -315,27 +318,27 @@ def _warnings(
         )
     if overall.n_real < len(parts["held_out"]):
         notes.append(
-            f"{overall.n_real} of {len(parts['held_out'])} held-out images are the reference, as many as have the "
-            "synthetic set's shares of the classes"
+            f"the reference is {overall.n_real} of {len(parts['held_out'])} held-out images, chosen to have the "
+            "synthetic set's class shares"
         )
     if overall.n_floor and overall.n_floor < overall.n_synthetic:
         notes.append(
-            f"the floor is of {overall.n_floor} real images, all there are; compare it with the column of as many "
-            "synthetic ones, since all scores but KID and precision depend on the number"
+            f"the floor uses only {overall.n_floor} real images: compare it with the column of as many synthetic "
+            "ones, since all scores except KID and precision depend on the number of images"
         )
     if set(parts["held_out"].table["image_id"]) & extractor.trained_on:
-        notes.append("the extractor was trained on held-out images: its scores are not to be trusted")
+        notes.append("the extractor was trained on held-out images: do not trust its scores")
     if set(parts["train"].table["image_id"]) & extractor.trained_on:
         notes.append(
-            "the extractor was trained on the training split, to which every other image looks new: its column says "
-            "little, and the floor is of other real images"
+            "the extractor was trained on the training split, so every other image looks new to it: the column of the "
+            "training split means little, and the floor uses other real images"
         )
     if not overall.fid_reliable:
         n = min(overall.n_real, overall.n_synthetic)
-        notes.append(f"FID of {n} images is unreliable (under {scores.FID_RELIABLE:,}): go by KID")
+        notes.append(f"FID of {n} images is unreliable (under {scores.FID_RELIABLE:,}): use KID")
     notes += Split.of(config.real).warnings()
     if is_one(Filtered, config.synthetic) and read(Filtered, config.synthetic).scorer_revision == extractor.revision:
-        notes.append("the synthetic set was filtered by this same network, which flatters it: take another extractor")
+        notes.append("the synthetic set was filtered by this same network, which flatters it: use another extractor")
     return notes
 
 
@@ -363,6 +366,7 @@ def _plot(groups: Sequence[Group], folder: Path) -> None:
     """Each score of every group, beside its floor."""
     labelled = [(f"{group.name} ({group.n_synthetic})", group.scores) for group in groups]
     for name in ("kid", "precision", "recall", "density", "coverage"):
-        synthetic = [plots.Dot(label, of[name].value, of[name].low, of[name].high) for label, of in labelled]
-        floors = [plots.Dot(label, *[of[name].floor] * 3) for label, of in labelled if of[name].floor is not None]
+        estimates = [(label, by_name[name]) for label, by_name in labelled]
+        synthetic = [plots.Dot(label, score.value, score.low, score.high) for label, score in estimates]
+        floors = [plots.Dot(label, *[score.floor] * 3) for label, score in estimates if score.floor is not None]
         plots.dots(folder / f"{name}.png", name, name, {"synthetic": synthetic, "real in its place": floors})

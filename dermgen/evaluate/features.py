@@ -20,7 +20,7 @@ from dermgen.training.augmentation import turned
 
 SHORT_NAMES = {"dinov2": "facebook/dinov2-base", "clip": "openai/clip-vit-base-patch32"}
 RESIZE = "bicubic with antialiasing (Pillow), middle square"
-OFFLINE = "offline, take --extractor with a classifier run of train_scripts/classifier.py, or --extractor pixels"
+OFFLINE = "offline, use --extractor with a classifier run of train_scripts/classifier.py, or --extractor pixels"
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Extractor:
     width: int
     num_classes: int
     embed: Callable[[torch.Tensor], torch.Tensor]
-    trained_on: frozenset[str] = frozenset()  # ids of our images that shaped it
-    classes: tuple[str, ...] = ()  # of the logits, where they are classes of lesions
+    trained_on: frozenset[str] = frozenset()  # ids of the manifest's images that it was trained on
+    classes: tuple[str, ...] = ()  # of the logits, if they are lesion classes
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class FeatureSet:
 
 
 def load(name: str, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor that `name` says; see `EXTRACTORS`.
+    """The extractor of that name; the names are listed in `dermgen.settings.evaluate.EXTRACTORS`.
 
     Raises:
-        InputError: if it cannot be had; says what works offline.
+        InputError: if it cannot be loaded; the message says what works offline.
     """
     if name == "pixels":
         return Extractor("pixels", "pixels-1", 64, 3 * 16 * 16, 0, _pixels)
@@ -89,7 +89,7 @@ def features(
         batch_size: images at a time.
         orientation: one of 8, see `turned`.
         cache_dir: default `$DERMGEN_CACHE`.
-        hashes: what `content_hashes` gives, where it is known already.
+        hashes: result of `content_hashes`, if already known.
 
     Raises:
         InputError: if a feature is NaN or infinite.
@@ -101,11 +101,11 @@ def features(
     def compute(rows: Sequence[int]) -> np.ndarray:
         with ThreadPoolExecutor() as pool:
             batch = torch.stack(list(pool.map(lambda i: dataset[i]["pixels"], rows)))
-        found = extractor.embed(turned(batch, orientation)).float().cpu().numpy()
-        bad = table["image_id"].iloc[list(rows)][~np.isfinite(found).all(axis=1)]
+        embedded = extractor.embed(turned(batch, orientation)).float().cpu().numpy()
+        bad = table["image_id"].iloc[list(rows)][~np.isfinite(embedded).all(axis=1)]
         if len(bad):
             raise InputError(f"{extractor.name} gives NaN or infinite features for {', '.join(bad.head(3))}")
-        return found
+        return embedded
 
     path = Path(cache_dir or default_cache_dir()) / "features" / f"{key}.npy"
     array = cached_array(path, len(table), compute, accelerator, batch_size, f"features ({extractor.name})")
@@ -120,13 +120,13 @@ def content_hashes(table: pd.DataFrame) -> list[str]:
 
 
 def of_same_mix(source: FeatureSet, like: FeatureSet, seed: int, at_most: int | None = None) -> FeatureSet:
-    """As many images of `source` as have the classes in the shares that `like` has them; a score of all images would
-    otherwise tell how many of each class there are. Classes that `source` lacks are left out."""
-    there, wanted = source.table["dx"].value_counts(), like.table["dx"].value_counts()
-    wanted = wanted[wanted.index.isin(there.index)]
+    """The largest random subset of `source` with the class shares of `like`: without it a score would reflect how many
+    images of each class there are. Classes that `source` lacks are left out."""
+    available, wanted = source.table["dx"].value_counts(), like.table["dx"].value_counts()
+    wanted = wanted[wanted.index.isin(available.index)]
     if wanted.empty:
         return source.take(np.arange(0))
-    total = min(np.inf if at_most is None else at_most, (there[wanted.index] * wanted.sum() / wanted).min())
+    total = min(np.inf if at_most is None else at_most, (available[wanted.index] * wanted.sum() / wanted).min())
     rng = np.random.default_rng(seed)
     rows = []
     for dx, count in wanted.items():
@@ -136,7 +136,7 @@ def of_same_mix(source: FeatureSet, like: FeatureSet, seed: int, at_most: int | 
 
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:
-    """Thumbnails without their mean colour, (N, 768): light and tint of the whole picture count little."""
+    """Thumbnails without their mean colour, (N, 768), so that overall brightness and tint count little."""
     small = torch.nn.functional.interpolate(images.float() / 255, size=(16, 16), mode="area")
     return (small - small.mean(dim=(2, 3), keepdim=True)).flatten(1)
 
@@ -165,7 +165,7 @@ def _inception(weights: str, device) -> Extractor:
 
 
 def load_classifier(name: str, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor that is a classifier run of ours; raises `InputError` if the folder is none."""
+    """The extractor of a classifier run of dermgen; raises `InputError` for any other folder."""
     classifier, classes, resolution = networks.load_run(name)
     classifier.to(device)
 
@@ -192,15 +192,15 @@ def _transformer(name: str, device) -> Extractor:
     logging.disable_progress_bar()
     try:
         is_clip = AutoConfig.from_pretrained(name).model_type in ("clip", "clip_vision_model")
-        kind = CLIPVisionModelWithProjection if is_clip else AutoModel
-        model, loading = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True)
+        model_class = CLIPVisionModelWithProjection if is_clip else AutoModel
+        model, loading = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True)
         processor = AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise InputError(f"cannot load the extractor {name!r} ({first_line}); {OFFLINE}") from error
     missing = loading["missing_keys"]
     if any(not key.startswith("pooler") for key in missing):
-        raise InputError(f"{name!r} lacks weights ({sorted(missing)[0]}, …), which would be random: take another model")
+        raise InputError(f"{name!r} lacks weights ({sorted(missing)[0]}, …), which would be random: use another model")
     # A classification checkpoint has no pooler of its own; its class token is the feature then.
     pooled = not missing
     model.eval().to(device)

@@ -1,4 +1,4 @@
-"""The images that are compared: sets of a manifest or a plain folder, their classes, lesions and subgroups."""
+"""The images to compare, from a manifest or a plain folder, with their classes, lesions and subgroups."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,11 +25,12 @@ def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.D
 
     Args:
         folder: with metadata.csv or without.
-        synthetic: what its images must be; a plain folder cannot tell.
+        synthetic: whether its images must be synthetic or real; a plain folder does not say.
         dropped_too: whether images that `dermgen filter` dropped are read.
 
     Raises:
-        InputError: if there are none, some cannot be read, or the manifest says that they are of the other kind.
+        InputError: if there are no images, some cannot be read, or they are real where synthetic ones are expected
+            or the reverse.
     """
     folder = Path(folder)
     if folder.is_dir() and not (folder / "metadata.csv").exists():
@@ -42,9 +43,9 @@ def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.D
         wanted = "true" if synthetic else "false"
         bad = table[table["synthetic"] != wanted]
         if len(bad):
-            kind = "synthetic" if synthetic else "real"
+            expected = "synthetic" if synthetic else "real"
             raise InputError(
-                f"{folder} is given as the {kind} set, but {len(bad)} of its {len(table)} images have synthetic = "
+                f"{folder} is given as the {expected} set, but {len(bad)} of its {len(table)} images have synthetic = "
                 f"{bad['synthetic'].iloc[0]!r}: expected {wanted!r}"
             )
         table["path"] = [str(folder / name) for name in table["file_name"]]
@@ -58,7 +59,7 @@ def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.D
 
 
 def facts(folder: str | Path) -> dict | None:
-    """Facts of the images of a manifest; None for a plain folder, of which nothing is known."""
+    """Facts of the images of a manifest; None for a plain folder, about which nothing is known."""
     return SetFacts.of(folder).to_json() if Path(folder, "metadata.csv").exists() else None
 
 
@@ -80,7 +81,7 @@ def reference_sets(table: pd.DataFrame) -> dict[str, np.ndarray]:
 def subgroups(table: pd.DataFrame) -> pd.DataFrame:
     """Class, site, sex, age band and skin tone of every image, "" where unknown.
 
-    Skin is found without lesion masks, which synthetic images do not have: both sides are measured in one way.
+    Skin is located without lesion masks, since synthetic images have none and both sides must be measured alike.
     """
     bands = [next((name for low, high, name in AGE_BANDS if low <= age < high), "") for age in table["age"]]
     with ThreadPoolExecutor() as pool:

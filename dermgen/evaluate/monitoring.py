@@ -1,4 +1,4 @@
-"""What a generator in training is worth on held-out images: KID, recall and variety, and a warning of mode collapse."""
+"""How good a generator in training is, against held-out images: KID, recall, variety, a warning of mode collapse."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -27,9 +27,9 @@ class Monitor:
     """Held-out images in feature space, to compare samples with.
 
     Args:
-        extractor: gives the features.
+        extractor: computes the features.
         real: (N, D) features of held-out images.
-        spread: mean distance of two of them, of one class where samples have classes.
+        spread: mean distance between two of them, of the same class if samples have classes.
         lpips: network of the perceptual distance; None leaves it out.
         real_lpips: mean perceptual distance of two held-out images.
     """
@@ -43,17 +43,17 @@ class Monitor:
     def measure(self, images: torch.Tensor, classes: Sequence[str]) -> dict[str, float]:
         """`val_kid`, `val_recall`, `val_variety` and, with LPIPS, `val_lpips_variety` of uint8 samples (N, 3, H, W).
 
-        Variety is the mean distance of two samples of a class over that of two held-out images of a class: 1 is as it
-        should be, 0 is one image again and again.
+        Variety is the mean distance between two samples of a class, divided by that between two held-out images of a
+        class: 1 is ideal, 0 means that all samples are the same image.
         """
         resized = torch.stack([_resize(image, self.extractor.resolution) for image in images.cpu()])
-        found = [self.extractor.embed(part).float().cpu().numpy() for part in resized.split(64)]
-        made = np.concatenate(found)[:, : self.real.shape[1]]
-        compared, _ = scores.compare(self.real, made)
+        embedded = [self.extractor.embed(part).float().cpu().numpy() for part in resized.split(64)]
+        sampled = np.concatenate(embedded)[:, : self.real.shape[1]]
+        compared, _ = scores.compare(self.real, sampled)
         result = {
             "val_kid": compared["kid"].value,
             "val_recall": compared["recall"].value,
-            "val_variety": _spread(made, classes) / self.spread,
+            "val_variety": _spread(sampled, classes) / self.spread,
         }
         if self.lpips is not None:
             result["val_lpips_variety"] = _pairwise_lpips(images.cpu(), classes, self.lpips) / self.real_lpips
@@ -63,16 +63,16 @@ class Monitor:
 def monitor(
     table: pd.DataFrame, config: AdversarialConfig, accelerator: Accelerator, num_samples: int | None = None
 ) -> Monitor | None:
-    """A monitor over held-out images; None, and a warning, if they are too few to be compared with.
+    """A monitor over held-out images; None, and a warning, if there are too few of them.
 
     Args:
         table: rows of a manifest, with `path`.
         config: the run's settings.
         accelerator: its processes share the work.
-        num_samples: that they will be compared with; default `config.monitor_samples`.
+        num_samples: number of samples that they will be compared with; default `config.monitor_samples`.
 
     Raises:
-        InputError: if the extractor or LPIPS cannot be had, or the extractor was trained on these images.
+        InputError: if the extractor or LPIPS cannot be loaded, or the extractor was trained on these images.
     """
     fewest = min(len(table), config.monitor_samples if num_samples is None else num_samples)
     if fewest < scores.MIN_IMAGES:
@@ -83,18 +83,18 @@ def monitor(
                 file=sys.stderr,
             )
         return None
-    found = features.load(config.monitor, accelerator.device)
-    if found.trained_on & set(table["image_id"]):
+    extractor = features.load(config.monitor, accelerator.device)
+    if extractor.trained_on & set(table["image_id"]):
         raise InputError(f"--monitor {config.monitor} was trained on validation images of {config.data_dir}")
     network = None if config.lpips == "none" else load_lpips(config.lpips)
     cache_dir = Path(config.cache_dir) if config.cache_dir else None
-    real = features.features(found, table, accelerator, cache_dir=cache_dir).features
+    real = features.features(extractor, table, accelerator, cache_dir=cache_dir).features
     classes = table["dx"] if config.class_conditional else [""] * len(table)
-    of_pairs = 0.0
+    real_lpips = 0.0
     if network is not None:
         pixels = torch.stack([item["pixels"] for item in features.pixel_set(table, config.resolution)])
-        of_pairs = _pairwise_lpips(pixels, list(classes), network)
-    return Monitor(found, np.asarray(real), _spread(real, classes), network, of_pairs)
+        real_lpips = _pairwise_lpips(pixels, list(classes), network)
+    return Monitor(extractor, np.asarray(real), _spread(real, classes), network, real_lpips)
 
 
 def measure_samples(
@@ -104,14 +104,14 @@ def measure_samples(
     seeds: Sequence[int],
     warn: Callable[[str], None],
 ) -> dict[str, float]:
-    """What `Monitor.measure` says of images that a generator draws; {} without held-out images.
+    """`Monitor.measure` of images that a generator samples; {} without held-out images.
 
     Args:
         held_out: what the samples are compared with.
-        generator: draws them.
-        labels: the class of each sample, "" where none can be requested.
-        seeds: of the samples.
-        warn: gets a sentence if the samples show mode collapse.
+        generator: samples the images.
+        labels: the class of each sample, "" if the generator takes no classes.
+        seeds: one for each sample.
+        warn: called with a sentence if the samples show mode collapse.
     """
     if held_out is None:
         return {}
@@ -124,7 +124,7 @@ def measure_samples(
 
 
 def collapse_warning(measured: dict[str, float]) -> str | None:
-    """A sentence if the samples show too little of what there is, else None."""
+    """A warning if recall or variety is too low, else None."""
     limits = {"val_recall": COLLAPSED_RECALL, "val_variety": COLLAPSED_VARIETY, "val_lpips_variety": COLLAPSED_VARIETY}
     low = [
         f"{name.removeprefix('val_')} is {measured[name]:.2f}, under {limit}"
@@ -134,7 +134,7 @@ def collapse_warning(measured: dict[str, float]) -> str | None:
     if not low:
         return None
     return (
-        f"warning: mode collapse? {', '.join(low)} (of real images 1, but for recall): look at the samples; more "
+        f"warning: mode collapse? {', '.join(low)} (real images have 1, except for recall): look at the samples; more "
         "augmentation or regularisation, or another discriminator learning rate, may help"
     )
 
@@ -158,7 +158,7 @@ def _pairwise_lpips(images: torch.Tensor, classes: Sequence[str], network: torch
 
 
 def _pairs(classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of the same class; of any classes where no class has two."""
+    """All pairs of the same class; all pairs if no class has two images."""
     names = np.asarray(classes)
     rows, columns = np.triu_indices(len(names), 1)
     same = names[rows] == names[columns]

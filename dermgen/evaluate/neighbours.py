@@ -1,4 +1,4 @@
-"""The training images nearest to an image, whatever its orientation: candidates by features, the best by pixels."""
+"""The training images nearest to an image in any orientation: candidates by features, the best of them by pixels."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,14 +20,14 @@ EXACT_UP_TO = 100_000
 
 
 class Neighbours:
-    """The training images, and which of them comes nearest to an image.
+    """The training images, and which of them is nearest to an image.
 
     Args:
         train: rows of a manifest with `path`.
         extractor: proposes candidates.
         accelerator: its processes share the work.
-        candidates: that are compared pixel by pixel.
-        use_index: search them with faiss.
+        candidates: how many of them are compared pixel by pixel for each image.
+        use_index: search for them with faiss.
         batch_size: images at a time.
         cache_dir: of features.
     """
@@ -49,16 +49,16 @@ class Neighbours:
         self.thumbnails = thumbnails(train)
 
     def nearest(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What `closest` gives for the images of `table`, rows being those of the training images."""
+        """`closest` for the images of `table`; rows are those of the training images."""
         hashes = features.content_hashes(table)
-        turns = [
+        oriented = [
             features.features(
                 self.extractor, table, self.accelerator, self.batch_size, k, self.cache_dir, hashes
             ).features
             for k in range(8)
         ]
-        which, turn = _candidates(turns, self.base, self.candidates, self.use_index)
-        return closest(thumbnails(table), self.thumbnails, which, turn)
+        rows, orientations = _candidates(oriented, self.base, self.candidates, self.use_index)
+        return closest(thumbnails(table), self.thumbnails, rows, orientations)
 
 
 def use_faiss(index: str, size: int) -> bool:
@@ -92,18 +92,18 @@ def approximate_nearest(queries: np.ndarray, base: np.ndarray, k: int) -> tuple[
 
 
 def closest(
-    queries: np.ndarray, base: np.ndarray, which: np.ndarray, turn: np.ndarray
+    queries: np.ndarray, base: np.ndarray, candidates: np.ndarray, orientations: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each query's candidates the one that it matches best pixel by pixel.
+    """Of each query's candidates the one that matches it best pixel by pixel.
 
-    All candidates are aligned at half the size; the best one again at full size and in finer steps of scale, so that
-    a copy is not held apart from its source by a fraction of a pixel.
+    All candidates are aligned at half the size, the best one again at full size and in finer steps of scale, so that
+    a shift by a fraction of a pixel does not hide a copy.
 
     Args:
         queries: uint8 (M, 128, 128) grey thumbnails.
         base: uint8 (N, 128, 128).
-        which: (M, K) rows of `base`.
-        turn: (M, K) the orientation of the query in which the candidate was found.
+        candidates: (M, K) rows of `base`.
+        orientations: (M, K) orientation of the query in which the candidate was proposed.
 
     Returns:
         (M,) distances, 1 - the correlation of aligned fine structure, in [0, 2], NaN for a query without structure;
@@ -114,19 +114,19 @@ def closest(
     def best(i: int) -> tuple[float, int, int]:
         half = _half(queries[i])
         if half.std() < MIN_CONTRAST:  # it would correlate with everything, or nothing
-            return np.nan, int(which[i, 0]), 0
-        found = [
+            return np.nan, int(candidates[i, 0]), 0
+        matches = [
             (
                 aligned_correlation(np.ascontiguousarray(orient(half, t)), small[j], 0.7, 6, [scale]),
                 scale,
                 int(j),
                 int(t),
             )
-            for j, t in zip(which[i], turn[i], strict=True)
+            for j, t in zip(candidates[i], orientations[i], strict=True)
             for scale in COARSE_SCALES
             if small[j].std() >= MIN_CONTRAST
         ]
-        correlation, scale, j, t = max(found, default=(0.0, 1, int(which[i, 0]), 0))
+        correlation, scale, j, t = max(matches, default=(0.0, 1, int(candidates[i, 0]), 0))
         if correlation > 1 - CLEARLY_DIFFERENT:
             turned = np.ascontiguousarray(orient(queries[i], t))
             scales = [scale + step for step in FINE_STEPS]
@@ -137,25 +137,22 @@ def closest(
     cv2.setNumThreads(1)  # many small jobs: one thread each is faster than all threads on each
     try:
         with ThreadPoolExecutor() as pool:
-            found = list(pool.map(best, range(len(queries))))
+            matches = list(pool.map(best, range(len(queries))))
     finally:
         cv2.setNumThreads(threads)
-    distances, rows, turns = zip(*found, strict=True)
-    return np.array(distances), np.array(rows), np.array(turns)
+    return tuple(np.array(values) for values in zip(*matches, strict=True))
 
 
 def _half(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, (THUMBNAIL // 2, THUMBNAIL // 2), interpolation=cv2.INTER_AREA)
 
 
-def _candidates(turns: list[np.ndarray], base: np.ndarray, k: int, faiss: bool) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(oriented: list[np.ndarray], base: np.ndarray, k: int, faiss: bool) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest training images over 8 orientations of each query: rows of `base`, and the orientations, (M, k)."""
     search = approximate_nearest if faiss else products.nearest
-    found = [search(np.asarray(queries), base, k) for queries in turns]
-    distances = np.concatenate([d for d, _ in found], axis=1)
-    which = np.concatenate([w for _, w in found], axis=1)
-    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(which, order, 1), order // k
+    distances, rows = zip(*(search(np.asarray(queries), base, k) for queries in oriented), strict=True)
+    order = np.argsort(np.concatenate(distances, axis=1), axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(np.concatenate(rows, axis=1), order, 1), order // k
 
 
 def thumbnails(table: pd.DataFrame) -> np.ndarray:

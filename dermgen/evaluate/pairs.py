@@ -1,4 +1,4 @@
-"""How alike two images are, pair by pair: squared error, PSNR, SSIM, MS-SSIM, LPIPS."""
+"""Similarity of pairs of images: squared error, PSNR, SSIM, MS-SSIM, LPIPS."""
 
 import torch
 from torch import nn
@@ -20,13 +20,13 @@ def similarities(
     Args:
         a: uint8 (N, 3, H, W).
         b: uint8 (N, 3, H, W).
-        lpips: what `load_lpips` gives; None leaves LPIPS out.
+        lpips: network from `load_lpips`; None leaves LPIPS out.
         batch_size: pairs at a time.
 
     Returns:
         `mse` of values in [0, 1], `psnr` in dB (infinite for equal images), `ssim`, `ms_ssim` up to 1, `lpips` from 0.
     """
-    found: dict[str, list] = {}
+    result: dict[str, list] = {}
     for x, y in zip(a.split(batch_size), b.split(batch_size), strict=True):
         x, y = x.float() / 255, y.float() / 255
         mse = (x - y).square().mean(dim=(1, 2, 3))
@@ -43,8 +43,8 @@ def similarities(
                 batch["lpips"] = lpips(x, y).reshape(-1)
                 lpips.reset()
         for name, values in batch.items():
-            found.setdefault(name, []).extend(values.tolist())
-    return found
+            result.setdefault(name, []).extend(values.tolist())
+    return result
 
 
 def load_lpips(backbone: str) -> nn.Module:
@@ -59,6 +59,6 @@ def load_lpips(backbone: str) -> nn.Module:
         return LearnedPerceptualImagePatchSimilarity(net_type=backbone, reduction="none", normalize=True)
     except OSError as error:  # a URLError is one
         raise InputError(
-            f"LPIPS needs the weights of torchvision's {backbone}, which cannot be downloaded ({error}): offline, take "
+            f"LPIPS needs the weights of torchvision's {backbone}, which cannot be downloaded ({error}): offline, use "
             "--lpips none"
         ) from error

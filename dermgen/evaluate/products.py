@@ -1,4 +1,4 @@
-"""The three matrices of products that scores share: each made once, block by block, none of them kept.
+"""The three matrices of dot products that scores share: each computed once, block by block, and never stored whole.
 
 From X Xᵀ, Y Yᵀ and X Yᵀ come kernel sums (KID), neighbour distances (precision, recall, density, coverage) and each
 synthetic image's nearest real one. For N images memory is O(N), for 100,000 as for 1,000.
@@ -12,11 +12,11 @@ import torch
 
 @dataclass(frozen=True)
 class Within:
-    """Of one set with itself: squared distances to the nearest others, (N, K) rising, and which; kernel sums, (N,)."""
+    """One set with itself: ascending squared distances to the nearest others, (N, K), and their rows; kernel sums."""
 
     squared_distances: torch.Tensor
     neighbours: torch.Tensor  # (N, K) int64
-    kernel_sums: torch.Tensor
+    kernel_sums: torch.Tensor  # (N,) float64
 
     def radius(self, k: int) -> torch.Tensor:
         """Squared distance to the k-th nearest other, (N,)."""
@@ -37,14 +37,14 @@ class Hits:
     def add(self, points: slice, inside: torch.Tensor, first: int) -> None:
         """Count a block of balls, the first of which has the number `first`; `inside` is (points, balls) bool."""
         numbers = torch.arange(first, first + inside.shape[1], device=inside.device)
-        # A sum of numbers is the ball's own number where there is one; float32 holds those up to 16 million.
-        found = inside.float() @ torch.stack([torch.ones_like(numbers), numbers], dim=1).float()
-        self.count[points] += found[:, 0].long()
-        self.which[points] += found[:, 1].long()
+        # For a point in a single ball the sum of numbers is that ball's; float32 is exact up to 16 million.
+        sums = inside.float() @ torch.stack([torch.ones_like(numbers), numbers], dim=1).float()
+        self.count[points] += sums[:, 0].long()
+        self.which[points] += sums[:, 1].long()
 
     @property
     def share(self) -> float:
-        """Of points that are in a ball."""
+        """Share of points that are in a ball."""
         return float((self.count > 0).double().mean())
 
     def alone(self, balls: int) -> torch.Tensor:
@@ -54,7 +54,7 @@ class Hits:
 
 @dataclass(frozen=True)
 class Across:
-    """Of synthetic images with real ones; the balls are those of `scores`."""
+    """Synthetic images with real ones; the balls are those of `scores`."""
 
     synthetic_kernel_sums: torch.Tensor  # (M,) float64, over real images
     real_kernel_sums: torch.Tensor  # (N,) float64, over synthetic images
@@ -62,7 +62,7 @@ class Across:
     in_synthetic: Hits  # real images in synthetic ones' balls for recall
     real_balls: torch.Tensor  # (M,) in how many real images' density balls
     covered: Hits  # which synthetic images are in each real image's own density ball, (N,)
-    in_larger_ball: torch.Tensor  # (N,) synthetic images in that ball when it reaches one real neighbour further
+    in_larger_ball: torch.Tensor  # (N,) synthetic images in that ball if it reaches one real neighbour further
     nearest_real: torch.Tensor  # (M,) int64
     nearest_squared_distance: torch.Tensor  # (M,)
 
@@ -74,11 +74,11 @@ def within(x: np.ndarray, k: int, block: int = 2048, device: torch.device | str 
         x: features; memory-mapped ones are read block by block.
         k: neighbours to find; fewer than N.
         block: rows at a time; memory is a few block x block matrices.
-        device: where the products are made.
+        device: where the products are computed.
     """
     n = len(x)
     nearest = torch.full((n, k), torch.inf, device=device)
-    who = torch.zeros((n, k), dtype=torch.int64, device=device)
+    indices = torch.zeros((n, k), dtype=torch.int64, device=device)
     kernel_sums = torch.zeros(n, dtype=torch.float64, device=device)
     starts = range(0, n, block)
     for i in starts:
@@ -95,10 +95,10 @@ def within(x: np.ndarray, k: int, block: int = 2048, device: torch.device | str 
             else:
                 columns = slice(j, j + len(b))
                 kernel_sums[columns] += kernel.sum(0).double()
-                nearest[columns], who[columns] = _merge(nearest[columns], who[columns], distances.T, i)
+                nearest[columns], indices[columns] = _merge(nearest[columns], indices[columns], distances.T, i)
             kernel_sums[rows] += kernel.sum(1).double()
-            nearest[rows], who[rows] = _merge(nearest[rows], who[rows], distances, j)
-    return Within(nearest.clamp_min(0), who, kernel_sums)
+            nearest[rows], indices[rows] = _merge(nearest[rows], indices[rows], distances, j)
+    return Within(nearest.clamp_min(0), indices, kernel_sums)
 
 
 def across(
@@ -111,7 +111,7 @@ def across(
     block: int = 2048,
     device: torch.device | str = "cpu",
 ) -> Across:
-    """What synthetic images (M, D) have to do with real ones (N, D), float32.
+    """Kernel sums, balls and nearest neighbours between real (N, D) and synthetic images (M, D), float32.
 
     Args:
         real: features.
@@ -119,9 +119,9 @@ def across(
         real_radius: (N,) squared radius of each real image's ball for precision.
         synthetic_radius: (M,) squared radius of each synthetic image's ball for recall.
         density_radius: (N,) squared radius of each real image's ball for density and coverage.
-        larger_radius: (N,) the same if its nearest neighbour were not there.
+        larger_radius: (N,) the same without its nearest neighbour.
         block: rows at a time.
-        device: where the products are made.
+        device: where the products are computed.
     """
     n, m = len(real), len(synthetic)
     of_synthetic = torch.zeros(m, dtype=torch.float64, device=device)
@@ -130,7 +130,7 @@ def across(
     balls = torch.zeros(m, dtype=torch.int64, device=device)
     larger = torch.zeros(n, dtype=torch.int64, device=device)
     nearest = torch.full((m,), torch.inf, device=device)
-    who = torch.zeros(m, dtype=torch.int64, device=device)
+    indices = torch.zeros(m, dtype=torch.int64, device=device)
     for i in range(0, m, block):
         a = _load(synthetic, i, block, device)
         rows = slice(i, i + len(a))
@@ -151,25 +151,25 @@ def across(
             closest, at = distances.min(1)
             closer = closest < nearest[rows]
             nearest[rows] = torch.where(closer, closest, nearest[rows])
-            who[rows] = torch.where(closer, at + j, who[rows])
-    return Across(of_synthetic, of_real, in_real, in_synthetic, balls, covered, larger, who, nearest.clamp_min(0))
+            indices[rows] = torch.where(closer, at + j, indices[rows])
+    return Across(of_synthetic, of_real, in_real, in_synthetic, balls, covered, larger, indices, nearest.clamp_min(0))
 
 
 def nearest(
     queries: np.ndarray, base: np.ndarray, k: int, block: int = 2048, device: torch.device | str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest rows of `base` (N, D) for each query (M, D): squared distances (M, k) rising, and which, (M, k)."""
-    distances, which = [], []
+    """The k nearest rows of `base` (N, D) for each query (M, D): ascending squared distances and the rows, (M, k)."""
+    distances, nearest_rows = [], []
     for i in range(0, len(queries), block):
         a = _load(queries, i, block, device)
         best = torch.full((len(a), k), torch.inf, device=device)
-        who = torch.zeros((len(a), k), dtype=torch.int64, device=device)
+        indices = torch.zeros((len(a), k), dtype=torch.int64, device=device)
         for j in range(0, len(base), block):
             b = _load(base, j, block, device)
-            best, who = _merge(best, who, _squared_distances(a @ b.T, a, b), j)
+            best, indices = _merge(best, indices, _squared_distances(a @ b.T, a, b), j)
         distances.append(best.clamp_min(0).cpu().numpy())
-        which.append(who.cpu().numpy())
-    return np.concatenate(distances), np.concatenate(which)
+        nearest_rows.append(indices.cpu().numpy())
+    return np.concatenate(distances), np.concatenate(nearest_rows)
 
 
 def _load(x: np.ndarray, start: int, block: int, device) -> torch.Tensor:
@@ -188,10 +188,10 @@ def _squared_distances(products: torch.Tensor, a: torch.Tensor, b: torch.Tensor)
 
 
 def _merge(
-    best: torch.Tensor, who: torch.Tensor, distances: torch.Tensor, first: int
+    best: torch.Tensor, indices: torch.Tensor, distances: torch.Tensor, first: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The smallest of the distances so far, with their columns, and of a block whose first column is `first`."""
     k = best.shape[1]
     smallest, at = distances.topk(min(k, distances.shape[1]), dim=1, largest=False)
     best, chosen = torch.cat([best, smallest], dim=1).topk(k, dim=1, largest=False)
-    return best, torch.cat([who, at + first], dim=1).gather(1, chosen)
+    return best, torch.cat([indices, at + first], dim=1).gather(1, chosen)

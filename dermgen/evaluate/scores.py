@@ -1,4 +1,4 @@
-"""Scores of feature sets: arrays in, numbers out, each with what every image contributes, for its interval."""
+"""Scores of feature sets: arrays in, numbers out, each with the influence of every image, for its interval."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from dermgen import statistics
+from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.evaluate import products
 from dermgen.settings.evaluate import MIN_IMAGES
@@ -26,14 +27,14 @@ class Score:
     value: float
     real: np.ndarray | None = None
     synthetic: np.ndarray | None = None
-    bounds: tuple[float, float] = (-np.inf, np.inf)  # that the score cannot leave
-    is_share: bool = False  # of images, so that at 0 and 1 too it is not known for sure
+    bounds: tuple[float, float] = (-np.inf, np.inf)  # smallest and largest possible score
+    is_share: bool = False  # of images, which is uncertain at 0 and 1 too
 
     def interval(self, groups: Sequence[Hashable] | None = None) -> tuple[float, float]:
-        """95 % interval over new images on both sides, real ones by lesion where `groups` names the lesions.
+        """95 % interval over new images on both sides, real ones by lesion if `groups` names the lesions.
 
-        A share has Wilson's interval, of as many images as would have its standard error, and never of more than the
-        smaller side has; every other score Student's t.
+        A share has Wilson's interval for the number of images that would give its standard error, at most that of the
+        smaller side; every other score has Student's t.
         """
         sides = [
             statistics.standard_error(influence, names)
@@ -55,9 +56,9 @@ def compare(
     KID is the unbiased estimate over all images, which is what the average over subsets of any size estimates.
     Precision, recall, density and coverage count `<=` at the edge of a ball.
 
-    An influence is what a score loses without that image. For density that is exact: its ball goes, and those of which
-    it was a neighbour grow. For the three shares balls do not grow: an image counts if it is in a ball, and a ball by
-    the images that no other one holds. `benchmarks/intervals.py` shows how often the intervals cover.
+    An influence is what a score loses without that image. For density it is exact: the image's ball disappears, and the
+    balls that it bounded grow. For the three shares balls do not grow: an image counts if it is in a ball, and a ball
+    counts by the images that no other ball holds. `benchmarks/intervals.py` measures how often the intervals cover.
 
     Returns:
         The scores by name, and the pass, with each synthetic image's nearest real one.
@@ -93,8 +94,8 @@ def compare(
 def fid(real: np.ndarray, synthetic: np.ndarray) -> Score:
     """Fréchet distance of two feature sets, (N, D) and (M, D) (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
 
-    Of sets larger than D the covariances are compared, of smaller ones the images' own products, which give the same
-    trace of the root of S₁S₂ as a sum of singular values and need no root of a singular matrix.
+    For sets larger than D the covariances are compared, for smaller ones the products of the images themselves, which
+    give the same trace of the root of S₁S₂ as a sum of singular values without the root of a singular matrix.
     """
     if min(len(real), len(synthetic)) > real.shape[1]:
         return _fid_of_covariances(real, synthetic)
@@ -158,7 +159,7 @@ def _density(of_real: products.Within, both: products.Across) -> Score:
     inside, larger = both.covered.count.double().cpu(), both.in_larger_ball.double().cpu()
     neighbours = of_real.neighbours[:, :DENSITY_K].cpu()
     n, m = len(inside), len(both.real_balls)
-    # Without an image its own ball is gone, and each ball that it was a neighbour in reaches one further.
+    # Without an image its own ball is gone, and each ball that it was a neighbour in reaches one neighbour further.
     grown = torch.zeros(n, dtype=torch.float64).index_add_(
         0, neighbours.flatten(), (larger - inside).repeat_interleave(DENSITY_K)
     )
@@ -231,5 +232,6 @@ def _normalized(features: np.ndarray) -> np.ndarray:
     features = features.astype(np.float64)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     if (lengths == 0).any():
-        raise InputError(f"{int((lengths == 0).sum())} images have no features at all: are they blank?")
+        blank = counted(int((lengths == 0).sum()), "image has", "images have")
+        raise InputError(f"{blank} no features at all: are they blank?")
     return features / lengths

@@ -1,4 +1,4 @@
-"""When an audit for copies is passed, given what chance explains."""
+"""The verdict of an audit for copies: whether chance explains the copies that it counts."""
 
 from scipy import stats
 
@@ -9,10 +9,10 @@ RARE = (1 - LEVEL) / 2
 
 
 def chance_of_alarms(wanted: float, images: int, lesions: int):
-    """The distribution (of scipy) of the share of honest images that are called copies.
+    """The distribution (a frozen one of scipy) of the share of honest images that are called copies.
 
-    The threshold is the j-th smallest distance of the held-out images, and the share of new images of the same kind
-    below it has a beta distribution, Beta(j, n + 1 - j) of n independent ones. With few that share is often large.
+    The threshold is the j-th smallest distance of n independent held-out images; the share of new images of the same
+    kind below it has the distribution Beta(j, n + 1 - j). With few held-out images that share is often large.
 
     Args:
         wanted: the quantile that sets the threshold.
@@ -25,14 +25,14 @@ def chance_of_alarms(wanted: float, images: int, lesions: int):
 
 
 def judge(copies: int, certain: int, n: int, chance, most: float) -> str:
-    """Whether an audit is passed: "passed", "failed" or "cannot tell".
+    """The verdict on an audit: "passed", "failed" or "cannot tell".
 
-    Up to the accepted share of copies it is passed. Above, it is failed if honest images would reach that number in
-    under 2.5 % of audits, or if as many copies are certain; otherwise chance may explain them.
+    Up to the accepted share of copies an audit passes. Above it, it fails if honest images would reach that number in
+    under 2.5 % of audits, or if more than the accepted share are certain copies; otherwise chance may explain them.
 
     Args:
         copies: images below the threshold.
-        certain: those that no honest image is as near as: the same file, or as good as the same picture.
+        certain: copies nearer than any honest image can be: the same file, or practically the same picture.
         n: images.
         chance: of false alarms, from `chance_of_alarms`.
         most: accepted share of copies.

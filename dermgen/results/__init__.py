@@ -1,1 +1,1 @@
-"""What each stage found: one class per kind of result folder, which alone knows the keys of its JSON file."""
+"""Results of the stages: one class per kind of result folder, which alone knows the keys of its JSON file."""

@@ -9,7 +9,7 @@ from dermgen.data.prepared import OLD_SPLIT
 from dermgen.results.common import ImageSet, split_warnings
 
 PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot tell"
-ENOUGH_HELD_OUT = 300  # held-out images of which chance alone seldom calls 1 % of honest images copies
+ENOUGH_HELD_OUT = 300  # with so many, chance alone rarely calls 1 % of honest images copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,10 @@ class Audit(Rate):
         most_false_alarms: the largest share that chance explains (97.5 %).
         featureless: images without structure, which cannot be compared.
         max_copy_rate: the accepted share of copies.
-        certain_copies: copies that no honest image is as near as.
+        certain_copies: copies nearer than any honest image can be.
         verdict: "passed", "failed" or "cannot tell".
-        drawn_over_real: images that were made from a real one; `unknown_sources` are ids of those that the audit was
-            not given.
+        drawn_over_real: images that were made from a real one; `unknown_sources` are the ids of such real images that
+            are missing from the audit's real set.
         median_source_distance: of these images from their own source.
         train: SHA-256 of the training images that were compared with.
         real: facts of the manifest of real images; None for a plain folder.
@@ -88,12 +88,12 @@ class Audit(Rate):
     copied: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        if self.verdict is None:  # an audit of an earlier version knew two
+        if self.verdict is None:  # earlier versions had two verdicts
             object.__setattr__(self, "verdict", PASSED if self.passed else FAILED)
 
     @property
     def explanation(self) -> str:
-        """What an audit that is not passed means and what to do, a sentence or two."""
+        """What the verdict of an audit that did not pass means, and what to do about it."""
         if not self.cannot_tell:
             return f"FAILED: more than {percent(self.max_copy_rate)} are copies; do not share this set as it is"
         return (
@@ -111,7 +111,8 @@ class Audit(Rate):
         pictures = [
             Picture(
                 folder / "sheets" / "closest.png",
-                "The closest pairs: synthetic left (turned as it matches), training image right",
+                "The closest pairs: synthetic image on the left (in its best-matching orientation), training image on "
+                "the right",
                 photographs=True,
             ),
             Picture(folder / "plots" / "distances.png", "Distances; copies lie left of the dashed line"),
@@ -133,16 +134,16 @@ class Audit(Rate):
         blocks += [
             Text(
                 f"{self.copies} of {counted(self.n, 'synthetic image')} are copies of a training image: "
-                f"{percent(self.copy_rate)} (95 % interval {percent(self.low)} to {percent(self.high)}); accepted are "
-                f"{percent(self.max_copy_rate)}.",
+                f"{percent(self.copy_rate)} (95 % interval {percent(self.low)} to {percent(self.high)}); at most "
+                f"{percent(self.max_copy_rate)} is accepted.",
                 "verdict",
             ),
             Text(
                 f"A copy is nearer to one of {self.train_images:,} training images than all but "
-                f"{percent(self.false_alarms)} of {self.held_out_images:,} held-out real images are, with flips, "
-                f"turns, crops and tints tried (distance below {self.threshold:.3f}).{by_chance} Median distance to "
-                f"the nearest training image: {number(self.median_distance.synthetic)}, of held-out real images "
-                f"{number(self.median_distance.held_out)}."
+                f"{percent(self.false_alarms)} of {self.held_out_images:,} held-out real images are, allowing for "
+                f"flips, rotations, crops and colour shifts (distance below {self.threshold:.3f}).{by_chance} Median "
+                f"distance to the nearest training image: {number(self.median_distance.synthetic)}; for held-out real "
+                f"images {number(self.median_distance.held_out)}."
             ),
         ]
         if self.per_class:
@@ -156,7 +157,7 @@ class Audit(Rate):
             blocks.append(Text(f"{without} no structure (blank?) and cannot be compared."))
         if self.drawn_over_real:
             distance = self.median_source_distance
-            own = "" if distance is None else f"; median distance to their own source: {number(distance)}"
-            over = counted(self.drawn_over_real, "image was", "images were")
-            blocks.append(Text(f"{over} made from real ones (source_image_id){own}."))
+            from_source = "" if distance is None else f"; median distance to their own source: {number(distance)}"
+            images = counted(self.drawn_over_real, "image was", "images were")
+            blocks.append(Text(f"{images} made from real ones (source_image_id){from_source}."))
         return blocks

@@ -1,4 +1,4 @@
-"""The result of training a classifier: its figures on validation and test images, `results.json`."""
+"""The result of training a classifier: its scores on validation and test images, `results.json`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ class ClassifierResult:
 
     Attributes:
         training_images: counts by class, of "real" and "synthetic" images.
-        val, test: what `metrics.measure` gives of the images of that split.
+        val, test: `metrics.measure` of the images of that split.
     """
 
     FILE = "results.json"

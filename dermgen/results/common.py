@@ -1,4 +1,4 @@
-"""Reading and writing the one file of a result folder, and what several results hold."""
+"""Reading and writing the JSON file of a result folder, and the parts that several results share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ LABELS = {
 
 
 class Result(Protocol):
-    """A dataclass of what a stage found; `FILE` is the name of its JSON file."""
+    """A dataclass with the result of a stage; `FILE` is the name of its JSON file."""
 
     FILE: str
 
@@ -34,7 +34,7 @@ def read(kind: type[Kind], folder: str | Path) -> Kind:
     """The result in a folder.
 
     Raises:
-        InputError: if there is none, or it is damaged.
+        InputError: if the file is missing or damaged.
     """
     return typed.read(kind, Path(folder) / kind.FILE)
 
@@ -45,18 +45,18 @@ def write(result: Result, folder: Path) -> None:
 
 
 def split_warnings(result: Any) -> list[str]:
-    """What must be said of the split that a result (with `leaky` and `split_method`) was measured on."""
+    """Warnings about the split that a result (with `leaky` and `split_method`) was measured on."""
     return Split(result.leaky, result.split_method).warnings()
 
 
 def label(score: str) -> str:
-    """The name of a score as people write it."""
+    """The usual name of a score."""
     return LABELS.get(score, score.replace("_", " "))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Which images a result is about, whatever their folder is called.
+    """The images that a result is about, identified by content.
 
     Attributes:
         sha256: of each image file, sorted.

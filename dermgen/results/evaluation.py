@@ -30,8 +30,8 @@ class Score(Estimate):
 
     Attributes:
         train: against as many training images.
-        floor: of real images in the place of the synthetic ones.
-        at_floor_n: of as many synthetic images as there are real ones for the floor.
+        floor: of real images in place of the synthetic ones.
+        at_floor_n: of as many synthetic images as the floor has real ones.
     """
 
     train: float | None
@@ -86,7 +86,7 @@ class Pairs:
         n_floor: held-out real images.
         resolution: at which they are compared, in pixels.
         resize: the filter.
-        against: "train" or "stand_in", the real images among which the nearest is.
+        against: "train" or "stand_in", the real images that the nearest is taken from.
         nearest: of synthetic images and their nearest real image.
         floor: of held-out real images and theirs.
         random: of synthetic images and a random real image of the class.
@@ -111,7 +111,7 @@ class Evaluation:
     Attributes:
         real, synthetic: the folders.
         methods: how each score is computed.
-        examples: an image for each of the first warnings; the warnings can be published, these cannot.
+        examples: an image for each of the first warnings; unlike the warnings these cannot be published.
         groups: first that of all images.
     """
 
@@ -148,7 +148,7 @@ class Evaluation:
     def scores_blocks(self) -> list[Block]:
         """Warnings and the scores of all images."""
         about, e = self.overall, self.extractor
-        # The examples are of the first warnings.
+        # The examples belong to the first warnings.
         examples = dict(zip(self.warnings, self.examples, strict=False))
         rows = [
             [
@@ -170,10 +170,10 @@ class Evaluation:
             Text(
                 f"{counted(about.n_synthetic, 'synthetic image')} against {about.n_real:,} held-out real images. "
                 f"Features: {e.name} (revision {e.revision}) at {e.resolution} px, resized {e.resize}. The floor is "
-                f"the score of {about.n_floor:,} real images in their place: no generator should be expected beyond "
-                "it. A score that is better against the training split than against held-out images can come from "
-                "copying. Intervals are 95 %, over new real and synthetic images; those of precision, recall, density "
-                "and coverage are cautious."
+                f"the score of {about.n_floor:,} real images in their place: no generator should be expected to beat "
+                "it. A score that is better against the training split than against held-out images can indicate "
+                "copying. Intervals are 95 % confidence intervals over new real and synthetic images; those of "
+                "precision, recall, density and coverage are conservative."
             ),
             Table(
                 ["score", "value", "95 % interval", "floor (real)", "at the floor's number", "training split", "best"],
@@ -182,7 +182,7 @@ class Evaluation:
         ]
 
     def group_blocks(self) -> list[Block]:
-        """Scores of classes and subgroups, if there are any."""
+        """Scores of classes and subgroups."""
         blocks: list[Block] = []
         if self.groups[1:]:
             rows = [
@@ -204,7 +204,7 @@ class Evaluation:
         return blocks
 
     def pair_blocks(self) -> list[Block]:
-        """Similarities pixel by pixel."""
+        """Pixel similarities."""
         pairs = self.pairs
         rows = [
             [

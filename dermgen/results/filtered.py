@@ -1,4 +1,4 @@
-"""The result of `dermgen filter`: which share of a synthetic set is kept and what that costs, `filter.json`."""
+"""The result of `dermgen filter`: the share of a synthetic set that is kept, and its cost, `filter.json`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,10 +32,10 @@ class Filtered:
     """What `filter.json` holds.
 
     Attributes:
-        scorer: what gave each image its quality; `extractor` measured what the choice costs.
+        scorer: what scored the quality of each image; `extractor` measured the cost of the choice.
         keep: share of each class that is kept; None with a threshold.
-        cost: of all images, those kept, and a random subset of the same size: n, vendi, and where there are enough
-            images recall, coverage, precision and kid.
+        cost: of all images, those kept, and a random subset of the same size: n, vendi, and with enough images recall,
+            coverage, precision and kid.
         shares: of each value of each subgroup column.
     """
 
@@ -69,8 +69,8 @@ class Filtered:
             *map(Warning, self.warnings),
             *([Warning(FLATTERED)] if self.judged_by_its_scorer else []),
             Text(
-                f"{self.kept:,} of {counted(self.n, 'image')} kept by {self.scorer}. What that costs, measured with "
-                f"{self.extractor}; the random subset has as many images of each class:"
+                f"{self.kept:,} of {counted(self.n, 'image')} kept by {self.scorer}. The cost, measured with "
+                f"{self.extractor}; the random subset has the same number of images of each class:"
             ),
             Table(["score", "all", "kept", "random subset"], costs),
             Table(["share of", "before", "after"], shares),

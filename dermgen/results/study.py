@@ -11,7 +11,7 @@ from dermgen.results.common import Estimate, ImageSet, split_warnings
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Estimate):
-    """A difference to the baseline, its p-value, and that after Holm's correction over the arms (BMA and focus)."""
+    """A difference from the baseline, its p-value, and that after Holm's correction over the arms (BMA and focus)."""
 
     p: float
     p_holm: float | None = None
@@ -26,7 +26,7 @@ class Arm:
         scores: means over seeds, by name.
         of_seeds: BMA and recall of the focus class of each seed.
         confusion: sums over seeds; rows are true classes.
-        differences: to the baseline, by name; None of the baseline, as are those below.
+        differences: from the baseline, by name; None for the baseline itself, as are the attributes below.
         mcnemar_p: of McNemar's test on lesions.
         verdict: the result in a sentence.
     """
@@ -48,7 +48,7 @@ class Study:
 
     Attributes:
         same: what all arms have in common, "steps" or "epochs".
-        steps: of each training, where these are the same.
+        steps: of each training, if all have the same number.
         images: the synthetic set.
         notes: warnings about how the sets compare.
     """
@@ -96,9 +96,10 @@ class Study:
         return [
             *map(Warning, [*split_warnings(self), *self.notes]),
             Text(
-                f"The same classifier, trained on each mixture with {len(self.seeds)} seeds, {length}, measured on the "
-                f"same {self.test_images:,} real test images of {self.test_lesions:,} lesions or patients. Intervals "
-                "of 95 % over lesions and seeds; p values corrected for the number of arms (Holm)."
+                f"The same classifier, trained on each mixture with {len(self.seeds)} seeds, {length}, tested on the "
+                f"same {self.test_images:,} real images of {self.test_lesions:,} lesions or patients. Intervals are "
+                "95 % confidence intervals over lesions and seeds; p values are corrected for the number of arms "
+                "(Holm)."
             ),
             *(Text(verdict, "verdict") for verdict in self.verdicts),
             Table(head, rows, main=[i for i, arm in enumerate(self.arms) if arm.arm == self.baseline]),
@@ -127,7 +128,7 @@ class Study:
 
 
 def arm_of(name: str, training_images: dict[str, dict[str, int]], compared: dict[str, Any]) -> Arm:
-    """The arm that `comparison.compare` gives."""
+    """The arm of that name from the result of `comparison.compare`."""
     differences = compared.get("differences")
     return Arm(
         arm=name,

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -141,8 +143,8 @@ def test_on_photographs_95_percent_of_copies_are_found_with_1_percent_false_alar
 @pytest.fixture(scope="module")
 def audited(real_dir, planted, tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit") / "a"
-    found = audit(AuditConfig(real=str(real_dir), synthetic=str(planted), output_dir=str(folder)))
-    return folder, found, manifest.read(folder)
+    result = audit(AuditConfig(real=str(real_dir), synthetic=str(planted), output_dir=str(folder)))
+    return folder, result, manifest.read(folder)
 
 
 def test_at_least_95_percent_of_planted_copies_are_found_with_their_source(audited):
@@ -160,14 +162,14 @@ def test_at_most_1_percent_of_honest_images_are_called_copies(audited):
     assert (honest["copy"] == "true").mean() <= 0.01, honest[honest["copy"] == "true"]
 
 
-def test_the_tables_say_the_same_and_the_view_loads_as_a_dataset(audited):
-    folder, found, table = audited
+def test_the_tables_and_the_result_agree_and_the_view_loads_as_a_dataset(audited):
+    folder, result, table = audited
     csv = pd.read_csv(folder / "audit.csv", dtype=str)
     assert list(csv.columns) == ["image_id", "nearest_train_id", "distance", "copy", "source_distance"]
     assert csv["copy"].tolist() == table["copy"].tolist()
-    assert found.copies == (csv["copy"] == "true").sum()
-    assert sum(c.copies for c in found.per_class.values()) == found.copies
-    assert found.low < found.copy_rate < found.high
+    assert result.copies == (csv["copy"] == "true").sum()
+    assert sum(c.copies for c in result.per_class.values()) == result.copies
+    assert result.low < result.copy_rate < result.high
     rows = load_dataset("imagefolder", data_dir=str(folder / "images").rsplit("/", 1)[0], split="train")
     assert len(rows) >= len(table)
     assert (folder / "sheets" / "closest.png").exists()
@@ -178,7 +180,7 @@ def contents(folder):
 
 
 @pytest.mark.slow
-def test_nothing_of_the_synthetic_set_is_changed(real_dir, planted, tmp_path):
+def test_an_audit_changes_no_file_of_the_synthetic_set(real_dir, planted, tmp_path):
     manifest.write_view(manifest.read(planted).head(12), planted, tmp_path / "s")
     before = contents(tmp_path / "s")
     audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "s"), output_dir=str(tmp_path / "a"), candidates=1))
@@ -186,9 +188,9 @@ def test_nothing_of_the_synthetic_set_is_changed(real_dir, planted, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("verdict", "status", "told"), [("failed", 2, "FAILED"), ("cannot tell", 3, "CANNOT TELL")])
+@pytest.mark.parametrize(("verdict", "status", "printed"), [("failed", 2, "FAILED"), ("cannot tell", 3, "CANNOT TELL")])
 def test_an_audit_that_is_not_passed_ends_the_command_with_its_own_status(
-    verdict, status, told, real_dir, planted, tmp_path, monkeypatch, capsys
+    verdict, status, printed, real_dir, planted, tmp_path, monkeypatch, capsys
 ):
     manifest.write_view(manifest.read(planted).tail(16), planted, tmp_path / "s")
     monkeypatch.setattr(audit_module, "judge", lambda *_: verdict)
@@ -196,39 +198,39 @@ def test_an_audit_that_is_not_passed_ends_the_command_with_its_own_status(
     with pytest.raises(SystemExit) as ended:
         cli.audit(flags.split())
     assert ended.value.code == status
-    assert told in capsys.readouterr().out
+    assert printed in capsys.readouterr().out
     assert json.loads((tmp_path / "a" / "audit.json").read_text())["verdict"] == verdict
 
 
-def test_a_set_of_copies_is_failed(audited):
+def test_a_set_with_many_copies_fails(audited):
     assert audited[1].verdict == "failed"
     assert not audited[1].passed
 
 
 @pytest.mark.slow
-def test_files_of_the_held_out_images_are_copies_too_and_are_named(real_dir, planted, tmp_path, capsys):
+def test_files_of_held_out_images_are_copies_too_and_are_named(real_dir, planted, tmp_path, capsys):
     manifest.write_view(manifest.read(planted).head(20), planted, tmp_path / "s")
     real, names = images.read(real_dir, False), manifest.read(tmp_path / "s")["file_name"]
     test = real[real["split"] == "test"]
     (tmp_path / "s" / names[3]).unlink()
     (tmp_path / "s" / names[3]).write_bytes(Path(test["path"].iloc[0]).read_bytes())
-    found = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "s"), output_dir=str(tmp_path / "a")))
-    assert [(e.real_id, e.split) for e in found.exact_copies] == [(test["image_id"].iloc[0], "test")]
+    result = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "s"), output_dir=str(tmp_path / "a")))
+    assert [(e.real_id, e.split) for e in result.exact_copies] == [(test["image_id"].iloc[0], "test")]
     assert manifest.read(tmp_path / "a")["copy"][3] == "true"
-    assert found.verdict == "failed"  # 1 of 20, and nothing that chance explains
+    assert result.verdict == "failed"  # 1 of 20, and nothing that chance explains
     assert f"is {test['image_id'].iloc[0]} (split: test)" in capsys.readouterr().out
 
 
 def verdicts(held_out, planted, sets=400):
     """Shares of the verdicts on sets of 500 images, of which the first `planted` are copies, by the rule alone."""
-    rng, found = np.random.default_rng(0), []
+    rng, verdicts_of_sets = np.random.default_rng(0), []
     chance = chance_of_alarms(0.002, held_out, held_out)
     for _ in range(sets):
         usual, distance = (rng.lognormal(-0.5, 0.12, size=n) for n in (held_out, 500))
         distance[:planted] = 0.01
         copies = int((distance < np.quantile(usual, 0.002, method="lower")).sum())
-        found.append(judge(copies, planted, 500, chance, 0.01))
-    return {verdict: found.count(verdict) / sets for verdict in ("passed", "failed", "cannot tell")}
+        verdicts_of_sets.append(judge(copies, planted, 500, chance, 0.01))
+    return {verdict: verdicts_of_sets.count(verdict) / sets for verdict in ("passed", "failed", "cannot tell")}
 
 
 @pytest.mark.parametrize("held_out", [50, 60, 100, 300, 600, 3000])
@@ -239,7 +241,7 @@ def test_honest_sets_hardly_ever_fail_and_copies_always_do(held_out):
     assert verdicts(held_out, 15)["failed"] == 1
 
 
-def test_the_share_of_false_alarms_is_as_uncertain_as_simulated():
+def test_the_distribution_of_the_share_of_false_alarms_is_as_simulated():
     rng = np.random.default_rng(0)
     for lesions, views, wanted in ((60, 1, 0.002), (60, 2, 0.002), (900, 1, 0.002)):
         shares = []
@@ -272,12 +274,21 @@ def test_faiss_gives_the_same_answers_on_a_small_set():
     np.testing.assert_allclose(exact, near, rtol=1e-3)
 
 
-def test_the_index_is_chosen_by_size():
+def test_the_index_is_chosen_by_size(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", types.ModuleType("faiss"))
     assert not neighbours.use_faiss("auto", 100_000)
+    assert neighbours.use_faiss("auto", 100_001)
+    assert neighbours.use_faiss("faiss", 10)
     assert not neighbours.use_faiss("exact", 10**7)
 
 
-def test_orientations_of_features_and_of_thumbnails_are_the_same_turns():
+def test_a_large_set_without_faiss_is_an_error_that_names_the_exact_search(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(InputError, match="100,001 training images are searched with faiss: .* --index exact"):
+        neighbours.use_faiss("auto", 100_001)
+
+
+def test_orientations_of_features_and_of_thumbnails_are_the_same():
     from dermgen.data.duplicates import orient
     from dermgen.evaluate.features import turned
 
@@ -287,15 +298,15 @@ def test_orientations_of_features_and_of_thumbnails_are_the_same_turns():
 
 
 @pytest.mark.slow
-def test_blank_images_are_no_copies_and_are_counted(real_dir, planted, tmp_path):
+def test_blank_images_are_not_copies_and_are_counted(real_dir, planted, tmp_path):
     manifest.write_view(manifest.read(planted).head(12), planted, tmp_path / "s")
     for path in sorted((tmp_path / "s" / "images").glob("*.png"))[:3]:
         path.unlink()
         Image.new("RGB", (96, 96), "black").save(path)
-    found = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "s"), output_dir=str(tmp_path / "a")))
-    assert found.featureless == 3
-    assert found.copies <= 1
-    assert found.false_alarms >= 1 / (found.held_out_images + 1)
+    result = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "s"), output_dir=str(tmp_path / "a")))
+    assert result.featureless == 3
+    assert result.copies <= 1
+    assert result.false_alarms >= 1 / (result.held_out_images + 1)
 
 
 @pytest.mark.slow
@@ -311,9 +322,9 @@ def test_held_out_images_that_are_copies_themselves_are_an_error(real_dir, plant
 
 
 @pytest.mark.slow
-def test_copies_are_found_in_a_set_of_another_program_that_names_its_files_alone(real_dir, planted, audited, tmp_path):
+def test_copies_are_found_in_a_set_whose_table_has_only_file_names_and_labels(real_dir, planted, audited, tmp_path):
     shutil.copytree(planted, tmp_path / "theirs")
     table = pd.read_csv(planted / "metadata.csv")[["file_name", "dx"]].rename(columns={"dx": "label"})
     table.to_csv(tmp_path / "theirs" / "metadata.csv", index=False)
-    found = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "theirs"), output_dir=str(tmp_path / "a")))
-    assert found.copies == audited[1].copies
+    result = audit(AuditConfig(real=str(real_dir), synthetic=str(tmp_path / "theirs"), output_dir=str(tmp_path / "a")))
+    assert result.copies == audited[1].copies

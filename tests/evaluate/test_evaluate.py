@@ -50,13 +50,13 @@ def config(real, synthetic, folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def found(tested_dir, synthetic_dir, tmp_path_factory):
+def evaluated(tested_dir, synthetic_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation") / "e"
     return folder, evaluate(config(tested_dir, synthetic_dir, folder, min_images=7))
 
 
-def test_every_score_has_its_interval_reference_and_floor(found, tested_dir):
-    folder, result = found
+def test_every_score_has_its_interval_reference_and_floor(evaluated, tested_dir):
+    folder, result = evaluated
     overall = result.overall
     held_out = manifest.read(tested_dir)["split"] == "test"
     assert 0.5 * held_out.sum() < overall.n_real <= held_out.sum()
@@ -90,7 +90,9 @@ def test_every_score_has_its_interval_reference_and_floor(found, tested_dir):
     } <= set(rows)
 
 
-def test_the_floor_is_of_as_many_real_images_of_each_class_as_the_synthetic_set_has(tested_dir, synthetic_dir):
+def test_the_floor_is_of_real_images_outside_the_test_split_in_the_synthetic_sets_class_shares(
+    tested_dir, synthetic_dir
+):
     plain = features.load("pixels")
 
     def part(table):
@@ -105,14 +107,12 @@ def test_the_floor_is_of_as_many_real_images_of_each_class_as_the_synthetic_set_
     assert shares.abs().max() < 0.05
 
 
-def test_fid_of_few_images_is_called_unreliable(found):
-    assert not found[1].overall.fid_reliable
-    assert any("unreliable" in w and "KID" in w for w in found[1].warnings)
+def test_fid_of_few_images_is_called_unreliable(evaluated):
+    assert not evaluated[1].overall.fid_reliable
+    assert any("unreliable" in w and "KID" in w for w in evaluated[1].warnings)
 
 
-def test_a_subgroup_of_one_lesion_is_not_scored_since_nobody_knows_how_others_would_differ(
-    tested_dir, synthetic_dir, tmp_path
-):
+def test_a_subgroup_with_a_single_lesion_is_not_scored(tested_dir, synthetic_dir, tmp_path):
     shutil.copytree(tested_dir, tmp_path / "real")
     table = manifest.read(tmp_path / "real")
     only = (table["dx"] == "mel") & (table["split"] == "test")
@@ -123,12 +123,12 @@ def test_a_subgroup_of_one_lesion_is_not_scored_since_nobody_knows_how_others_wo
     assert "mel" not in {g.group for g in result.groups}
 
 
-def test_subgroups_that_are_too_small_are_listed_and_not_scored(found):
-    scored = {(g.scope, g.group) for g in found[1].groups}
-    listed = {(g.scope, g.group) for g in found[1].too_few}
+def test_subgroups_that_are_too_small_are_listed_and_not_scored(evaluated):
+    scored = {(g.scope, g.group) for g in evaluated[1].groups}
+    listed = {(g.scope, g.group) for g in evaluated[1].too_few}
     assert {"site", "sex", "age", "skin tone"} <= {scope for scope, _ in scored | listed}
     assert not scored & listed
-    assert all(min(g.n_real, g.n_synthetic) < 7 for g in found[1].too_few)
+    assert all(min(g.n_real, g.n_synthetic) < 7 for g in evaluated[1].too_few)
 
 
 @pytest.mark.slow
@@ -142,14 +142,14 @@ def test_copies_of_the_training_set_show_in_the_column_of_the_training_split(tes
     assert scores["fid"].value > 10 * max(scores["fid"].train, 1e-6)
 
 
-def test_the_nearest_real_image_is_more_alike_than_a_random_one(found):
-    alike = found[1].pairs
-    assert alike.nearest["ssim"].value > alike.random["ssim"].value
-    assert alike.nearest["ssim"].low <= alike.nearest["ssim"].value <= alike.nearest["ssim"].high
-    assert alike.floor["ssim"].value is not None
-    assert set(alike.nearest_per_class) == {"akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"}
-    assert alike.against == "train"
-    assert "ms_ssim" not in alike.nearest  # these images are too small for it
+def test_the_nearest_real_image_is_more_similar_than_a_random_one(evaluated):
+    similar = evaluated[1].pairs
+    assert similar.nearest["ssim"].value > similar.random["ssim"].value
+    assert similar.nearest["ssim"].low <= similar.nearest["ssim"].value <= similar.nearest["ssim"].high
+    assert similar.floor["ssim"].value is not None
+    assert set(similar.nearest_per_class) == {"akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"}
+    assert similar.against == "train"
+    assert "ms_ssim" not in similar.nearest  # these images are too small for it
 
 
 def test_plain_folders_are_compared_without_classes_and_their_floor_is_halves(tested_dir, synthetic_dir, tmp_path):
@@ -193,7 +193,7 @@ def test_features_do_not_depend_on_the_batch(tested_dir, tmp_path):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_features_that_are_nan_are_refused_with_the_images_named(tested_dir, tmp_path):
+def test_nan_features_are_an_error_that_names_an_image(tested_dir, tmp_path):
     broken = features.Extractor("broken", "1", 32, 4, 0, lambda x: torch.full((len(x), 4), torch.nan))
     table = images.read(tested_dir, False).head(4)
     with pytest.raises(InputError, match=f"broken gives NaN or infinite features for {table['image_id'][0]}"):
@@ -205,7 +205,7 @@ def test_a_dinov2_and_a_clip_folder_give_what_transformers_gives(tmp_path):
     dino = Dinov2Model(Dinov2Config(**small)).eval()
     clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**small, intermediate_size=16, projection_dim=8)).eval()
     pixels = torch.randint(256, (3, 3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    for name, model, of in (("dino", dino, "pooler_output"), ("clip", clip, "image_embeds")):
+    for name, model, output in (("dino", dino, "pooler_output"), ("clip", clip, "image_embeds")):
         model.save_pretrained(tmp_path / name)
         processor = ViTImageProcessor(size={"height": 28, "width": 28})
         processor.save_pretrained(tmp_path / name)
@@ -213,12 +213,12 @@ def test_a_dinov2_and_a_clip_folder_give_what_transformers_gives(tmp_path):
         assert (extractor.resolution, extractor.width) == (28, {"dino": 16, "clip": 8}[name])
         inputs = processor([image.permute(1, 2, 0).numpy() for image in pixels], return_tensors="pt")
         with torch.no_grad():
-            expected = model(**inputs)[of]
+            expected = model(**inputs)[output]
         torch.testing.assert_close(extractor.embed(pixels), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["inception", "dinov2", "no/such-model", "inception:missing.pth"])
-def test_an_extractor_that_cannot_be_had_names_the_offline_choice(name, tmp_path, monkeypatch):
+def test_an_extractor_that_cannot_be_loaded_names_the_offline_choice(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(InputError, match="--extractor pixels"):
         features.load(name)
@@ -250,7 +250,7 @@ def test_pair_scores_of_equal_and_of_shifted_images():
     assert "ms_ssim" in pairs.similarities(*[torch.zeros(1, 3, 192, 192, dtype=torch.uint8)] * 2)
 
 
-def test_lpips_is_0_of_equal_images_and_grows_with_the_change(monkeypatch):
+def test_lpips_of_equal_images_is_0_and_grows_with_the_change(monkeypatch):
     torch.manual_seed(0)
     weights = torchvision.models.alexnet().state_dict()  # random ones, in the place of the download
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: weights)
@@ -333,13 +333,13 @@ def test_a_reference_has_the_classes_in_the_synthetic_sets_shares():
 
 
 @pytest.mark.slow
-def test_a_mix_of_classes_other_than_the_reference_is_not_scored(tested_dir, tmp_path):
+def test_a_different_mix_of_classes_does_not_count_as_a_difference_if_classes_are_known(tested_dir, tmp_path):
     table = manifest.read(tested_dir)
     train = table[table["split"] != "test"].assign(synthetic="true", split="")
     mostly_vasc = pd.concat([train[train["dx"] == "vasc"], train[train["dx"] == "nv"].head(7)])
     manifest.write_view(mostly_vasc, tested_dir, tmp_path / "vasc")
     kid = {}
-    for name, real in (("matched", tested_dir), ("unmatched", tested_dir / "images")):  # a plain folder tells no class
+    for name, real in (("matched", tested_dir), ("unmatched", tested_dir / "images")):  # a plain folder has no classes
         kid[name] = evaluate(config(real, tmp_path / "vasc", tmp_path / name)).overall.scores["kid"].value
     assert kid["matched"] < 0.5 * kid["unmatched"]
 
@@ -360,21 +360,21 @@ def test_the_floor_is_not_of_images_that_the_extractor_was_trained_on(tested_dir
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(found, tested_dir, synthetic_dir, tmp_path):
+def test_two_processes_give_the_scores_of_one(evaluated, tested_dir, synthetic_dir, tmp_path):
     launch = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2 -m dermgen.cli evaluate"
     flags = f"--real {tested_dir} --synthetic {synthetic_dir} --output_dir {tmp_path / 'e'} --extractor pixels"
     command = f"{launch} {flags} --lpips none --min_images 7".split()
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "DERMGEN_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    theirs, ours = (read(Evaluation, folder) for folder in (tmp_path / "e", found[0]))
+    theirs, ours = (read(Evaluation, folder) for folder in (tmp_path / "e", evaluated[0]))
     assert [g.scores["kid"].value for g in theirs.groups] == pytest.approx(
         [g.scores["kid"].value for g in ours.groups], rel=1e-4
     )
 
 
 def test_the_column_at_the_floors_number_is_of_as_many_synthetic_images(tested_dir, synthetic_dir, tmp_path):
-    """So a set of which no image is left out scores there what it scores as a whole."""
+    """So a set of which no image is left out has the same scores there as over the whole set."""
     table = manifest.read(tested_dir)
     few = manifest.read(synthetic_dir).groupby("dx").head(7)
     manifest.write_view(few[few["dx"].isin(["nv", "mel"])], synthetic_dir, tmp_path / "few")
@@ -387,10 +387,10 @@ def test_the_column_at_the_floors_number_is_of_as_many_synthetic_images(tested_d
 def test_a_plain_folder_against_a_manifest_is_compared_without_classes(tested_dir, synthetic_dir, tmp_path):
     result = evaluate(config(tested_dir, synthetic_dir / "images", tmp_path / "e"))
     assert result.overall.n_real == (manifest.read(tested_dir)["split"] == "test").sum()
-    assert any("does not tell its classes" in w for w in result.warnings)
+    assert any("one side has no classes" in w for w in result.warnings)
 
 
-def test_only_what_the_filter_kept_is_scored(tested_dir, synthetic_dir, tmp_path):
+def test_images_that_the_filter_dropped_are_read_only_on_request(tested_dir, synthetic_dir, tmp_path):
     table = manifest.read(synthetic_dir)
     table["kept"] = ["true" if i % 2 else "false" for i in range(len(table))]
     manifest.write_view(table, synthetic_dir, tmp_path / "filtered")
@@ -405,12 +405,12 @@ def test_a_real_set_without_a_test_split_is_refused(tested_dir, synthetic_dir, t
         evaluate(config(tmp_path / "m", synthetic_dir, tmp_path / "e"))
 
 
-def test_blank_images_are_an_error_and_not_a_score(tested_dir, synthetic_dir, tmp_path):
+def test_blank_images_are_an_error(tested_dir, synthetic_dir, tmp_path):
     manifest.write_view(manifest.read(synthetic_dir), synthetic_dir, tmp_path / "s")
     for path in sorted((tmp_path / "s" / "images").glob("*.png"))[:5]:
         path.unlink()
         Image.new("RGB", (32, 32), "black").save(path)
-    with pytest.raises(InputError, match="images have no features at all"):
+    with pytest.raises(InputError, match="5 images have no features at all"):
         evaluate(config(tested_dir, tmp_path / "s", tmp_path / "e"))
 
 
@@ -425,20 +425,20 @@ def test_a_classification_checkpoint_gives_its_class_token_and_not_a_random_pool
     torch.testing.assert_close(first, second)
 
 
-def test_a_set_of_another_program_with_files_and_labels_alone_is_judged_as_ours_is(
-    found, tested_dir, synthetic_dir, tmp_path
+def test_a_set_whose_table_has_only_file_names_and_labels_is_scored_as_one_of_ours(
+    evaluated, tested_dir, synthetic_dir, tmp_path
 ):
     shutil.copytree(synthetic_dir, tmp_path / "theirs")
     table = pd.read_csv(synthetic_dir / "metadata.csv")[["file_name", "dx"]].rename(columns={"dx": "label"})
     table.to_csv(tmp_path / "theirs" / "metadata.csv", index=False)
     theirs = evaluate(config(tested_dir, tmp_path / "theirs", tmp_path / "e", min_images=7))
-    assert theirs.overall.scores == found[1].overall.scores
+    assert theirs.overall.scores == evaluated[1].overall.scores
     assert set(manifest.read_synthetic(tmp_path / "theirs")["dx"]) == set(table["label"])
     with pytest.raises(InputError, match="lacks the columns"):
         manifest.read_real(tmp_path / "theirs")
 
 
-def test_the_interval_of_a_median_is_drawn_by_lesion():
+def test_the_interval_of_a_median_resamples_lesions():
     values = np.repeat(np.random.default_rng(0).normal(size=30), 4)
     alone, together = _median(values), _median(values, np.repeat(np.arange(30), 4))
     assert alone.value == together.value == pytest.approx(np.median(values))

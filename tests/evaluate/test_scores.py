@@ -38,7 +38,7 @@ def by_hand(real, synthetic):
 
 
 def passes(real, synthetic, block=2048):
-    """The products of both sets, as `scores.compare` asks for them."""
+    """The products of both sets, as `scores.compare` computes them."""
     of_real, of_synthetic = products.within(real, 6, block=block), products.within(synthetic, 3, block=block)
     radii = (of_real.radius(3), of_synthetic.radius(3), of_real.radius(5), of_real.radius(6))
     return of_real, products.across(real, synthetic, *radii, block=block)
@@ -48,13 +48,13 @@ def passes(real, synthetic, block=2048):
 def test_precision_recall_density_and_coverage_are_their_definitions(sets, block):
     real, synthetic = sets
     expected, between = by_hand(real, synthetic)
-    found = passes(real, synthetic, block)[1]
-    assert found.in_real.share == pytest.approx(expected["precision"], abs=1e-6)
-    assert found.in_synthetic.share == pytest.approx(expected["recall"], abs=1e-6)
-    assert float(found.real_balls.double().mean() / 5) == pytest.approx(expected["density"], abs=1e-6)
-    assert found.covered.share == pytest.approx(expected["coverage"], abs=1e-6)
-    assert found.nearest_real.tolist() == between.argmin(1).tolist()
-    np.testing.assert_allclose(found.nearest_squared_distance, between.min(1) ** 2, rtol=1e-4)
+    result = passes(real, synthetic, block)[1]
+    assert result.in_real.share == pytest.approx(expected["precision"], abs=1e-6)
+    assert result.in_synthetic.share == pytest.approx(expected["recall"], abs=1e-6)
+    assert float(result.real_balls.double().mean() / 5) == pytest.approx(expected["density"], abs=1e-6)
+    assert result.covered.share == pytest.approx(expected["coverage"], abs=1e-6)
+    assert result.nearest_real.tolist() == between.argmin(1).tolist()
+    np.testing.assert_allclose(result.nearest_squared_distance, between.min(1) ** 2, rtol=1e-4)
     assert 0.05 < expected["recall"] < 1
 
 
@@ -74,11 +74,11 @@ def test_kid_equals_the_definition_summed_by_hand():
     k = lambda x, y: (x @ y / 3 + 1) ** 3  # noqa: E731
     inside = [np.mean([k(x, y) for x, y in permutations(s, 2)]) for s in (real, synthetic)]
     between = np.mean([k(x, y) for x in real for y in synthetic])
-    found, _ = scores.compare(real.astype(np.float32), synthetic.astype(np.float32))
-    assert found["kid"].value == pytest.approx(sum(inside) - 2 * between, rel=1e-5)
+    result, _ = scores.compare(real.astype(np.float32), synthetic.astype(np.float32))
+    assert result["kid"].value == pytest.approx(sum(inside) - 2 * between, rel=1e-5)
 
 
-def test_kid_is_torch_fidelitys_on_one_subset_of_all_images(sets):
+def test_kid_agrees_with_torch_fidelity_on_one_subset_of_all_images(sets):
     real, synthetic = (x[:130] for x in sets)
     ours, _ = scores.compare(real, synthetic)
     theirs = kid_features_to_metric(
@@ -93,11 +93,11 @@ def test_kid_is_torch_fidelitys_on_one_subset_of_all_images(sets):
 @pytest.mark.parametrize("count", [20, 130], ids=["fewer images than features", "more images than features"])
 def test_fid_agrees_with_torch_fidelity(sets, count):
     real, synthetic = (x[:count] for x in sets)
-    of = [
+    statistics_of_sets = [
         {"mu": x.mean(0, dtype=np.float64), "sigma": np.cov(x.astype(np.float64), rowvar=False)}
         for x in (real, synthetic)
     ]
-    theirs = fid_statistics_to_metric(*of, verbose=False)["frechet_inception_distance"]
+    theirs = fid_statistics_to_metric(*statistics_of_sets, verbose=False)["frechet_inception_distance"]
     assert scores.fid(real, synthetic).value == pytest.approx(theirs, rel=1e-3)
 
 
@@ -119,7 +119,7 @@ def test_the_two_ways_to_fid_and_its_influences_agree(sets):
 
 
 @pytest.mark.parametrize("name", ["fid", "inception_score", "vendi"])
-def test_an_influence_is_what_repeating_an_image_does(name):
+def test_an_influence_is_the_derivative_by_the_weight_of_an_image(name):
     rng = np.random.default_rng(1)
     real = rng.normal(size=(40, 4))
     score = {
@@ -150,22 +150,22 @@ def test_intervals_are_as_wide_as_scores_of_new_samples_on_both_sides_are_spread
 
 def simulate(rng, real, synthetic, width, scale, shift, repeats):
     """How often each score's interval holds the mean over all samples, and its width in parts of what it should be."""
-    found = {}
+    result = {}
     for _ in range(repeats):
         a = rng.normal(size=(real, width)).astype(np.float32)
         b = (rng.normal(size=(synthetic, width)) * scale + shift).astype(np.float32)
-        of = scores.compare(a, b)[0] | {"vendi": scores.vendi(b + 3), "mean_cosine": scores.mean_cosine(b + 3)}
-        for name, score in of.items():
-            found.setdefault(name, []).append((score.value, *score.interval()))
+        by_name = scores.compare(a, b)[0] | {"vendi": scores.vendi(b + 3), "mean_cosine": scores.mean_cosine(b + 3)}
+        for name, score in by_name.items():
+            result.setdefault(name, []).append((score.value, *score.interval()))
     covered, widths = {}, {}
-    for name, rows in found.items():
+    for name, rows in result.items():
         values, low, high = np.array(rows).T
         covered[name] = ((low <= values.mean()) & (values.mean() <= high)).mean()
         widths[name] = (high - low).mean() / max(2 * 1.96 * values.std(), 1e-9)
     return covered, widths
 
 
-def test_the_influence_of_a_real_image_on_density_is_what_leaving_it_out_does(sets):
+def test_the_influence_of_a_real_image_on_density_is_the_change_without_it(sets):
     real, synthetic = sets
     score = scores.compare(real, synthetic)[0]["density"]
     for i in (0, 7, 99):
@@ -175,11 +175,11 @@ def test_the_influence_of_a_real_image_on_density_is_what_leaving_it_out_does(se
 
 def test_a_ball_counts_by_the_images_that_no_other_one_holds(sets):
     real, synthetic = sets
-    found = passes(real, synthetic)[1].in_real
+    result = passes(real, synthetic)[1].in_real
     radius = np.sort(np.linalg.norm(real[:, None] - real[None], axis=2), axis=1)[:, 3]
     inside = np.linalg.norm(synthetic[:, None] - real[None], axis=2) <= radius
     alone = inside[inside.sum(1) == 1].sum(0)
-    assert found.alone(len(real)).tolist() == alone.tolist()
+    assert result.alone(len(real)).tolist() == alone.tolist()
     assert alone.max() > 1
 
 
@@ -211,7 +211,7 @@ def test_vendi_score_counts_copies_once():
     assert scores.vendi(np.repeat(np.eye(5), 7, axis=0)).value == pytest.approx(5)
 
 
-def test_mean_cosine_over_pairs(sets):
+def test_mean_cosine_is_the_mean_over_all_pairs_of_different_images(sets):
     real = sets[0][:20]
     u = real / np.linalg.norm(real, axis=1, keepdims=True)
     assert scores.mean_cosine(real).value == pytest.approx(
@@ -220,12 +220,12 @@ def test_mean_cosine_over_pairs(sets):
     assert scores.mean_cosine(np.ones((9, 3))).value == pytest.approx(1)
 
 
-def test_of_two_samples_of_one_distribution_the_scores_are_those_of_no_difference():
+def test_two_samples_of_one_distribution_have_the_scores_of_no_difference():
     rng = np.random.default_rng(0)
-    found, _ = scores.compare(*(rng.normal(size=(600, 8)).astype(np.float32) for _ in range(2)))
-    assert found["kid"].interval()[0] < 0 < found["kid"].interval()[1]
-    assert found["density"].value == pytest.approx(1, abs=0.1)
-    assert found["coverage"].value > 0.9
+    result, _ = scores.compare(*(rng.normal(size=(600, 8)).astype(np.float32) for _ in range(2)))
+    assert result["kid"].interval()[0] < 0 < result["kid"].interval()[1]
+    assert result["density"].value == pytest.approx(1, abs=0.1)
+    assert result["coverage"].value > 0.9
 
 
 def test_too_few_images_are_an_error():
@@ -241,13 +241,13 @@ def test_nearest_neighbours_are_those_of_a_sorted_list(sets):
     np.testing.assert_allclose(distances, np.sort(gaps, axis=1)[:, :4], rtol=1e-4)
 
 
-def test_intervals_do_not_leave_what_a_score_can_be():
+def test_intervals_stay_within_the_range_of_the_score():
     rng = np.random.default_rng(0)
-    real, far = rng.normal(size=(40, 4)).astype(np.float32), rng.normal(size=(40, 4)).astype(np.float32)
-    far[:39] += 50  # one image is like the real ones
-    found, _ = scores.compare(real, far)
+    real, distant = rng.normal(size=(40, 4)).astype(np.float32), rng.normal(size=(40, 4)).astype(np.float32)
+    distant[:39] += 50  # one image is like the real ones
+    result, _ = scores.compare(real, distant)
     lesions = np.repeat(np.arange(8), 5)
     for name in ("precision", "recall", "coverage"):
-        low, high = found[name].interval(lesions)
+        low, high = result[name].interval(lesions)
         assert 0 <= low <= high <= 1, name
-    assert found["fid"].interval(lesions)[0] >= 0
+    assert result["fid"].interval(lesions)[0] >= 0
