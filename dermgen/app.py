@@ -19,13 +19,13 @@ from dermgen.data import manifest, preprocess
 from dermgen.data.phantom import SITES
 from dermgen.evaluate import features, images
 from dermgen.evaluate.neighbours import Neighbours
-from dermgen.generate import generate
+from dermgen.generation.generate import find_model, generate
 from dermgen.labels import HAM10000, from_labels
-from dermgen.models import GenerateConfig, find_model
 from dermgen.results.audit import Audit
 from dermgen.results.common import is_one, read
 from dermgen.sampling import ImageGenerator
 from dermgen.settings.app import AppConfig
+from dermgen.settings.generate import GenerateConfig
 from dermgen.settings.methods import FROM_SCRATCH
 from dermgen.training.run_record import RunRecord
 
@@ -93,7 +93,7 @@ class Studio:
         self.takes_steps = self.takes_prompts or (method is not None and "num_inference_steps" in method.options)
         if method is not None and method.translates:
             raise InputError(f"{config.model} translates images: use dermgen generate --init_images")
-        # Whatever is wrong with the model is told now, not at the first click.
+        # Whatever is wrong with the model is reported now, not at the first click.
         probe = {"prompt": "-"} if self.takes_prompts else {}
         find_model(GenerateConfig(model=config.model, output_dir="-", **self._files(), **probe))
         self.train = self._training_images()
@@ -106,16 +106,16 @@ class Studio:
 
     @property
     def classes(self) -> list[str]:
-        """That can be asked for."""
+        """Those that can be requested."""
         if self.takes_prompts:
             return list(HAM10000.codes)
         return list(self.record.classes) if self.record.class_conditional else []
 
-    def draw(self, asked: dict[str, Any], num_images: int, seed: int, steps: int, guidance: float) -> Path:
+    def draw(self, requested: dict[str, Any], num_images: int, seed: int, steps: int, guidance: float) -> Path:
         """A manifest folder of new images.
 
         Args:
-            asked: `prompt`, or attributes (`dx`, `localization`, `age`, `sex`); without values any image.
+            requested: `prompt`, or attributes (`dx`, `localization`, `age`, `sex`); without values any image.
             num_images: of them.
             seed: of the first.
             steps: denoising steps, where the model takes them.
@@ -127,7 +127,7 @@ class Studio:
         with self.lock:
             self.sets += 1
             folder = self.folder / f"set-{self.sets}"
-            config = self._asking(asked, num_images, seed, steps, guidance, folder)
+            config = self._config(requested, num_images, seed, steps, guidance, folder)
             key = (config.num_inference_steps, config.guidance_scale)
             if self._loaded is None or self._loaded[0] != key:
                 model = find_model(config)
@@ -175,7 +175,7 @@ class Studio:
         """Remove everything drawn."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _asking(self, asked, num_images, seed, steps, guidance, folder) -> GenerateConfig:
+    def _config(self, requested, num_images, seed, steps, guidance, folder) -> GenerateConfig:
         common: dict[str, Any] = {
             "model": self.config.model,
             "output_dir": str(folder),
@@ -186,12 +186,12 @@ class Studio:
             common |= {"num_inference_steps": int(steps), "guidance_scale": float(guidance)}
         if not self.takes_prompts:
             if self.classes:
-                return GenerateConfig(**common, classes=f"{asked['dx']}:{int(num_images)}")
+                return GenerateConfig(**common, classes=f"{requested['dx']}:{int(num_images)}")
             return GenerateConfig(**common, num_images=int(num_images))
-        if asked.get("prompt"):
-            return GenerateConfig(**common, prompt=asked["prompt"], num_images=int(num_images))
+        if requested.get("prompt"):
+            return GenerateConfig(**common, prompt=requested["prompt"], num_images=int(num_images))
         grid = folder.with_suffix(".yaml")
-        grid.write_text(yaml.safe_dump({name: [value] for name, value in asked.items() if value}))
+        grid.write_text(yaml.safe_dump({name: [value] for name, value in requested.items() if value}))
         return GenerateConfig(**common, grid=str(grid), num_images=int(num_images))
 
     def _files(self) -> dict[str, str | None]:
@@ -217,69 +217,79 @@ def build(studio: Studio) -> "gradio.Blocks":
         import gradio
     except ImportError as error:
         raise InputError("the app needs Gradio: pip install 'dermgen[app]'") from error
-    names = from_labels(studio.classes)
 
     with gradio.Blocks(title="dermgen", analytics_enabled=False) as page:
         gradio.Markdown(BANNER, elem_classes="banner", elem_id="banner")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=280):
-                prompt = gradio.Textbox(
-                    label="Prompt (empty: from the attributes below)",
-                    value=studio.record.settings.get("instance_prompt") or "",
-                    visible=studio.takes_prompts,
-                    elem_id="prompt",
-                )
-                dx = gradio.Dropdown(
-                    [(f"{names[c].name} ({c})", c) for c in studio.classes],
-                    label="Class",
-                    value=(studio.classes or [None])[0],
-                    visible=bool(studio.classes),
-                )
-                with gradio.Row(visible=studio.takes_prompts):
-                    site = gradio.Dropdown(["", *SITES], label="Site", value="")
-                    sex = gradio.Dropdown(["", "female", "male"], label="Sex", value="")
-                    age = gradio.Number(label="Age", value=None, minimum=0, maximum=120, precision=0)
-                with gradio.Row():
-                    number = gradio.Slider(1, MOST, 4, step=1, label="Images", elem_id="number")
-                    seed = gradio.Number(label="Seed", value=0, precision=0, minimum=0, elem_id="seed")
-                with gradio.Row(visible=studio.takes_steps):
-                    steps = gradio.Slider(1, 100, 25, step=1, label="Steps", elem_id="steps")
-                    guidance = gradio.Slider(
-                        1, 15, 7.5 if studio.takes_prompts else 1, step=0.5, label="Guidance", elem_id="guidance"
-                    )
+                inputs = [*_inputs_of_content(studio), *_inputs_of_generation(studio)]
                 button = gradio.Button("Draw", variant="primary", elem_id="draw")
                 download = gradio.DownloadButton("Download with provenance", interactive=False, elem_id="download")
             with gradio.Column(scale=2):
                 gradio.Markdown(studio.legend(), elem_id="legend")
                 gallery = gradio.Gallery(
-                    show_label=False,
-                    columns=4,
-                    object_fit="contain",
-                    format="png",
-                    elem_id="gallery",
-                    height="auto",
+                    show_label=False, columns=4, object_fit="contain", format="png", elem_id="gallery", height="auto"
                 )
-
-        def on_draw(prompt, dx, site, sex, age, number, seed, steps, guidance):
-            attributes = {"dx": dx, "localization": site, "sex": sex, "age": None if age is None else int(age)}
-            asked = {"prompt": prompt.strip()} if prompt.strip() else attributes
-            try:
-                folder = studio.draw(asked, number, seed, steps, guidance)
-            except InputError as error:
-                raise gradio.Error(str(error)) from error
-            table = manifest.read(folder)
-            cut = set(table.get("prompt_read", [])) - {""}
-            if cut:
-                gradio.Warning(f"The prompt is too long: the model reads only {min(cut)!r}")
-            drawn = [
-                (str(folder / row["file_name"]), f"synthetic, seed {row['seed']}") for row in table.to_dict("records")
-            ]
-            partners = studio.nearest(folder)
-            shown = drawn
-            if partners is not None:
-                shown = [picture for both in zip(drawn, partners, strict=True) for picture in both]
-            return shown, gradio.DownloadButton(value=str(studio.zip(folder)), interactive=True)
-
-        inputs = [prompt, dx, site, sex, age, number, seed, steps, guidance]
-        button.click(on_draw, inputs, [gallery, download])
+        button.click(lambda *values: _on_draw(studio, *values), inputs, [gallery, download])
     return page
+
+
+def _inputs_of_content(studio: Studio) -> list["gradio.components.Component"]:
+    """What the images show: prompt, class, site, sex, age."""
+    import gradio
+
+    names = from_labels(studio.classes)
+    prompt = gradio.Textbox(
+        label="Prompt (empty: from the attributes below)",
+        value=studio.record.settings.get("instance_prompt") or "",
+        visible=studio.takes_prompts,
+        elem_id="prompt",
+    )
+    dx = gradio.Dropdown(
+        [(f"{names[c].name} ({c})", c) for c in studio.classes],
+        label="Class",
+        value=(studio.classes or [None])[0],
+        visible=bool(studio.classes),
+    )
+    with gradio.Row(visible=studio.takes_prompts):
+        site = gradio.Dropdown(["", *SITES], label="Site", value="")
+        sex = gradio.Dropdown(["", "female", "male"], label="Sex", value="")
+        age = gradio.Number(label="Age", value=None, minimum=0, maximum=120, precision=0)
+    return [prompt, dx, site, sex, age]
+
+
+def _inputs_of_generation(studio: Studio) -> list["gradio.components.Component"]:
+    """How they are generated: number, seed, steps, guidance."""
+    import gradio
+
+    with gradio.Row():
+        number = gradio.Slider(1, MOST, 4, step=1, label="Images", elem_id="number")
+        seed = gradio.Number(label="Seed", value=0, precision=0, minimum=0, elem_id="seed")
+    with gradio.Row(visible=studio.takes_steps):
+        steps = gradio.Slider(1, 100, 25, step=1, label="Steps", elem_id="steps")
+        default = 7.5 if studio.takes_prompts else 1
+        guidance = gradio.Slider(1, 15, default, step=0.5, label="Guidance", elem_id="guidance")
+    return [number, seed, steps, guidance]
+
+
+def _on_draw(
+    studio: Studio, prompt, dx, site, sex, age, number, seed, steps, guidance
+) -> tuple[list[tuple], "gradio.DownloadButton"]:
+    """Generate what the inputs request: the pictures with their captions, and the button with their file."""
+    import gradio
+
+    attributes = {"dx": dx, "localization": site, "sex": sex, "age": None if age is None else int(age)}
+    requested = {"prompt": prompt.strip()} if prompt.strip() else attributes
+    try:
+        folder = studio.draw(requested, number, seed, steps, guidance)
+    except InputError as error:
+        raise gradio.Error(str(error)) from error
+    table = manifest.read(folder)
+    cut = set(table.get("prompt_read", [])) - {""}
+    if cut:
+        gradio.Warning(f"The prompt is too long: the model reads only {min(cut)!r}")
+    pictures = [(str(folder / row["file_name"]), f"synthetic, seed {row['seed']}") for row in table.to_dict("records")]
+    partners = studio.nearest(folder)
+    if partners is not None:
+        pictures = [picture for both in zip(pictures, partners, strict=True) for picture in both]
+    return pictures, gradio.DownloadButton(value=str(studio.zip(folder)), interactive=True)

@@ -46,7 +46,7 @@ def generate(argv):
     from dermgen.settings.generate import GenerateConfig
 
     config = parse(GenerateConfig, argv)
-    from dermgen.generate import generate
+    from dermgen.generation.generate import generate
 
     generate(config)
 

@@ -72,7 +72,7 @@ def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> Train
         raise InputError(f"{folder} has no best weights, since it was not validated: take --weights last")
     if not all((folder / name).is_dir() for name in FROM_SCRATCH[record.method].networks):
         raise InputError(
-            f"the run in {folder} has no final weights yet: let its training finish (the same command goes on)"
+            f"the run in {folder} has no final weights yet: let its training finish (the same command resumes it)"
         )
     return TrainedRun(folder, place, record.method, list(record.classes), record.class_conditional, record.resolution)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from dermgen.config import InputError
 from dermgen.data.loading import to_unit_range
 
+T = TypeVar("T")
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -97,6 +98,11 @@ class Critic:
         with evaluating(self.network):
             logits = self.network(to_unit_range(images.to(device)), torch.tensor(labels, device=device))
         return logits.float().flatten(1).mean(1).cpu() if logits.dim() > 1 else logits.float().cpu()
+
+
+def taken_in_turn(images: Sequence[T], seed: int) -> T:
+    """The initial image that the image of this seed is made from."""
+    return images[seed % len(images)]
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from dermgen.data.loading import image_files
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 from dermgen.data.prepare import PrepareConfig, prepare
 from dermgen.data.subsets import choose, subset
-from dermgen.generate import generate
-from dermgen.models import GenerateConfig
+from dermgen.generation.generate import generate
 from dermgen.settings.classifier import ClassifierConfig
 from dermgen.settings.ddpm import DdpmConfig
+from dermgen.settings.generate import GenerateConfig
 from dermgen.settings.methods import METHODS, Method
 from dermgen.settings.training import TrainConfig
 from dermgen.training.run_record import RunRecord

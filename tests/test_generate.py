@@ -22,11 +22,12 @@ from world import change
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.loading import to_uint8, to_unit_range
-from dermgen.generate import GenerateConfig, generate
+from dermgen.generation.generate import generate
+from dermgen.generation.request import class_counts
 from dermgen.methods import dreambooth
-from dermgen.models import class_counts
 from dermgen.sampling import Request, draw
 from dermgen.settings.dreambooth import DreamboothLoraConfig
+from dermgen.settings.generate import GenerateConfig
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.pipeline import load_pipeline
 from dermgen.training.schedulers import check_steps
@@ -288,7 +289,9 @@ def test_bad_input_is_one_sentence(base_dir, tmp_path, changes, message):
 
 
 def test_what_cannot_be_drawn_is_refused_before_a_model_is_loaded(base_dir, manifest_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("dermgen.models.load_pipeline", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "dermgen.stable_diffusion.base_model.load_pipeline", lambda *_: pytest.fail("a model was loaded")
+    )
     images = {"init_images": str(manifest_dir / "images"), "num_inference_steps": 3, "strength": 0.3}
     with pytest.raises(InputError, match=r"3 steps at strength 0.3 are none at all: num_inference_steps x strength"):
         run(base_dir, tmp_path / "m", **images)

@@ -19,7 +19,7 @@ LAYERS = [
     {"evaluate"},
     {"methods"},
     {"runs"},
-    {"generate", "models", "tiny", "filtering", "report", "inspection"},
+    {"generation", "tiny", "filtering", "report", "inspection"},
     {"app"},
     {"publish"},
     {"trial"},

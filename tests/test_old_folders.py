@@ -18,7 +18,7 @@ from dermgen.data import manifest
 from dermgen.data.cache import hash_file
 from dermgen.data.trained_on import TrainedOn
 from dermgen.evaluate.evaluate import evaluate
-from dermgen.generate import generate
+from dermgen.generation.generate import generate
 from dermgen.job import claim_folder
 from dermgen.publish.dataset import publish_dataset
 from dermgen.publish.model import publish_model

@@ -101,7 +101,7 @@ def test_a_tiny_image_cannot_be_marked():
 def test_inspect_reports_text_watermark_and_exif(lesions, tmp_path, capsys):
     import torch
 
-    from dermgen.generate import write_synthetic
+    from dermgen.generation.generate import write_synthetic
 
     marked = torch.from_numpy(watermark.embed(lesions[1])).permute(2, 0, 1)
     write_synthetic(marked, tmp_path / "ours.png", {"model": "lora", "model_sha256": "ab" * 32, "seed": 17})

@@ -10,8 +10,8 @@ import small
 from dermgen.data import manifest
 from dermgen.evaluate.audit import AuditConfig, audit
 from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
-from dermgen.generate import generate
-from dermgen.models import GenerateConfig
+from dermgen.generation.generate import generate
+from dermgen.settings.generate import GenerateConfig
 
 
 @dataclass(frozen=True)

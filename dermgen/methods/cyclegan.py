@@ -15,7 +15,7 @@ from dermgen.config import InputError
 from dermgen.data.loading import LesionSet, to_uint8, to_unit_range
 from dermgen.data.subsets import subset
 from dermgen.evaluate.monitoring import measure_samples, monitor
-from dermgen.sampling import Critic, GeneratorOptions, ImageCritic, evaluating
+from dermgen.sampling import Critic, GeneratorOptions, ImageCritic, evaluating, taken_in_turn
 from dermgen.settings.cyclegan import CycleganConfig
 from dermgen.training import optimizers
 from dermgen.training.adversarial import frozen, least_squares_discriminator_loss, least_squares_generator_loss
@@ -244,7 +244,7 @@ def save(generators: nn.ModuleDict, folder: Path) -> None:
 
 
 class Translator:
-    """An `ImageGenerator` that translates given images: image i is made of `sources[seed % len(sources)]`.
+    """An `ImageGenerator` that translates given images: its sources are taken in turn, by seed.
 
     Args:
         generator: on its device.
@@ -257,7 +257,7 @@ class Translator:
     def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """Translated images, uint8 (N, 3, H, W); the labels say what they are translated to, and change nothing."""
         device = self.generator.device
-        given = torch.stack([self.sources[seed % len(self.sources)] for seed in seeds])
+        given = torch.stack([taken_in_turn(self.sources, seed) for seed in seeds])
         with evaluating(self.generator):
             return to_uint8(self.generator(to_unit_range(given).to(device)))
 

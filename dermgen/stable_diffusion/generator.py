@@ -8,6 +8,7 @@ from PIL import Image
 
 from dermgen.config import InputError
 from dermgen.data.loading import to_uint8
+from dermgen.sampling import taken_in_turn
 from dermgen.stable_diffusion.files import native_size
 from dermgen.training.schedulers import noise_scheduler
 
@@ -22,7 +23,7 @@ class StableDiffusionGenerator:
         negative_prompt: what to steer away from.
         scheduler: one of `sampling.SCHEDULERS`; DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) by default.
         resolution: height and width in pixels; default what the UNet was made for.
-        init_images: start from these instead of noise; image i starts from `init_images[seed % len]`.
+        init_images: start from these instead of noise, taken in turn by seed.
         strength: how much of an initial image is redrawn, in (0, 1].
     """
 
@@ -55,7 +56,7 @@ class StableDiffusionGenerator:
         """
         pipeline, vae = self.pipeline, self.pipeline.vae
         if self.init_images:
-            start = [self.init_images[seed % len(self.init_images)] for seed in seeds]
+            start = [taken_in_turn(self.init_images, seed) for seed in seeds]
             place = {"image": start, "strength": self.strength}
         else:
             place = {"height": self.resolution, "width": self.resolution}

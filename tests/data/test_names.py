@@ -16,8 +16,9 @@ from dermgen.data import manifest
 from dermgen.data.names import MAX_BYTES, file_stem, file_stems, leaves_folder
 from dermgen.data.prepare import PrepareConfig, prepare
 from dermgen.data.sheets import contact_sheet
-from dermgen.generate import GenerateConfig, generate
+from dermgen.generation.generate import generate
 from dermgen.publish.shards import write_parquet, write_webdataset
+from dermgen.settings.generate import GenerateConfig
 
 COMPOSED = unicodedata.normalize("NFC", "Müller_é")
 HOSTILE = [

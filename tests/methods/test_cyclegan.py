@@ -8,7 +8,7 @@ from small import colours, config, train
 
 from dermgen.config import InputError
 from dermgen.data import manifest
-from dermgen.generate import GenerateConfig, generate
+from dermgen.generation.generate import generate
 from dermgen.methods.cyclegan import (
     ImagePool,
     PatchDiscriminator,
@@ -16,6 +16,7 @@ from dermgen.methods.cyclegan import (
     linear_decay,
     read_sides,
 )
+from dermgen.settings.generate import GenerateConfig
 from dermgen.training.draws import Draws
 
 

@@ -287,7 +287,8 @@ def test_a_whole_pipeline_trained_in_bf16_keeps_its_frozen_parts_exact(train, ba
 @pytest.mark.slow
 def test_a_leaky_manifest_marks_the_run_and_what_is_drawn_from_it(train, phantoms, tmp_path):
     from dermgen.data.prepare import PrepareConfig, prepare
-    from dermgen.generate import GenerateConfig, generate
+    from dermgen.generation.generate import generate
+    from dermgen.settings.generate import GenerateConfig
 
     raw = {"source": "ham10000", "data_dir": str(phantoms), "output_dir": str(tmp_path / "leaky")}
     prepare(PrepareConfig(**raw, resolution=32, num_workers=1, allow_leaky_split=True))

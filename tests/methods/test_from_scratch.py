@@ -19,7 +19,8 @@ from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.evaluate.audit import AuditConfig, audit
 from dermgen.filtering import FilterConfig, filter_images
-from dermgen.generate import GenerateConfig, generate
+from dermgen.generation.generate import generate
+from dermgen.settings.generate import GenerateConfig
 from dermgen.settings.methods import FROM_SCRATCH
 from dermgen.training.lesions import read_lesions
 
@@ -373,7 +374,7 @@ def test_a_manifest_with_synthetic_images_is_not_learnt(synthetic_dir, tmp_path)
     ("name", "changes", "message"),
     [
         ("vae", {"classes": "wart:3"}, "cannot draw 'wart': it knows"),
-        ("vae", {"classes": None}, "draws the classes .*: give --classes"),
+        ("vae", {"classes": None}, "generates the classes .*: give --classes"),
         ("vae", {"classes": None, "prompt": "a mole"}, "reads no prompts"),
         ("vae", {"guidance_scale": 3.0}, "--guidance_scale has no meaning for a run of vae"),
         ("vae", {"negative_prompt": "hair"}, "--negative_prompt has no meaning"),
@@ -381,7 +382,7 @@ def test_a_manifest_with_synthetic_images_is_not_learnt(synthetic_dir, tmp_path)
         ("dcgan", {"num_images": 5}, "leave --num_images out"),
         ("ddpm", {"num_inference_steps": 101}, "num_inference_steps is 101, but the model was trained with 100"),
         ("dcgan", {"truncation": 0.7}, "--truncation has no meaning for a run of dcgan"),
-        ("vae", {"resolution": 64}, "draws 16 px only"),
+        ("vae", {"resolution": 64}, "generates 16 px only"),
         ("cyclegan", {"init_images": None}, "give --init_images"),
         ("cyclegan", {"classes": "mel:4"}, "choose by --init_images"),
     ],

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 import torch
@@ -11,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dermgen import __version__, watermark
+from dermgen import __version__, runs, watermark
 from dermgen.config import InputError, whole_file
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
@@ -21,8 +22,11 @@ from dermgen.data.origins import combine
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import subset
 from dermgen.data.trained_on import TrainedOn
-from dermgen.models import GenerateConfig, find_model
+from dermgen.generation.from_scratch import FromScratchModel
+from dermgen.generation.request import InitImage
+from dermgen.generation.stable_diffusion import StableDiffusionModel
 from dermgen.sampling import ImageGenerator, Request, draw, save_png
+from dermgen.settings.generate import GenerateConfig
 from dermgen.stable_diffusion.inputs import tell_cut
 from dermgen.training.processes import claim_together
 from dermgen.training.run import versions
@@ -31,11 +35,53 @@ from dermgen.training.run import versions
 CUT_COLUMNS = ("prompt_read", "negative_prompt_read")
 
 
+class Model(Protocol):
+    """What can be generated from, whatever it is.
+
+    Attributes:
+        options: those of `dermgen generate` that mean something for it; others are refused.
+        init_images: the images that it starts from, or translates.
+    """
+
+    options: frozenset[str]
+    init_images: Sequence[InitImage]
+
+    def plan(self) -> list[dict]:
+        """One row per image: its `label` and `seed` for the generator, and what is known of it for the manifest."""
+        ...
+
+    def settings(self) -> dict:
+        """The manifest's columns that are the same for all images."""
+        ...
+
+    def sha256(self) -> str:
+        """Of the weights that generate; "" if it is not known."""
+        ...
+
+    def cut_texts(self, rows: Sequence[dict], generator: ImageGenerator) -> dict[str, str]:
+        """What the generator reads of the texts that are too long for it."""
+        ...
+
+    def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
+        """The generator of these rows, on its device."""
+        ...
+
+
+def find_model(config: GenerateConfig) -> Model:
+    """The model that the config names.
+
+    Raises:
+        InputError: if there is none, or it cannot do what is requested.
+    """
+    run = runs.find(config.model, config.weights)
+    return FromScratchModel(config, run) if run else StableDiffusionModel(config)
+
+
 def generate(config: GenerateConfig, generator: ImageGenerator | None = None) -> Path:
-    """Write `num_images` PNGs with a manifest of how each was made; what is there already is kept.
+    """Write PNGs and a manifest of how each was made; images that exist are kept.
 
     Args:
-        config: what is drawn.
+        config: what is requested.
         generator: the config's model, where it is loaded already.
 
     Raises:
@@ -51,25 +97,25 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
     generator = generator or model.load(rows, accelerator.device)
     sha256 = broadcast_object_list([model.sha256() if accelerator.is_main_process else None])[0]
     trained_on = TrainedOn.read(config.model)
-    table = _table(rows, config, model.settings(), sha256, trained_on, [source.license for source in model.sources])
-    _claim_plan(folder, table, [source.path for source in model.sources], accelerator)
+    table = _table(rows, config, model.settings(), sha256, trained_on, [image.license for image in model.init_images])
+    _claim_plan(folder, table, [image.path for image in model.init_images], accelerator)
     table = _with_cut_texts(table, model.cut_texts(rows, generator), accelerator)
     facts_of = {row["file_name"]: row for row in table.to_dict("records")}
     requests = [Request(row["label"], row["seed"], folder / name) for row, name in zip(rows, facts_of, strict=True)]
 
     def save(request: Request, image: torch.Tensor) -> None:
         facts = facts_of[request.path.relative_to(folder).as_posix()]
-        # Images are passed on: a folder of this machine is told by its name alone, and a photograph, whose file name
-        # may be a patient's, by the manifest only.
+        # Images are passed on: a folder of this machine is recorded by its name alone, and a photograph, whose file
+        # name may be a patient's, in the manifest only.
         names = [name for name in (*manifest.SYNTHETIC_COLUMNS, *CUT_COLUMNS) if name in facts]
-        told = {name: facts[name] for name in names if facts[name] != "" and name != "source_image_id"}
-        told["model"] = Path(config.model).name if Path(config.model).exists() else config.model
+        recorded = {name: facts[name] for name in names if facts[name] != "" and name != "source_image_id"}
+        recorded["model"] = Path(config.model).name if Path(config.model).exists() else config.model
         if config.watermark:
             marked = watermark.embed(image.permute(1, 2, 0).numpy())
             if watermark.detect(marked) <= watermark.THRESHOLD:
                 tqdm.write(f"warning: {request.path.name} is too busy for the watermark, which is not found in it")
             image = torch.from_numpy(marked).permute(2, 0, 1)
-        write_synthetic(image, request.path, told)
+        write_synthetic(image, request.path, recorded)
 
     draw(generator, requests, save, config.batch_size, accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
@@ -83,7 +129,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
 
 
 def _claim_plan(folder: Path, table: pd.DataFrame, sources: Sequence[str], accelerator: Accelerator) -> None:
-    """Refuse to go on where prompts, weights or initial images are no longer those of the images that are there."""
+    """Refuse to resume if prompts, weights or initial images differ from those of the existing images."""
     if accelerator.is_main_process:
         if "leaky" in table:  # as earlier versions wrote it, whose folders can be completed
             table = table.drop(columns="leaky").assign(source=table["source"] + manifest.LEAKY_SOURCE)
