@@ -14,6 +14,7 @@ from PIL import Image
 
 from dermgen import __version__, plots, stages
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted
+from dermgen.classify.comparison import intervals
 from dermgen.config import InputError, whole_file
 from dermgen.data import manifest, preprocess
 from dermgen.data.prepared import Prepared, Split
@@ -87,7 +88,7 @@ def _blocks(stage: str, folder: Path, plot: Path, real: Path | None) -> list[Blo
     if isinstance(result, ClassifierResult):
         confusion = Path(f"{plot}_confusion.png")
         plots.confusions(confusion, result.classes, {"test": result.test["confusion"]})
-        return result.blocks(confusion)
+        return result.blocks(intervals(folder / "predictions_test.csv", result.classes), confusion)
     return result.blocks(folder)
 
 

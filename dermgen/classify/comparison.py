@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,10 @@ import pandas as pd
 from scipy import stats
 
 from dermgen import statistics
+from dermgen.config import InputError
+from dermgen.data import splits
+from dermgen.results.classifier import Intervals
+from dermgen.results.common import Estimate
 
 MIN_LESIONS = 6  # fewer that all agree do so by chance in over 5 % of cases (sign test)
 
@@ -119,6 +124,42 @@ def _mean_of_known(of_classes: np.ndarray) -> np.ndarray:
     known = ~np.isnan(of_classes)
     with np.errstate(invalid="ignore"):
         return np.where(known, of_classes, 0).sum(1) / known.sum(1)
+
+
+def intervals(predictions: Path, classes: Sequence[str], draws: int = 1000) -> Intervals:
+    """Scores of a classifier's test predictions, with intervals by resampling lesions or patients.
+
+    Args:
+        predictions: its `predictions_test.csv`.
+        classes: C codes, in the order of the columns.
+        draws: bootstrap samples.
+
+    Raises:
+        InputError: if the file is missing.
+    """
+    ids = {"dx": str, "image_id": str, "lesion_id": str, "patient_id": str}
+    try:
+        table = pd.read_csv(predictions, keep_default_na=False, dtype=ids)
+    except OSError as error:
+        raise InputError(f"cannot read {predictions}: {error.strerror}; train the classifier again") from error
+    groups = splits.join_groups(table["lesion_id"], table["patient_id"])
+    weights = np.vstack([np.ones(len(table)), statistics.resampled_weights(groups, draws, 0)])
+    labels = np.array([classes.index(dx) for dx in table["dx"]])
+    scores = weighted_scores(table[[f"p_{c}" for c in classes]].to_numpy(), labels, weights, classes)
+    variances = lesion_variances(scores, lesions_of(classes, labels, groups))
+
+    def estimate(name: str) -> Estimate:
+        value = float(scores[name][0])
+        if not np.isfinite(value) or not np.isfinite(variances[name]):
+            return Estimate(value=None, low=None, high=None)
+        reach = 1.96 * np.sqrt(variances[name])
+        return Estimate(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach))
+
+    return Intervals(
+        lesions=int(groups.max()) + 1,
+        scores={name: estimate(name) for name in ("bma", "accuracy", "macro_f1", "macro_auroc")},
+        recalls={code: estimate(f"recall_{code}") for code in classes},
+    )
 
 
 def _auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:

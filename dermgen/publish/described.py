@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from safetensors import safe_open
 
-from dermgen import runs, statistics
-from dermgen.classify.comparison import lesion_variances, lesions_of, weighted_scores
+from dermgen import runs
+from dermgen.classify.comparison import intervals
 from dermgen.config import InputError
-from dermgen.data import captions, splits
+from dermgen.data import captions
 from dermgen.data.cache import hash_file
 from dermgen.data.set_facts import SetFacts
 from dermgen.data.trained_on import TrainedOn
@@ -228,7 +227,8 @@ def _classifier(record: RunRecord) -> Described:
         "architecture": config["architectures"][0].removesuffix("ForImageClassification"),
         "resolution": settings["resolution"],
         "wide_head": bool(settings["head_width"]),
-        "test": _measured(folder, results),
+        "result": results,
+        "intervals": intervals(folder / "predictions_test.csv", results.classes),
     }
     metadata = {
         "library_name": "dermgen" if settings["head_width"] else "transformers",
@@ -240,36 +240,6 @@ def _classifier(record: RunRecord) -> Described:
     files = {name: folder / name for name in ("config.json", "model.safetensors", "preprocessor_config.json")}
     sha256 = hash_file(folder / "model.safetensors")
     return Described(folder, "classifier", files, sha256, False, True, model, metadata, record)
-
-
-def _measured(folder: Path, results: ClassifierResult) -> dict[str, Any]:
-    """Scores on the test split, with intervals by drawing its lesions."""
-    ids = {"dx": str, "image_id": str, "lesion_id": str, "patient_id": str}
-    table = pd.read_csv(folder / "predictions_test.csv", keep_default_na=False, dtype=ids)
-    classes, test = results.classes, results.test
-    groups = splits.join_groups(table["lesion_id"], table["patient_id"])
-    weights = np.vstack([np.ones(len(table)), statistics.resampled_weights(groups, 1000, 0)])
-    labels = np.array([classes.index(dx) for dx in table["dx"]])
-    found = weighted_scores(table[[f"p_{c}" for c in classes]].to_numpy(), labels, weights, classes)
-
-    variances = lesion_variances(found, lesions_of(classes, labels, groups))
-
-    def estimate(name: str) -> dict[str, float | None]:
-        value = float(found[name][0])
-        if not np.isfinite(value) or not np.isfinite(variances[name]):
-            return {"value": None, "low": None, "high": None}
-        reach = 1.96 * np.sqrt(variances[name])
-        return {"value": value, "low": max(0.0, value - reach), "high": min(1.0, value + reach)}
-
-    return {
-        "n": test["n"],
-        "groups": int(groups.max()) + 1,
-        "rows": [{"name": name, **estimate(name)} for name in ("bma", "accuracy", "macro_f1", "macro_auroc")],
-        "per_class": [
-            {"code": code, "recall": estimate(f"recall_{code}"), **{k: of[k] for k in ("n", "precision", "auroc")}}
-            for code, of in test["per_class"].items()
-        ],
-    }
 
 
 def _prompts(record: RunRecord) -> dict[str, str | None]:

@@ -125,7 +125,6 @@ def render_card(
         "published": None,
         "copies_left_out": 0,
         "model": described.model,
-        "test": described.model.get("test"),
         "training": described.training(),
         "provenance": described.origin(),
         "cost": described.cost(),
@@ -180,18 +179,18 @@ def _metadata(described: Described, evidence: Evidence, license: License | None)
     if described.draws:
         results = cards.eval_results(found["pipeline_tag"], evidence)
     else:
-        name = " and ".join(described.record.test_sources) or "unnamed"
+        source = " and ".join(described.record.test_sources) or "unnamed"
         results = [
             EvalResult(
                 task_type="image-classification",
-                dataset_type=cards.slug(name),
-                dataset_name=f"{name}, held-out lesions",
+                dataset_type=cards.slug(source),
+                dataset_name=f"{source}, held-out lesions",
                 dataset_split="test",
-                metric_type=row["name"],
-                metric_name=label(row["name"]),
-                metric_value=round(row["value"], 6),
+                metric_type=name,
+                metric_name=label(name),
+                metric_value=round(score.value, 6),
             )
-            for row in described.model["test"]["rows"]
-            if row["value"] is not None
+            for name, score in described.model["intervals"].scores.items()
+            if score.value is not None
         ]
     return found | ({"eval_results": results} if results else {})

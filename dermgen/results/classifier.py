@@ -4,11 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number
+from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, interval, number
 from dermgen.data.prepared import OLD_SPLIT
-from dermgen.results.common import label, split_warnings
+from dermgen.results.common import Estimate, label, split_warnings
 
-COLUMNS = ("recall", "precision", "f1", "specificity", "auroc", "sensitivity_at_95_specificity")
+COLUMNS = ("precision", "f1", "specificity", "auroc", "sensitivity_at_95_specificity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """Scores of the test split by name, and recall by class, with intervals over its lesions or patients."""
+
+    lesions: int
+    scores: dict[str, Estimate]
+    recalls: dict[str, Estimate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +41,35 @@ class ClassifierResult:
     val: dict[str, Any]
     test: dict[str, Any]
 
-    def blocks(self, confusion: Path) -> list[Block]:
+    def blocks(self, intervals: Intervals, confusion: Path) -> list[Block]:
         """Everything, with the plot of the confusion matrix in the file `confusion`."""
-        test = self.test
-        rows = [
-            [code, f"{figures['n']:,}", *(number(figures[column]) for column in COLUMNS)]
-            for code, figures in test["per_class"].items()
-        ]
         return [
             *map(Warning, split_warnings(self)),
-            Text(
-                f"Test split, {counted(test['n'], 'real image')}: balanced accuracy {test['bma']:.3f}, accuracy "
-                f"{test['accuracy']:.3f}, AUROC {test['macro_auroc']:.3f}, calibration error "
-                f"{test['calibration_error']:.3f}."
-            ),
-            Table(["class", "n", *map(label, COLUMNS)], rows),
+            *self.score_blocks(intervals),
+            *self.class_blocks(intervals),
             Picture(confusion, "Confusion matrix, shares of the true class"),
         ]
+
+    def score_blocks(self, intervals: Intervals) -> list[Block]:
+        """Figures of the test split as a whole."""
+        rows = [
+            [label(name), number(score.value), interval(score.low, score.high)]
+            for name, score in intervals.scores.items()
+        ]
+        return [
+            Text(
+                f"Test split: {counted(self.test['n'], 'real image')} of {counted(intervals.lesions, 'lesion')} or "
+                "patients that it was neither trained nor chosen on; 95 % intervals by resampling those. Chance is a "
+                f"BMA of {number(1 / len(self.classes))}. Calibration error {number(self.test['calibration_error'])}."
+            ),
+            Table(["score", "value", "95 % interval"], rows),
+        ]
+
+    def class_blocks(self, intervals: Intervals) -> list[Block]:
+        """Figures of each class."""
+        rows = []
+        for code, figures in self.test["per_class"].items():
+            recall = intervals.recalls[code]
+            others = [number(figures[column]) for column in COLUMNS]
+            rows.append([code, f"{figures['n']:,}", number(recall.value), interval(recall.low, recall.high), *others])
+        return [Table(["class", "images", "recall", "95 % interval", *map(label, COLUMNS)], rows)]
