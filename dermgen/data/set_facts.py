@@ -1,13 +1,14 @@
 """What may be said of a set of images wherever a model is trained on it or compared with it: no path, no id."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dermgen import typed
 from dermgen.data import manifest
+from dermgen.data.origins import License, combine
 from dermgen.data.prepared import OLD_SPLIT, Prepared, Split, SplitAudit
 from dermgen.job import saved_settings
 
@@ -98,3 +99,17 @@ class SetFacts:
     def split(self) -> Split:
         """How the set was split."""
         return Split(self.leaky, self.split_method)
+
+
+def combined_license(data: Iterable[SetFacts], said: str | None = None, more: Iterable[str] = ()) -> License | None:
+    """The licence of what is made from images of several sets.
+
+    Args:
+        data: facts of the sets.
+        said: of images whose manifest does not record it.
+        more: licences of what else goes into it.
+
+    Returns:
+        The licence; None if one is unknown, or there is none.
+    """
+    return combine([*(text or said or "" for entry in data for text in entry.licenses), *more])

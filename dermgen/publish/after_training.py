@@ -7,13 +7,16 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dermgen.config import InputError, parse, whole_file
 from dermgen.job import user_errors
 from dermgen.settings.methods import METHODS
 from dermgen.settings.publish import PublishModelConfig
 from dermgen.settings.training import TrainConfig
+
+if TYPE_CHECKING:
+    from dermgen.data.trained_on import TrainedOn
 
 
 def train_and_finish(name: str, report: Callable[[Any, Any], None] | None = None) -> None:
@@ -47,24 +50,12 @@ def check_upload(config: TrainConfig, draws: bool = True) -> None:
     """
     if not config.push_to_hub:
         return
-    from dermgen.data.origins import BASE_LICENSES
-    from dermgen.data.set_facts import SetFacts
     from dermgen.publish import gates, hub
-    from dermgen.publish.cards import data_licenses
     from dermgen.publish.evidence import Evidence
 
     target = hub.check(hub.named(_repo_id(config), "model"))
     how = "without --push_to_hub, then dermgen generate, dermgen audit and dermgen publish model RUN --evidence AUDIT"
-    stops = gates.memorization(Evidence(), how, None) if draws else []
-    settings = vars(config)
-    folders = [settings.get(name) for name in ("data_dir", "data_dir_b", "synthetic_dir")]
-    data = [SetFacts.of(folder) for folder in folders if folder] or [SetFacts.of_plain_folder(0)]
-    stops += gates.split(any(entry.leaky for entry in data))
-    stops += gates.licenses(data_licenses(data, None), None)
-    base = settings.get("pretrained_model_name_or_path")
-    whole = base and "rank" not in settings and not settings.get("from_scratch") and not Path(base).exists()
-    if whole and base not in BASE_LICENSES:
-        stops.append(gates.unknown_base(base))
+    stops = gates.of_model(*_will_be_trained_on(config), Evidence(), how if draws else None)
     gates.pass_or_stop(stops, config.hub_force, f"the model {target.repo_id}", "--hub_force")
     hub.create(target)
 
@@ -96,6 +87,22 @@ def finish(config: TrainConfig) -> None:
         raise InputError(
             f"{error}\nThe training is done and {run} is whole; send it with\n  {shlex.join(command)}"
         ) from error
+
+
+def _will_be_trained_on(config: TrainConfig) -> "tuple[TrainedOn, str | None]":
+    """What the run will be trained on, and the base model on the Hub whose weights its own will contain."""
+    from dermgen.data.set_facts import SetFacts
+    from dermgen.data.trained_on import TrainedOn
+
+    settings = vars(config)
+    folders = [settings.get(name) for name in ("data_dir", "data_dir_b", "synthetic_dir")]
+    data = [SetFacts.of(folder) for folder in folders if folder] or [SetFacts.of_plain_folder(0)]
+    base = None if settings.get("from_scratch") else settings.get("pretrained_model_name_or_path")
+    base_data = TrainedOn.read(base).all_data if base else []
+    leaky = any(entry.leaky for entry in (*data, *base_data))
+    adapters = "rank" in settings  # of LoRA, which leave the base where it is
+    sent = base if base and not adapters and not Path(base).exists() else None
+    return TrainedOn(data=tuple(data), base_data=tuple(base_data), leaky=leaky), sent
 
 
 def _repo_id(config: TrainConfig) -> str:

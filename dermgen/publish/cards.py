@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard
 from dermgen import __version__
 from dermgen.blocks import for_card, number, percent
 from dermgen.config import InputError
-from dermgen.data.origins import COLLECTIONS, License, Origin, combine, origin, parse_license
+from dermgen.data.origins import COLLECTIONS, License, Origin, origin, parse_license
 from dermgen.data.set_facts import SetFacts
 from dermgen.labels import TAXONOMIES
 from dermgen.publish.evidence import Evidence, copies_among
@@ -123,11 +123,6 @@ def shared_facts(
         "memorization": _memorization(evidence, published),
         "studies": evidence.studies,
     }
-
-
-def data_licenses(data: Sequence[SetFacts], said: str | None) -> License | None:
-    """The licence that the images ask for; `said` stands in where a manifest does not tell. None if one is unknown."""
-    return combine([text or said or "" for entry in data for text in entry.licenses])
 
 
 def eval_results(task: str, evidence: Evidence) -> list[EvalResult]:

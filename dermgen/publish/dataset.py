@@ -18,7 +18,7 @@ from dermgen.data.cache import hash_file, key_of
 from dermgen.data.generated import Generated
 from dermgen.data.loading import Example, check_readable
 from dermgen.data.origins import License, parse_license
-from dermgen.data.set_facts import SetFacts
+from dermgen.data.set_facts import SetFacts, combined_license
 from dermgen.data.trained_on import TrainedOn
 from dermgen.labels import from_labels
 from dermgen.publish import cards, gates, hub, shards
@@ -56,7 +56,7 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
     synthetic = table.assign(split="train").reset_index(drop=True)
     rows = synthetic if real is None else pd.concat([real, synthetic], ignore_index=True)
     data = [*_learnt(synthetic, trained_on), *([] if real is None else [SetFacts.of(config.include_real)])]
-    data_license = cards.data_licenses(data, config.data_license)
+    data_license = combined_license(data, config.data_license)
     published = frozenset(synthetic["sha256"])
     stops = [
         *gates.memorization(evidence, _how_to_audit(config), trained_on.sha256, published),

@@ -56,6 +56,11 @@ class Described:
     def trained_on(self) -> TrainedOn:
         return self.record.trained_on
 
+    @property
+    def sent_base(self) -> str | None:
+        """Name on the Hub of the base model whose weights are among those sent; None without such."""
+        return self.model.get("base_model") if self.whole else None
+
     def training(self) -> list[tuple[str, str]]:
         """Settings for a table."""
         known = {name: self.record.settings.get(name) for name in TRAINING}

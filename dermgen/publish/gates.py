@@ -5,7 +5,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from dermgen.config import InputError
-from dermgen.data.origins import License, respects
+from dermgen.data.origins import BASE_LICENSES, License, respects
+from dermgen.data.set_facts import combined_license
+from dermgen.data.trained_on import TrainedOn
 from dermgen.publish.evidence import Evidence, copies_among
 from dermgen.publish.privacy import Finding
 from dermgen.results.audit import ENOUGH_HELD_OUT
@@ -28,6 +30,46 @@ class Stop:
 
     def on_card(self) -> str:
         return f"{self.gate}: {self.public or self.reason}"
+
+
+def of_model(
+    trained_on: TrainedOn,
+    base: str | None,
+    evidence: Evidence,
+    how: str | None,
+    data_license: str | None = None,
+    base_license: str | None = None,
+    chosen: License | None = None,
+) -> list[Stop]:
+    """What stops a model, before its training as after it; only its files remain to be looked into.
+
+    Args:
+        trained_on: what it is trained on, or will be.
+        base: name on the Hub of the base model, if its weights are published too.
+        evidence: results about the images that it generates.
+        how: the commands that make an audit; None for a model that generates no images.
+        data_license: of images whose manifest does not record theirs.
+        base_license: of the base model, where it is not well known.
+        chosen: the licence to publish under, if it is not to be the required one.
+    """
+    stops = memorization(evidence, how, trained_on.sha256) if how else []
+    license = required_license(trained_on, base, data_license, base_license)
+    if license is None and combined_license(trained_on.all_data, data_license):
+        stops.append(_unknown_base(base))
+    else:
+        stops += licenses(license, chosen)
+    return [*stops, *split(trained_on.leaky or evidence.leaky)]
+
+
+def required_license(
+    trained_on: TrainedOn, base: str | None, data_license: str | None, base_license: str | None
+) -> License | None:
+    """What the images, and the base model if its weights are published, ask for; None where one is unknown.
+
+    Arguments as of `of_model`.
+    """
+    of_base = [base_license or BASE_LICENSES.get(base, "")] if base else []
+    return combined_license(trained_on.all_data, data_license, of_base)
 
 
 def memorization(
@@ -96,8 +138,7 @@ def licenses(license: License | None, chosen: License | None) -> list[Stop]:
     return []
 
 
-def unknown_base(base: str) -> Stop:
-    """Of a base model whose weights are sent on."""
+def _unknown_base(base: str) -> Stop:
     reason = f"that of the base model {base}, whose weights are sent, is unknown"
     return Stop("licence", reason, "say it with --base_license, e.g. --base_license apache-2.0")
 

@@ -12,13 +12,13 @@ from dermgen import __version__
 from dermgen.config import write_json
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file
-from dermgen.data.origins import BASE_LICENSES, License, combine
+from dermgen.data.origins import License
 from dermgen.publish import cards, gates, hub
 from dermgen.publish.described import Described, describe
 from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.hiding import patient_ids
 from dermgen.publish.privacy import without_paths
-from dermgen.publish.publication import Publication, PublishConfig, begin, own_license, write_picture
+from dermgen.publish.publication import Publication, begin, own_license, write_picture
 from dermgen.results.common import label
 from dermgen.settings.publish import PublishModelConfig
 
@@ -39,7 +39,9 @@ def publish_model(config: PublishModelConfig) -> str | None:
     evidence = gather(config.evidence or [], model=described.sha256)
     for line in evidence.left_out:
         print(f"left out {line}")
-    stops = known_stops(described, evidence, config)
+    how = how_to_audit(described) if described.draws else None
+    licenses = (config.data_license, config.base_license, own_license(config, None))
+    stops = gates.of_model(described.trained_on, described.sent_base, evidence, how, *licenses)
     publication = begin(config, "model", stops)
     _put_files(publication, described)
     picture = _picture(publication.files, evidence)
@@ -48,28 +50,6 @@ def publish_model(config: PublishModelConfig) -> str | None:
         return render_card(described, publication.target.repo_id, evidence, stops, config, picture)
 
     return publication.finish(stops, card, patient_ids([*described.trained_on.manifests, *evidence.real_folders]))
-
-
-def known_stops(described: Described, evidence: Evidence, config: PublishConfig) -> list[gates.Stop]:
-    """The gates that need no look into the files."""
-    stops = (
-        gates.memorization(evidence, how_to_audit(described), described.trained_on.sha256) if described.draws else []
-    )
-    license = required_license(described, config.data_license, config.base_license)
-    if license is None and cards.data_licenses(described.trained_on.all_data, config.data_license):
-        stops.append(gates.unknown_base(described.model["base_model"]))
-    else:
-        stops += gates.licenses(license, own_license(config, None))
-    return [*stops, *gates.split(described.trained_on.leaky or evidence.leaky)]
-
-
-def required_license(described: Described, data_license: str | None, base_license: str | None) -> License | None:
-    """What the images ask for, and the base model where its weights are sent too; None where one is unknown."""
-    texts = [text or data_license or "" for text in described.trained_on.licenses]
-    base = described.model.get("base_model")
-    if described.whole and base:
-        texts.append(base_license or BASE_LICENSES.get(base, ""))
-    return combine(texts)
 
 
 def how_to_audit(described: Described) -> str:
@@ -108,7 +88,8 @@ def render_card(
     """
     evidence = evidence or Evidence()
     said, force, template = (config.data_license, config.force, config.card_template) if config else (None, None, None)
-    license = required_license(described, said, config.base_license if config else None)
+    base_license = config.base_license if config else None
+    license = gates.required_license(described.trained_on, described.sent_base, said, base_license)
     license = own_license(config, license) if config else license
     title = repo_id.split("/")[-1]
     trained_on = described.trained_on

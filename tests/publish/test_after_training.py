@@ -1,5 +1,7 @@
 """`--push_to_hub` finds out before the training whether it will work, and whatever fails after it loses nothing."""
 
+import json
+
 import pytest
 import small
 from conftest import SMALL_CLASSIFIER
@@ -9,7 +11,7 @@ from dermgen.classify import classifier
 from dermgen.config import InputError, parse
 from dermgen.methods import ddpm
 from dermgen.publish.after_training import check_upload, finish
-from dermgen.settings.dreambooth import DreamboothConfig
+from dermgen.settings.dreambooth import DreamboothConfig, DreamboothLoraConfig
 
 
 def config(world, folder, **changes):
@@ -23,6 +25,24 @@ def test_before_the_training_it_asks_for_the_reason_that_it_will_need(world, hub
     assert hub.repos == {}
     check_upload(config(world, tmp_path / "run", hub_force="backup, audit follows"))
     assert hub.repos["model", "me/run"].private
+
+
+def test_before_the_training_it_knows_what_the_base_model_was_trained_on(world, hub, tmp_path):
+    facts = json.loads((world.run / "provenance.json").read_text())
+    entry = facts["data"][0] | {"leaky": True, "licenses": [""]}
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "provenance.json").write_text(json.dumps({"data": [entry]}))
+    settings = {"data_dir": str(world.real), "push_to_hub": True, "output_dir": str(tmp_path / "run")}
+    with pytest.raises(InputError, match=r"(?s)licence: that of the training images is unknown.*split: LEAKY"):
+        check_upload(DreamboothLoraConfig(pretrained_model_name_or_path=str(tmp_path / "base"), **settings))
+
+
+@pytest.mark.parametrize(("kind", "sent"), [(DreamboothConfig, True), (DreamboothLoraConfig, False)])
+def test_before_the_training_a_base_model_whose_weights_are_sent_needs_a_licence(kind, sent, world, hub, tmp_path):
+    settings = {"data_dir": str(world.real), "push_to_hub": True, "output_dir": str(tmp_path / "run")}
+    with pytest.raises(InputError) as error:
+        check_upload(kind(pretrained_model_name_or_path="some/model", **settings))
+    assert ("that of the base model some/model, whose weights are sent, is unknown" in str(error.value)) == sent
 
 
 def test_before_the_training_it_finds_a_token_that_may_not_write(world, hub, tmp_path, monkeypatch):
