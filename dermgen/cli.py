@@ -94,7 +94,7 @@ def study(argv):
 
 
 def report(argv):
-    """one self-contained HTML page from the folders of the stages"""
+    """write one self-contained HTML page from the folders of all stages"""
     from dermgen.settings.report import ReportConfig
 
     config = parse(ReportConfig, argv)
@@ -104,7 +104,7 @@ def report(argv):
 
 
 def publish(argv):
-    """send a model or a data set to the Hub, with its card, if the checks pass"""
+    """publish a model or data set to the Hub, with its card, after safety checks"""
     kinds = {"model": "a finished run: RUN --repo_id org/name", "dataset": "a set of images: DIR --repo_id org/name"}
     if not argv or argv[0] not in kinds:
         lines = "\n".join(f"  dermgen publish {kind:<8} {what}" for kind, what in kinds.items())
@@ -126,7 +126,7 @@ def publish(argv):
 
 
 def inspect(argv):
-    """report whether an image says that it is synthetic: by its text, by its watermark"""
+    """check whether images are marked as synthetic (metadata, watermark)"""
     from dermgen.settings.inspect import InspectConfig
 
     config = parse(InspectConfig, argv)
@@ -136,7 +136,7 @@ def inspect(argv):
 
 
 def doctor(argv):
-    """check the installation, and with --config all that a recipe needs; exit status 1 if something is amiss"""
+    """check the installation and, with --config, a recipe; exits with 1 if a check fails"""
     from dermgen.settings.doctor import DoctorConfig
 
     config = parse(DoctorConfig, argv, recipes=False)
@@ -151,7 +151,7 @@ def doctor(argv):
 
 
 def app(argv):
-    """open a page that generates from a model, with the nearest training image beside each sample"""
+    """generate in the browser, with the nearest training image beside each sample"""
     from dermgen.settings.app import AppConfig
 
     config = parse(AppConfig, argv)

@@ -171,6 +171,13 @@ def foreign_options(config_cls: type) -> dict[str, str | None]:
     return getattr(config_cls, "FOREIGN", {})
 
 
+def _shown_default(default: Any) -> str:
+    """The default as `--help` shows it; nothing for None and False, which mean that an option is not used."""
+    if default is None or default is False:
+        return ""
+    return f" (default: {' '.join(map(str, default)) if isinstance(default, (list, tuple)) else default})"
+
+
 def _parser(config_cls: type) -> argparse.ArgumentParser:
     """One flag a field: `--flag VALUE`, `--flag A B` of a list, `--flag` or `--flag false` of a switch."""
 
@@ -178,15 +185,14 @@ def _parser(config_cls: type) -> argparse.ArgumentParser:
         def error(self, message):
             raise InputError(f"{message}; --help lists all options")
 
-    parser = Parser(
-        allow_abbrev=False, description=config_cls.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(allow_abbrev=False, description=config_cls.__doc__)
     hints, rules_by_name = get_type_hints(config_cls), rules_of(config_cls)
     for field in dataclasses.fields(config_cls):
         rules = rules_by_name[field.name]
         kind, several = _kind(hints[field.name])
         limits = [] if "choices" in rules else _limits(rules, several)
-        flag = {"help": "; ".join([rules["help"], *limits]).replace("%", "%%")}
+        default = " (required)" if rules.get("required") else _shown_default(field.default)
+        flag = {"help": ("; ".join([rules["help"], *limits]) + default).replace("%", "%%")}
         if "choices" in rules:
             flag["choices"] = rules["choices"]
         if get_origin(kind) is Literal:

@@ -29,7 +29,11 @@ for command in eval(sys.argv[1]):
     for command, page in pages.items():
         assert f"===== {command} 0" in result.stdout
         assert "--config RECIPE" in page, command
+        assert "None" not in page, command
+        assert "MISSING" not in page, command
         assert command in ("inspect", "doctor", "app") or "--output_dir" in page, command
+    assert pages["evaluate"].count("(required)") == 3
+    assert "(default: inception)" in pages["evaluate"]
 
 
 def test_publish_by_itself_says_that_there_are_two_kinds():
