@@ -32,11 +32,11 @@ class TrainedRun:
 
     @property
     def only_class(self) -> str:
-        """The class of every image that it draws; "" if it is not one."""
+        """The class of every image that it generates; "" if there are several or none."""
         return self.classes[0] if len(self.classes) == 1 else ""
 
     def sha256(self) -> str:
-        """Of the weights that draw."""
+        """Of the weights that generate."""
         paths = [p for name in self.method.networks for p in sorted((self.weights / name).glob("*.safetensors"))]
         return hash_file(paths[0]) if len(paths) == 1 else key_of(*map(hash_file, paths))
 
@@ -59,7 +59,7 @@ def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> Train
     """The finished run in that folder; None where there is none of a method trained from scratch.
 
     Raises:
-        InputError: if the run has no final weights yet, or no best ones are asked for and there are none.
+        InputError: if the run has no final weights yet, or best ones are requested and it has none.
     """
     folder = Path(folder)
     record = RunRecord.read(folder)

@@ -25,7 +25,7 @@ class ImageGenerator(Protocol):
     """What every trained method can do."""
 
     def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Draw one image per label (a class code, or a prompt) as uint8 (N, 3, H, W).
+        """Generate one image per label (a class code, or a prompt) as uint8 (N, 3, H, W).
 
         Image `i` depends on `labels[i]` and `seeds[i]` alone.
         """
@@ -61,17 +61,17 @@ def class_indices(labels: Sequence[str], classes: Sequence[str], conditional: bo
         InputError: for a class that the model does not know, or any class where it cannot choose.
     """
     if not conditional:
-        asked = sorted(set(labels) - {"", *(classes if len(classes) == 1 else ())})
-        if asked:
+        requested = sorted(set(labels) - {"", *(classes if len(classes) == 1 else ())})
+        if requested:
             known = f"was trained on {', '.join(classes) or 'images without classes'} together"
             raise InputError(
-                f"this run cannot draw {asked[0]!r}: it {known}, without --class_conditional, and draws any of them "
-                "(--num_images N)"
+                f"this run cannot generate {requested[0]!r}: it {known}, without --class_conditional, and generates "
+                "any of them (--num_images N)"
             )
         return [0] * len(labels)
     unknown = sorted(set(labels) - set(classes))
     if unknown:
-        raise InputError(f"this run cannot draw {unknown[0]!r}: it knows {', '.join(classes)}")
+        raise InputError(f"this run cannot generate {unknown[0]!r}: it knows {', '.join(classes)}")
     return [classes.index(label) for label in labels]
 
 
@@ -128,14 +128,14 @@ class GeneratorOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """One image to be drawn: what of, from which seed, and to which file."""
+    """One image to be generated: its label, its seed, and its file."""
 
     label: str
     seed: int
     path: Path
 
 
-def draw(
+def generate_missing(
     generator: ImageGenerator,
     requests: Sequence[Request],
     save: Callable[[Request, torch.Tensor], None],
@@ -144,10 +144,10 @@ def draw(
     num_processes: int = 1,
     desc: str = "images",
 ) -> None:
-    """Draw this process's share of the requests whose files are missing; a batch is halved when memory runs out.
+    """Generate this process's share of the requests whose files are missing; a batch is halved if memory runs out.
 
     Args:
-        generator: draws the images.
+        generator: of the images.
         requests: the whole list, the same on all processes.
         save: writes one uint8 (3, H, W) image, whole or not at all.
         batch_size: images at a time to begin with.
@@ -174,7 +174,7 @@ def draw(
                         "not even one image fits into memory: use a smaller model or a larger device"
                     ) from error
                 batch_size = len(batch) // 2
-                progress.write(f"out of memory with {len(batch)} images at a time; going on with {batch_size}")
+                progress.write(f"out of memory with {len(batch)} images at a time; continuing with {batch_size}")
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 continue

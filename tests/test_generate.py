@@ -25,7 +25,7 @@ from dermgen.data.loading import to_uint8, to_unit_range
 from dermgen.generation.generate import generate
 from dermgen.generation.request import class_counts
 from dermgen.methods import dreambooth
-from dermgen.sampling import Request, draw
+from dermgen.sampling import Request, generate_missing
 from dermgen.settings.dreambooth import DreamboothLoraConfig
 from dermgen.settings.generate import GenerateConfig
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
@@ -241,11 +241,11 @@ def test_the_batch_is_halved_when_memory_runs_out_and_no_image_is_lost(tmp_path)
     requests = [Request("x", i, tmp_path / str(i)) for i in range(11)]
     drawn = {}
     generator = Hungry(most=2)
-    draw(generator, requests, lambda r, image: drawn.update({r.seed: int(image[0, 0, 0])}), batch_size=8)
+    generate_missing(generator, requests, lambda r, image: drawn.update({r.seed: int(image[0, 0, 0])}), batch_size=8)
     assert drawn == {i: i for i in range(11)}
     assert generator.batches == [8, 4, 2, 2, 2, 2, 2, 1]
     with pytest.raises(InputError, match="not even one image fits into memory"):
-        draw(Hungry(most=0), requests, lambda r, image: None, batch_size=2)
+        generate_missing(Hungry(most=0), requests, lambda r, image: None, batch_size=2)
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
@@ -254,7 +254,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
             raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        draw(Broken(), [Request("x", 0, tmp_path / "x")], lambda r, image: None, batch_size=1)
+        generate_missing(Broken(), [Request("x", 0, tmp_path / "x")], lambda r, image: None, batch_size=1)
 
 
 @pytest.mark.parametrize(

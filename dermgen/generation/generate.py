@@ -25,7 +25,7 @@ from dermgen.data.trained_on import TrainedOn
 from dermgen.generation.from_scratch import FromScratchModel
 from dermgen.generation.request import InitImage
 from dermgen.generation.stable_diffusion import StableDiffusionModel
-from dermgen.sampling import ImageGenerator, Request, draw, save_png
+from dermgen.sampling import ImageGenerator, Request, generate_missing, save_png
 from dermgen.settings.generate import GenerateConfig
 from dermgen.stable_diffusion.inputs import tell_cut
 from dermgen.training.processes import claim_together
@@ -117,7 +117,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
             image = torch.from_numpy(marked).permute(2, 0, 1)
         write_synthetic(image, request.path, recorded)
 
-    draw(generator, requests, save, config.batch_size, accelerator.process_index, accelerator.num_processes)
+    generate_missing(generator, requests, save, config.batch_size, accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         manifest.write(table, folder)

@@ -7,7 +7,7 @@ from dermgen.config import check, option
 
 @dataclass(frozen=True, kw_only=True)
 class AppConfig:
-    """Open a page that draws from a model, on this machine only."""
+    """Open a page that generates from a model, on this machine only."""
 
     model: str = option(None, "run folder, pipeline folder or Hub id", required=True)
     base_model: str | None = option(None, "base of a LoRA file that does not name one, or where it is now if it moved")

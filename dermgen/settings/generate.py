@@ -57,7 +57,9 @@ class GenerateConfig:
     direction: Literal["a_to_b", "b_to_a"] = option("a_to_b", "which way a CycleGAN translates")
     strength: float = option(0.6, "how much of an initial image is redrawn", within="(0, 1]")
     resolution: int | None = option(None, "height and width in pixels; default the model's own", multiple_of=8)
-    seed: int = option(0, "image i is drawn from seed + i; of no use for a CycleGAN, which draws nothing", within=SEEDS)
+    seed: int = option(
+        0, "image i is generated from seed + i; ignored by a CycleGAN, which draws no random numbers", within=SEEDS
+    )
     batch_size: int = option(8, "images at a time and process", at_least=1, free=True)
     dtype: Literal["fp32", "fp16", "bf16"] | None = option(None, "default fp16 on a GPU, else fp32")
     watermark: bool = option(False, "put an invisible mark into each image, which `dermgen inspect` finds")

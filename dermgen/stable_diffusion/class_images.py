@@ -14,7 +14,7 @@ from dermgen.config import InputError
 from dermgen.data.cache import hash_weights, key_of
 from dermgen.data.loading import Example, image_files
 from dermgen.data.subsets import choose
-from dermgen.sampling import Request, draw, is_whole, save_png
+from dermgen.sampling import Request, generate_missing, is_whole, save_png
 from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.training.draws import derive_seed
@@ -86,7 +86,7 @@ def class_images(
         pipeline.to(accelerator.device, dtype)
         pipeline.vae.to(torch.float32)  # decoding overflows in fp16
         rank, ranks = accelerator.process_index, accelerator.num_processes
-        draw(generator, requests, _save, batch_size, rank, ranks, "class images")
+        generate_missing(generator, requests, _save, batch_size, rank, ranks, "class images")
         accelerator.wait_for_everyone()
         if dtype != torch.float32:
             base.restore(pipeline, "unet", "vae", "text_encoder")

@@ -373,7 +373,7 @@ def test_a_manifest_with_synthetic_images_is_not_learnt(synthetic_dir, tmp_path)
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("vae", {"classes": "wart:3"}, "cannot draw 'wart': it knows"),
+        ("vae", {"classes": "wart:3"}, "cannot generate 'wart': it knows"),
         ("vae", {"classes": None}, "generates the classes .*: give --classes"),
         ("vae", {"classes": None, "prompt": "a mole"}, "reads no prompts"),
         ("vae", {"guidance_scale": 3.0}, "--guidance_scale has no meaning for a run of vae"),
@@ -394,7 +394,7 @@ def test_a_wrong_request_to_draw_is_one_sentence(name, changes, message, trained
 
 def test_a_class_cannot_be_asked_of_a_run_without_classes(manifest_dir, tmp_path):
     train("vae", manifest_dir, tmp_path / "run", max_train_steps=1, class_conditional=False)
-    with pytest.raises(InputError, match=r"cannot draw 'mel': it was trained on .* together"):
+    with pytest.raises(InputError, match=r"cannot generate 'mel': it was trained on .* together"):
         draw(tmp_path / "run", tmp_path / "drawn", manifest_dir)
     table = draw(tmp_path / "run", tmp_path / "any", manifest_dir, classes=None, num_images=3)
     assert list(table["dx"]) == ["", "", ""]
