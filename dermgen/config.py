@@ -19,6 +19,10 @@ import yaml
 Config = TypeVar("Config")
 
 
+# What a trial of a recipe gives an option in place of a folder: one of its own, or a few rows of a manifest or a few
+# images copied from it.
+NEW_FOLDER, FEW_ROWS, FEW_IMAGES = object(), object(), object()
+_AS_GIVEN = object()
 SEEDS = f"[0, {2**32 - 1}]"  # of a seed above, PyTorch's generator on the CPU drops bits
 
 
@@ -41,6 +45,7 @@ def option(
     positional: bool = False,
     infinite: bool = False,
     also: str | None = None,
+    trial: Any = _AS_GIVEN,
 ) -> Any:
     """A dataclass field that is a command-line option; a subclass that gives it another default keeps its rules.
 
@@ -60,12 +65,10 @@ def option(
         positional: whether it takes the words before the first flag, as in `dermgen report DIR DIR --title …`.
         infinite: whether a number may be infinite.
         also: a second spelling of the flag; it takes one value in all.
+        trial: its value where `dermgen doctor` tries a recipe, or `NEW_FOLDER`, `FEW_ROWS`, `FEW_IMAGES`.
     """
-    rules = locals()
-    del rules["default"]
-    return dataclasses.field(
-        default=default, metadata={k: v for k, v in rules.items() if v is not None and v is not False}
-    )
+    rules = {k: v for k, v in locals().items() if k not in ("default", "trial") and v is not None and v is not False}
+    return dataclasses.field(default=default, metadata=rules if trial is _AS_GIVEN else {**rules, "trial": trial})
 
 
 def rules_of(config_cls: type) -> dict[str, dict[str, Any]]:

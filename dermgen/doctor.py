@@ -1,4 +1,4 @@
-"""`dermgen doctor`: is everything there that a recipe needs, and what to do where it is not."""
+"""`dermgen doctor`: whether a recipe has everything it needs, by trying one step of it, and what to do if not."""
 
 import importlib.metadata
 import importlib.util
@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from dermgen.data import captions, duplicates, manifest, preprocess
 from dermgen.data.loading import folder_examples
 from dermgen.data.prepared import Split
 from dermgen.data.subsets import choose
+from dermgen.job import saved_settings
 from dermgen.publish import hub
 from dermgen.settings.doctor import DoctorConfig
 from dermgen.settings.dreambooth import DreamboothConfig
@@ -34,13 +36,14 @@ from dermgen.settings.training import TrainConfig
 
 PACKAGES = "dermgen torch torchvision diffusers transformers accelerate peft datasets huggingface-hub".split()
 EXTRAS = {"xformers": "xformers", "bitsandbytes": "bitsandbytes", "faiss": "faiss", "gradio": "app"}
-SAMPLED = 64
+SAMPLED = 64  # images that are read
+COMPARED = 500  # images at most among which near-duplicates are looked for, in about ten seconds
 TOO_LARGE_FOR_A_CPU = 300e6  # weights: one step would take longer than the whole check may
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was looked at: fine, to be mended, or to be known."""
+    """One thing that was checked: fine, to be fixed, or worth knowing."""
 
     state: Literal["ok", "FIX", "note"]
     name: str
@@ -51,7 +54,7 @@ class Line:
 
 
 def doctor(config: DoctorConfig) -> bool:
-    """Print a line for everything looked at; whether nothing is to be mended.
+    """Print a line for each check; whether nothing is to be fixed.
 
     Raises:
         InputError: for a recipe that cannot be read.
@@ -64,7 +67,7 @@ def doctor(config: DoctorConfig) -> bool:
         print(line, flush=True)
         good &= line.state != "FIX"
     seconds = time.perf_counter() - start
-    print(f"{'All is well' if good else 'Mend what says FIX'} ({seconds:.0f} s)")
+    print(f"{'All is well' if good else 'Fix what says FIX'} ({seconds:.0f} s)")
     return good
 
 
@@ -86,7 +89,7 @@ def _lines(config: DoctorConfig, settings: TrainConfig | None, method: Method | 
             yield from model
             ready = all(line.state != "FIX" for line in (*data, *model))
         if not ready:
-            yield Line("note", "step", "not tried: mend the lines above first")
+            yield Line("note", "step", "not tried: fix the lines above first")
             return
         yield from _trial(settings, method, folder)
 
@@ -124,7 +127,7 @@ def _hub(name: str) -> Line:
 
 
 def _data(settings: TrainConfig) -> Iterator[Line]:
-    """The images of the recipe: are they there, and fit for training?"""
+    """The images of the recipe: do they exist, and are they fit for training?"""
     values = vars(settings)
     for folder in filter(None, (values.get("data_dir"), values.get("data_dir_b"))):
         try:
@@ -135,58 +138,64 @@ def _data(settings: TrainConfig) -> Iterator[Line]:
         split = Split.of(folder)
         if split.leaky:
             yield Line("FIX", "data", f"{folder} was split by image (LEAKY): prepare it without --allow_leaky_split")
-        elif told := split.warnings():
-            yield Line("note", "data", f"{folder}: {told[0]}")
+        elif warnings := split.warnings():
+            yield Line("note", "data", f"{folder}: {warnings[0]}")
         counts = table["split"].value_counts().to_dict()
-        told = ", ".join(f"{name} {counts.get(name, 0)}" for name in manifest.SPLITS)
         chosen = choose(table["path"], SAMPLED, 0, table["lesion_id"], table["dx"])
-        yield from _images(folder, list(table["path"]), told, list(table["split"]), chosen)
+        what = ", ".join(f"{name} {counts.get(name, 0)}" for name in manifest.SPLITS)
+        yield from _images(folder, list(table["path"].iloc[chosen]), what)
+        yield from _duplicates(folder, list(table["path"]), list(table["split"]))
         if isinstance(settings, DreamboothConfig) and not settings.instance_prompt:
             yield _captions(settings, list(table["caption"]))
-    if values.get("instance_data_dir"):
+    if folder := values.get("instance_data_dir"):
         try:
-            examples = folder_examples(values["instance_data_dir"], "", "instance_data_dir")
+            paths = [example.path for example in folder_examples(folder, "", "instance_data_dir")]
         except InputError as error:
             yield Line("FIX", "data", str(error))
             return
-        paths = [e.path for e in examples]
-        each = list(map(str, range(len(paths))))
-        yield from _images(values["instance_data_dir"], paths, f"{len(paths)} images", each, choose(paths, SAMPLED, 0))
+        yield from _images(folder, [paths[i] for i in choose(paths, SAMPLED, 0)], f"{len(paths)} images")
     if isinstance(settings, DreamboothConfig) and settings.instance_prompt:
         yield _captions(settings, [settings.instance_prompt, *filter(None, [settings.class_prompt])])
 
 
-def _images(folder: str, paths: list[str], told: str, splits: list[str], chosen: Sequence[int]) -> Iterator[Line]:
-    """The chosen images, looked at closely; near-duplicates within a split are as they should be."""
-    bad, exif, thumbnails, hashes, kept = [], [], [], [], []
-    for i in chosen:
-        path = Path(paths[i])
+def _images(folder: str, paths: Sequence[str], what: str) -> Iterator[Line]:
+    """Whether a random subset of the images can be read, and carries no EXIF; the training itself reads all."""
+    bad, exif = [], []
+    for path in map(Path, paths):
         try:
-            if not path.exists():
-                raise preprocess.BadImage("missing")
-            image = preprocess.read_image(path)
+            preprocess.read_image(path)
         except preprocess.BadImage as error:
             bad.append(f"{path.name} ({error})")
             continue
         with Image.open(path) as opened:
             exif += [path.name] if preprocess.has_exif(opened) else []
-        thumbnail, fingerprint = duplicates.fingerprint(Image.fromarray(image))
-        thumbnails.append(thumbnail)
-        hashes.append(fingerprint)
-        kept.append(i)
     if bad:
-        more = "mend or remove them, or run `dermgen prepare`, which does"
-        yield Line("FIX", "data", f"{folder}: {len(bad)} of {len(chosen)} sampled images are bad ({bad[0]}): {more}")
+        more = "replace or remove them, or run `dermgen prepare`, which leaves them out"
+        yield Line("FIX", "data", f"{folder}: {len(bad)} of {len(paths)} sampled images are bad ({bad[0]}): {more}")
         return
-    groups = np.unique([splits[i] for i in kept], return_inverse=True)[1]
-    pairs = duplicates.find_pairs(np.stack(thumbnails), np.stack(hashes), groups) if len(kept) > 1 else []
-    yield Line("ok", "data", f"{folder}: {told}; {len(chosen)} sampled images decode")
+    yield Line("ok", "data", f"{folder}: {what}; {len(paths)} sampled images can be read")
     if exif:
-        text = f"EXIF in {len(exif)} of {len(chosen)} sampled images (as {exif[0]}), where patients and places can be"
-        yield Line("FIX", "EXIF", f"{text}: `dermgen prepare` takes it out")
+        text = f"EXIF in {len(exif)} of {len(paths)} sampled images (as {exif[0]}), which may name patients and places"
+        yield Line("FIX", "EXIF", f"{text}: `dermgen prepare` removes it")
+
+
+def _duplicates(folder: str, paths: Sequence[str], splits: Sequence[str]) -> Iterator[Line]:
+    """Near-duplicates in different splits: looked for among all images, or not at all, since a pair is in no subset."""
+    if len(paths) > COMPARED:
+        if not saved_settings(folder).get("find_duplicates"):
+            yield Line("note", "duplicates", f"not looked for among {len(paths):,} images: `dermgen prepare` does")
+        return
+    try:
+        with ThreadPoolExecutor() as pool:
+            images = pool.map(lambda path: Image.fromarray(preprocess.read_image(Path(path))), paths)
+            thumbnails, hashes = zip(*map(duplicates.fingerprint, images), strict=True)
+    except preprocess.BadImage:  # a line above says so, or the training will
+        return
+    groups = np.unique(splits, return_inverse=True)[1]
+    pairs = duplicates.find_pairs(np.stack(thumbnails), np.stack(hashes), groups)
     if pairs:
-        names = " and ".join(Path(paths[kept[i]]).name for i in pairs[0])
-        text = f"{len(pairs)} pairs of near-duplicates among those, as {names}"
+        names = " and ".join(Path(paths[i]).name for i in pairs[0])
+        text = f"{len(pairs)} pairs of near-duplicates are in different splits, as {names}"
         yield Line("FIX", "duplicates", f"{text}: `dermgen prepare` keeps such pairs in one split")
 
 
@@ -259,11 +268,11 @@ def _trial(settings: TrainConfig, method: Method, folder: Path) -> Iterator[Line
     yield Line("ok", "save", f"a checkpoint has {_gib(tried.checkpoint_bytes)}, the result {_gib(tried.weights_bytes)}")
     yield _disk(settings, tried)
     try:
-        trial.sample(settings, method, folder)
+        trial.sample(tried.settings, method, folder)
     except InputError as error:
         yield Line("FIX", "sample", str(error))
         return
-    yield Line("ok", "sample", "loaded again, and one sample drawn or classified")
+    yield Line("ok", "sample", "loaded again, and one image generated or classified")
 
 
 def _disk(settings: TrainConfig, tried: trial.Tried) -> Line:

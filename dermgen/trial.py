@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 
 from dermgen.classify import networks
+from dermgen.config import FEW_IMAGES, FEW_ROWS, NEW_FOLDER, rules_of
 from dermgen.data import manifest, preprocess
 from dermgen.data.loading import image_files
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 from dermgen.data.prepare import PrepareConfig, prepare
 from dermgen.data.subsets import choose, subset
 from dermgen.generation.generate import generate
-from dermgen.settings.classifier import ClassifierConfig
 from dermgen.settings.ddpm import DdpmConfig
 from dermgen.settings.generate import GenerateConfig
 from dermgen.settings.methods import METHODS, Method
@@ -32,8 +32,9 @@ from dermgen.training.run_record import RunRecord
 
 @dataclass
 class Tried:
-    """What one step took."""
+    """What one step of a recipe took, and the settings it had."""
 
+    settings: TrainConfig
     seconds: float
     peak_bytes: int
     checkpoint_bytes: int
@@ -42,7 +43,7 @@ class Tried:
 
 
 def try_out(config: TrainConfig, method: Method, folder: Path) -> Tried:
-    """One training step of the recipe in `folder`; the run is `folder/run`.
+    """One training step of the recipe, all files in `folder`.
 
     Raises:
         InputError: for what the training itself refuses.
@@ -57,53 +58,45 @@ def try_out(config: TrainConfig, method: Method, folder: Path) -> Tried:
     seconds = time.perf_counter() - start
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    run = folder / "run"
+    run = Path(shortened.output_dir)
     checkpoint, whole = _size(run / "checkpoint-1"), _size(run)
     record = RunRecord.read(run)
-    return Tried(
-        seconds,
-        peak,
-        checkpoint,
-        whole - checkpoint,
-        record.parameters or record.trained_parameters,
-    )
+    parameters = record.parameters or record.trained_parameters
+    return Tried(shortened, seconds, peak, checkpoint, whole - checkpoint, parameters)
 
 
 def shorten(config: TrainConfig, folder: Path) -> TrainConfig:
-    """The same settings for one step on a few of the images, all files in `folder`."""
-    names = {field.name for field in dataclasses.fields(config)}
-    given = {name: getattr(config, name) for name in names}
-    changes = {
-        "output_dir": str(folder / "run"), "max_train_steps": 1, "checkpointing_steps": 1, "lr_warmup_steps": 0,
-        "checkpoints_total_limit": None, "resume_from_checkpoint": None, "report_to": "none", "push_to_hub": False,
-        "cache_dir": str(folder / "cache"), "max_images_per_class": None, "num_instance_images": None,
-        "class_data_dir": str(folder / "class") if given.get("class_data_dir") else None,
-        "num_class_images": config.train_batch_size, "sample_batch_size": 1, "validation_prompt": None,
-        "held_out_steps": None, "synthetic_dir": None, "synthetic_ratio": None, "synthetic_classes": None,
-        "only_kept": False, "no_real": False, "early_stopping_patience": None, "reduce_on_plateau_patience": None,
-        "validation_steps": 1 if isinstance(config, ClassifierConfig) else None, "eval_batch_size": 8,
-    }  # fmt: skip
-    number = max(16, config.train_batch_size)
-    for name in ("data_dir", "data_dir_b"):
-        if given.get(name):
-            changes[name] = str(few(Path(given[name]), folder / name, number, config.seed))
-    if given.get("instance_data_dir"):
-        place = folder / "instances"
-        place.mkdir()
-        paths = image_files(Path(given["instance_data_dir"]))
-        for i in choose([path.name for path in paths], number, config.seed):
-            shutil.copy(paths[i], place)
-        changes["instance_data_dir"] = str(place)
-    return dataclasses.replace(config, **{name: value for name, value in changes.items() if name in names})
+    """The same settings for one step on a few of the images, all files in `folder`: each option says what it needs."""
+    number, changes = max(16, config.train_batch_size), {}
+    for name, rules in rules_of(type(config)).items():
+        if "trial" not in rules:
+            continue
+        given, value = getattr(config, name), rules["trial"]
+        if value is NEW_FOLDER:
+            value = str(folder / name)
+        elif value in (FEW_ROWS, FEW_IMAGES):
+            copy = few_rows if value is FEW_ROWS else few_images
+            value = given and str(copy(Path(given), folder / name, number, config.seed))
+        changes[name] = value
+    return dataclasses.replace(config, **changes)
 
 
-def few(source: Path, folder: Path, number: int, seed: int) -> Path:
+def few_rows(source: Path, folder: Path, number: int, seed: int) -> Path:
     """A manifest of up to twice `number` training images, all classes in turn, and two of each class to hold out."""
     table = manifest.read(source)
-    of = {name: part for name, part in table.groupby("split") if name in manifest.SPLITS}
-    parts = [subset(of[name], 2, seed, "each") for name in ("val", "test") if name in of]
-    parts += [subset(of["train"], 2 * number, seed, "turns")] if "train" in of else []
+    splits = {name: part for name, part in table.groupby("split") if name in manifest.SPLITS}
+    parts = [subset(splits[name], 2, seed, "each") for name in ("val", "test") if name in splits]
+    parts += [subset(splits["train"], 2 * number, seed, "turns")] if "train" in splits else []
     manifest.write_view(table[table["image_id"].isin(pd.concat(parts)["image_id"])], source, folder)
+    return folder
+
+
+def few_images(source: Path, folder: Path, number: int, seed: int) -> Path:
+    """Copies of up to `number` images of a plain folder."""
+    folder.mkdir()
+    paths = image_files(source)
+    for i in choose([path.name for path in paths], number, seed):
+        shutil.copy(paths[i], folder)
     return folder
 
 
@@ -132,32 +125,32 @@ def phantom_recipe(folder: Path) -> tuple[TrainConfig, Method]:
 
 
 def sample(config: TrainConfig, method: Method, folder: Path) -> None:
-    """Load `folder/run` again and draw one image from it, or classify one.
+    """Load the run of a trial again and generate one image in `folder` from it, or classify one.
 
     Raises:
         InputError: if that is not possible.
     """
-    run = folder / "run"
+    run = Path(config.output_dir)
     if not method.generates:
         loaded, _, resolution = networks.load_run(run)
-        path = next((folder / "data_dir" / "images").iterdir())
+        path = next(Path(config.data_dir, "images").iterdir())
         pixels = preprocess.resize(preprocess.read_image(path), resolution)
         with torch.no_grad():
             loaded(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255)
         return
     with _quiet():
-        generate(GenerateConfig(model=str(run), output_dir=str(folder / "sample"), **_asking(config, method, folder)))
+        generate(GenerateConfig(model=str(run), output_dir=str(folder / "sample"), **_request(config, method)))
 
 
-def _asking(config: TrainConfig, method: Method, folder: Path) -> dict[str, Any]:
-    """What is asked of `dermgen generate`: one image, in few steps."""
+def _request(config: TrainConfig, method: Method) -> dict[str, Any]:
+    """Options of `dermgen generate` for one image in few steps."""
     if not method.networks:
         return {"prompt": config.instance_prompt or "a skin lesion", "num_images": 1, "num_inference_steps": 2}
     if method.translates:
-        return {"init_images": str(folder / "data_dir"), "num_images": 1}
+        return {"init_images": config.data_dir, "num_images": 1}
     steps = {"num_inference_steps": 2} if "num_inference_steps" in method.options else {}
     if config.class_conditional:
-        return {"classes": f"{RunRecord.read(folder / 'run').classes[0]}:1", **steps}
+        return {"classes": f"{RunRecord.read(config.output_dir).classes[0]}:1", **steps}
     return {"num_images": 1, **steps}
 
 

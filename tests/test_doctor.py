@@ -112,6 +112,21 @@ def test_exif_and_duplicates_and_a_leaky_split_are_told(manifest_dir, capsys, tm
     assert "was split by image (LEAKY)" in out
 
 
+def test_near_duplicates_are_looked_for_among_all_images_or_said_not_to_be(manifest_dir, capsys, tmp_path, monkeypatch):
+    folder = changed(manifest_dir, tmp_path / "m")
+    table = manifest.read(folder)
+    in_train = table.loc[table["split"] == "train", "file_name"].iloc[:2]
+    shutil.copy(folder / in_train.iloc[0], folder / in_train.iloc[1])
+    _, lines = examine(capsys, tmp_path, **ddpm(folder))
+    assert "duplicates" not in lines  # a pair within one split is as it should be
+    monkeypatch.setattr("dermgen.doctor.COMPARED", len(table) - 1)
+    _, lines = examine(capsys, tmp_path, **ddpm(folder))
+    assert "duplicates" not in lines  # `dermgen prepare` has looked
+    (folder / "config.yaml").unlink()
+    _, lines = examine(capsys, tmp_path, **ddpm(folder))
+    assert lines["duplicates"] == ("note", f"not looked for among {len(table)} images: `dermgen prepare` does")
+
+
 def test_prompts_that_are_cut_are_told(base_dir, manifest_dir, capsys, tmp_path):
     settings = {
         "pretrained_model_name_or_path": str(base_dir), "data_dir": str(manifest_dir), "resolution": 32,

@@ -129,7 +129,7 @@ FREE = {
 def settings_classes():
     modules = [importlib.import_module(f"dermgen.settings.{m.name}") for m in pkgutil.iter_modules(settings.__path__)]
     classes = [(module, value) for module in modules for value in vars(module).values() if isinstance(value, type)]
-    return [c for module, c in classes if dataclasses.is_dataclass(c) and c.__module__ == module.__name__]
+    return [c for module, c in classes if c.__name__.endswith("Config") and c.__module__ == module.__name__]
 
 
 CLASSES = settings_classes()

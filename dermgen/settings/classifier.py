@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option
+from dermgen.config import FEW_ROWS, InputError, option
 from dermgen.settings.training import TrainConfig
 
 
@@ -11,14 +11,16 @@ from dermgen.settings.training import TrainConfig
 class ClassifierConfig(TrainConfig):
     """Train a classifier on the train split of a manifest, choose on val, measure on test."""
 
-    data_dir: str = option(None, "manifest folder of real images", required=True)
-    synthetic_dir: str | None = option(None, "manifest folder of synthetic images to train on as well")
+    data_dir: str = option(None, "manifest folder of real images", required=True, trial=FEW_ROWS)
+    synthetic_dir: str | None = option(None, "manifest folder of synthetic images to train on as well", trial=None)
     synthetic_ratio: float | None = option(
-        None, "synthetic images per real one of a class; default all there are", at_least=0
+        None, "synthetic images per real one of a class; default all there are", at_least=0, trial=None
     )
-    synthetic_classes: list[str] | None = option(None, "classes that get synthetic images; default all they show")
-    only_kept: bool = option(False, "only synthetic images that `dermgen filter` kept")
-    no_real: bool = option(False, "train on synthetic images only")
+    synthetic_classes: list[str] | None = option(
+        None, "classes that get synthetic images; default all they show", trial=None
+    )
+    only_kept: bool = option(False, "only synthetic images that `dermgen filter` kept", trial=False)
+    no_real: bool = option(False, "train on synthetic images only", trial=False)
     oversample: bool = option(False, "repeat the images of rare classes until all classes are equally large")
     pretrained_model_name_or_path: str = option(
         "google/vit-base-patch16-224-in21k",
@@ -48,15 +50,18 @@ class ClassifierConfig(TrainConfig):
         0.1, "brightness, contrast and saturation each change by up to this share", within="[0, 1)"
     )
     validation_steps: int | None = option(
-        None, "optimizer steps between two validations; default once per epoch", at_least=1
+        None, "optimizer steps between two validations; default once per epoch", at_least=1, trial=1
     )
     reduce_on_plateau_patience: int | None = option(
-        None, "divide the learning rate by 10 after more than this many validations without a lower loss", at_least=0
+        None,
+        "divide the learning rate by 10 after more than this many validations without a lower loss",
+        at_least=0,
+        trial=None,
     )
     early_stopping_patience: int | None = option(
-        None, "stop after this many validations without a better BMA", at_least=1
+        None, "stop after this many validations without a better BMA", at_least=1, trial=None
     )
-    eval_batch_size: int = option(64, "images per process where nothing is learnt", at_least=1)
+    eval_batch_size: int = option(64, "images per process where nothing is learnt", at_least=1, trial=8)
 
     def __post_init__(self):
         super().__post_init__()

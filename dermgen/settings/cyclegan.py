@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dermgen.config import InputError, option
+from dermgen.config import FEW_ROWS, InputError, option
 from dermgen.settings.training import AdversarialConfig
 
 
@@ -11,7 +11,9 @@ class CycleganConfig(AdversarialConfig):
     """Train translations between two classes of a manifest, or between two manifests (devices)."""
 
     data_dir_b: str | None = option(
-        None, "manifest of the second kind, all its classes, resized likewise; or give class_a and class_b"
+        None,
+        "manifest of the second kind, all its classes, resized likewise; or give class_a and class_b",
+        trial=FEW_ROWS,
     )
     class_a: str | None = option(None, "class of the first kind, e.g. nv")
     class_b: str | None = option(None, "class of the second kind, e.g. mel")

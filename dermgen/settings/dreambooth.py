@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from dermgen.config import InputError, option
+from dermgen.config import FEW_IMAGES, FEW_ROWS, NEW_FOLDER, InputError, option
 from dermgen.settings.training import TrainConfig
 
 UNET_TARGETS = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
@@ -28,23 +28,31 @@ class DreamboothConfig(TrainConfig):
     variant: str | None = option(None, "variant of the weight files, e.g. fp16")
     tokenizer_name: str | None = option(None, "another tokenizer than the model's")
 
-    instance_data_dir: str | None = option(None, "folder of instance images, all with --instance_prompt")
+    instance_data_dir: str | None = option(
+        None, "folder of instance images, all with --instance_prompt", trial=FEW_IMAGES
+    )
     instance_prompt: str | None = option(None, "prompt of the instance images; default the captions of the manifest")
-    data_dir: str | None = option(None, "manifest folder to take instance images from, in place of instance_data_dir")
+    data_dir: str | None = option(
+        None, "manifest folder to take instance images from, in place of instance_data_dir", trial=FEW_ROWS
+    )
     instance_class: str | None = option(None, "class of the manifest to teach, e.g. mel; default all classes")
     exclude_classes: list[str] | None = option(None, "classes of the manifest to leave out")
-    num_instance_images: int | None = option(None, "use this many images of the manifest; default all", at_least=1)
-    max_images_per_class: int | None = option(
-        None, "use at most this many images of each class of the manifest", at_least=1
+    num_instance_images: int | None = option(
+        None, "use this many images of the manifest; default all", at_least=1, trial=None
     )
-    class_data_dir: str | None = option(None, "folder of class images; missing ones are made there")
+    max_images_per_class: int | None = option(
+        None, "use at most this many images of each class of the manifest", at_least=1, trial=None
+    )
+    class_data_dir: str | None = option(None, "folder of class images; missing ones are made there", trial=NEW_FOLDER)
     class_prompt: str | None = option(None, "prompt of the class images")
     with_prior_preservation: bool = option(False, "train on class images beside the instance images")
     prior_loss_weight: float = option(1.0, "of the class images' loss")
     num_class_images: int = option(
-        100, "class images wanted; the model draws what class_data_dir lacks, at its size", at_least=1
+        100, "class images wanted; the model draws what class_data_dir lacks, at its size", at_least=1, trial=1
     )
-    sample_batch_size: int = option(4, "class images and validation images drawn at a time", at_least=1, free=True)
+    sample_batch_size: int = option(
+        4, "class images and validation images drawn at a time", at_least=1, free=True, trial=1
+    )
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = option(
         None, "of drawing class images; default fp16 on a GPU, else fp32", free=True
     )
@@ -60,7 +68,7 @@ class DreamboothConfig(TrainConfig):
         None, "encode prompts once; default yes, unless the text encoder is trained", free=True
     )
     cache_dir: str | None = option(
-        None, "of latents and embeddings; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True
+        None, "of latents and embeddings; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True, trial=NEW_FOLDER
     )
     tokenizer_max_length: int | None = option(None, "tokens of a prompt; default the tokenizer's", at_least=1)
     text_encoder_use_attention_mask: bool = option(False, "keep the text encoder from padding tokens")
@@ -83,11 +91,11 @@ class DreamboothConfig(TrainConfig):
     )
     skip_save_text_encoder: bool = option(False, "leave the text encoder out of the saved pipeline", free=True)
 
-    validation_prompt: list[str] | None = option(None, "prompts of the sample grids", free=True)
+    validation_prompt: list[str] | None = option(None, "prompts of the sample grids", free=True, trial=None)
     num_validation_images: int = option(4, "images per prompt in a sample grid", at_least=1, free=True)
     validation_guidance_scale: float = option(7.5, "weight of the prompt in a sample grid", free=True)
     validation_steps: int | None = option(
-        None, "optimizer steps between sample grids; default 100", at_least=1, free=True
+        None, "optimizer steps between sample grids; default 100", at_least=1, free=True, trial=None
     )
     validation_epochs: int | None = option(
         None, "epochs between sample grids, in place of steps", at_least=1, free=True
@@ -96,7 +104,7 @@ class DreamboothConfig(TrainConfig):
         "DPMSolverMultistepScheduler", "of the sample grids", free=True
     )
     held_out_steps: int | None = option(
-        None, "optimizer steps between held-out losses on the manifest's val split", free=True
+        None, "optimizer steps between held-out losses on the manifest's val split", free=True, trial=None
     )
     held_out_images: int = option(64, "at most this many for the held-out loss", at_least=1, free=True)
 

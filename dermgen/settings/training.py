@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from dermgen.config import SEEDS, InputError, check, option
+from dermgen.config import FEW_ROWS, NEW_FOLDER, SEEDS, InputError, check, option
 
 LrScheduler = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 
@@ -19,17 +19,19 @@ class TrainConfig:
     FOREIGN: ClassVar[dict[str, str | None]] = {"local_rank": None}
 
     output_dir: str = option(
-        "run", "the run folder: config, checkpoints, logs, samples and the final weights", free=True
+        "run", "the run folder: config, checkpoints, logs, samples and the final weights", free=True, trial=NEW_FOLDER
     )
     seed: int = option(0, "seeds the weights, the data order, the noise and the samples", within=SEEDS)
     train_batch_size: int = option(4, "images per process and forward pass", at_least=1, free=True)
     gradient_accumulation_steps: int = option(1, "forward passes per optimizer step", at_least=1, free=True)
-    max_train_steps: int | None = option(None, "optimizer steps; overrides num_train_epochs", at_least=1, free=True)
+    max_train_steps: int | None = option(
+        None, "optimizer steps; overrides num_train_epochs", at_least=1, free=True, trial=1
+    )
     num_train_epochs: int = option(1, "passes over the data, where max_train_steps is not given", at_least=1, free=True)
     learning_rate: float = option(1e-4, "peak learning rate", at_least=0)
     scale_lr: bool = option(False, "multiply the learning rate by batch size x accumulation x processes")
     lr_scheduler: LrScheduler = option("constant", "learning-rate schedule, by diffusers' names")
-    lr_warmup_steps: int = option(500, "optimizer steps of linear warm-up; 'constant' has none", at_least=0)
+    lr_warmup_steps: int = option(500, "optimizer steps of linear warm-up; 'constant' has none", at_least=0, trial=0)
     lr_num_cycles: int = option(1, "hard restarts of 'cosine_with_restarts'", at_least=1)
     lr_power: float = option(1.0, "power of 'polynomial'")
     adam_beta1: float = option(0.9, "AdamW's decay of the first moment", within="[0, 1)")
@@ -45,23 +47,24 @@ class TrainConfig:
     allow_tf32: bool = option(False, "TF32 matrix products on Ampere and later GPUs", free=True)
     torch_compile: bool = option(False, "compile the trained networks with torch.compile", free=True)
     checkpointing_steps: int = option(
-        500, "optimizer steps between checkpoints; the last step always has one", at_least=1, free=True
+        500, "optimizer steps between checkpoints; the last step always has one", at_least=1, free=True, trial=1
     )
     checkpoints_total_limit: int | None = option(
-        None, "keep this many newest checkpoints of the run; default all", at_least=1, free=True
+        None, "keep this many newest checkpoints of the run; default all", at_least=1, free=True, trial=None
     )
     resume_from_checkpoint: str | None = option(
         None,
         "'latest' or a checkpoint folder; a run folder with checkpoints goes on from the last one in any case",
         free=True,
+        trial=None,
     )
     logging_steps: int = option(
         10, "optimizer steps between two lines of metrics.jsonl, each their mean", at_least=1, free=True
     )
     logging_dir: str = option("logs", "tracker files, inside output_dir", free=True)
-    report_to: str = option("tensorboard", "tensorboard, wandb, comet_ml, all or none", free=True)
+    report_to: str = option("tensorboard", "tensorboard, wandb, comet_ml, all or none", free=True, trial="none")
     dataloader_num_workers: int = option(0, "data loading processes per training process", at_least=0, free=True)
-    push_to_hub: bool = option(False, "publish the run when training is done, privately", free=True)
+    push_to_hub: bool = option(False, "publish the run when training is done, privately", free=True, trial=False)
     hub_model_id: str | None = option(None, "repository to publish to; default the name of output_dir", free=True)
     hub_force: str | None = option(
         None, "why it is published before anybody looked for copies; goes into the card", free=True
@@ -77,11 +80,13 @@ class TrainConfig:
 class FromScratchConfig(TrainConfig):
     """Settings of every method that is trained from scratch on a manifest."""
 
-    data_dir: str = option(None, "manifest folder of real images; its train split is learnt", required=True)
+    data_dir: str = option(
+        None, "manifest folder of real images; its train split is learnt", required=True, trial=FEW_ROWS
+    )
     only_classes: list[str] | None = option(None, "learn these classes only, e.g. mel; default all")
     exclude_classes: list[str] | None = option(None, "leave these classes out")
     max_images_per_class: int | None = option(
-        None, "learn at most this many images of each class; default all", at_least=1
+        None, "learn at most this many images of each class; default all", at_least=1, trial=None
     )
     class_conditional: bool = option(False, "draw images of an asked class; otherwise of any")
     resolution: int = option(64, "height and width in pixels", at_least=8)
@@ -93,11 +98,13 @@ class FromScratchConfig(TrainConfig):
     adam_weight_decay: float = option(0.0, "decoupled weight decay; 0 is plain Adam")
     max_grad_norm: float = option(float("inf"), "clip the gradient norm to this; inf does not clip", infinite=True)
     validation_steps: int | None = option(
-        500, "optimizer steps between sample grids, loss curves and validations", at_least=1, free=True
+        500, "optimizer steps between sample grids, loss curves and validations", at_least=1, free=True, trial=None
     )
     validation_images: int = option(256, "at most this many images of the val split", at_least=1)
     num_sample_images: int = option(32, "images of a sample grid", at_least=1, free=True)
-    cache_dir: str | None = option(None, "of decoded images; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True)
+    cache_dir: str | None = option(
+        None, "of decoded images; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True, trial=NEW_FOLDER
+    )
 
     def __post_init__(self):
         super().__post_init__()
