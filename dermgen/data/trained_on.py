@@ -148,17 +148,25 @@ def write(
         base = TrainedOn()
         if base_model is not None:
             base = TrainedOn.read(base_model)
-            rows_of_base = [row for name in (OWN, BASE) for row in _rows(Path(base_model, name))]
-            if rows_of_base:
-                _write_rows(run_dir / BASE, [[row[name] for name in COLUMNS] for row in rows_of_base])
+            # The autoencoder of a small base model is itself trained on most of the same images.
+            once: dict[tuple[str, str], list[str]] = {}
+            for row in (*_rows(Path(base_model, OWN)), *_rows(Path(base_model, BASE))):
+                once.setdefault((row["image_id"], row["sha256"]), [row[name] for name in COLUMNS])
+            if once:
+                _write_rows(run_dir / BASE, list(once.values()))
         facts = {
             "leaky": any(entry.leaky for entry in data),
             "data": [entry.to_json() for entry in data],
-            "base_data": [entry.to_json() for entry in base.all_data],
+            "base_data": _distinct([entry.to_json() for entry in base.all_data]),
         }
         write_json(run_dir / FACTS, json.loads((run_dir / FACTS).read_text()) | facts)
     accelerator.wait_for_everyone()
     return hash_of
+
+
+def _distinct(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each entry once, in order."""
+    return [entry for i, entry in enumerate(entries) if entry not in entries[:i]]
 
 
 def pass_on(run_dir: Path, folder: Path) -> None:

@@ -43,6 +43,15 @@ def test_a_run_knows_its_images_and_those_of_all_models_below_it(tmp_path):
     assert json.loads((tmp_path / "third" / "provenance.json").read_text())["run"] == "1"
 
 
+def test_an_image_and_a_data_set_below_are_recorded_once(tmp_path):
+    begin(tmp_path / "autoencoder", {"a": b"a", "b": b"b"}, dx="")
+    begin(tmp_path / "base", {"a": b"a", "c": b"c"}, str(tmp_path / "autoencoder"))
+    begin(tmp_path / "run", {"d": b"d"}, str(tmp_path / "base"))
+    table = (tmp_path / "run" / "base_training_set.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[:2] for line in table] == [["a", "mel"], ["c", "mel"], ["b", ""]]
+    assert TrainedOn.read(tmp_path / "run").base_data == (CLINIC,)
+
+
 def test_synthetic_images_are_known_by_id_and_count_as_no_photographs(tmp_path):
     begin(tmp_path / "run", {"a": b"a"}, synthetic="true")
     known = TrainedOn.read(tmp_path / "run")
