@@ -1,4 +1,4 @@
-"""Random changes of a batch of images, each from its own random numbers: turns, crops, colours, mixup."""
+"""Random changes of a batch of images, each from its own random numbers: rotations, crops, colours, mixup."""
 
 import math
 
@@ -12,17 +12,17 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def augment(images: torch.Tensor, draws: Draws, rotation: float, crop: float, color_jitter: float) -> torch.Tensor:
-    """Flip, turn, cut and recolour each image; one resampling does flip, turn and cut together.
+    """Flip, rotate, crop and recolour each image; flip, rotation and crop share one resampling.
 
     Args:
         images: (N, 3, H, W) in [0, 1].
         draws: one stream per image.
-        rotation: largest turn to either side, in degrees.
-        crop: smallest side of the part that is cut out, as a fraction of the image's; 1 cuts nothing.
+        rotation: largest rotation in either direction, in degrees.
+        crop: smallest side of the crop, as a fraction of the image's; 1 crops nothing.
         color_jitter: brightness, contrast and saturation each change by a factor in 1 ± this.
 
     Returns:
-        (N, 3, H, W) in [0, 1]; what a turn brings in from outside mirrors the inside.
+        (N, 3, H, W) in [0, 1]; areas that a rotation brings in from outside are filled by reflection.
     """
     u = draws.uniform(9) * 2 - 1  # (N, 9) in [-1, 1)
     flip = torch.where(u[:, 0] < 0, -1.0, 1.0)
@@ -46,7 +46,7 @@ def mixup(images: torch.Tensor, targets: torch.Tensor, alpha: float, draws: Draw
     Args:
         images: (N, 3, H, W).
         targets: (N, C) class probabilities.
-        alpha: both parameters of the Beta distribution that the share of the image itself comes from.
+        alpha: both parameters of the Beta distribution of the share that the image itself keeps.
         draws: one stream per image.
     """
     seeds = draws.integers(2**62).tolist()  # torch has no Beta variates from a generator

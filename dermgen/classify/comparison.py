@@ -15,7 +15,7 @@ from dermgen.data import splits
 from dermgen.results.classifier import Intervals
 from dermgen.results.common import Estimate
 
-MIN_LESIONS = 6  # fewer that all agree do so by chance in over 5 % of cases (sign test)
+MIN_LESIONS = 6  # fewer agree by chance in over 5 % of cases (sign test)
 
 
 def compare(
@@ -29,35 +29,35 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Means over seeds with intervals, and paired tests against the baseline, for each arm.
 
-    Intervals and p-values are those of `statistics.mean_over_seeds`. Of differences in recall and BMA the variance over
-    test lesions is `statistics.null_variance`, which holds for a single lesion too; of other differences it is that of
-    a bootstrap that draws the same test lesions for every arm and seed. McNemar's test takes one vote per lesion, of
-    probabilities averaged over its images and the seeds, so it compares the classifiers as they are, not trainings to
-    come. Holm's correction is over the arms.
+    Intervals and p-values are those of `statistics.mean_over_seeds`. For differences in recall and BMA the variance
+    over test lesions is `statistics.null_variance`, which is valid for a single lesion too; for other differences it is
+    that of a bootstrap that draws the same test lesions for every arm and seed. McNemar's test takes one vote per
+    lesion, from probabilities averaged over its images and the seeds, so it compares these classifiers and does not
+    generalise to new trainings. Holm's correction is over the arms.
 
     Args:
         probabilities: of each arm, (N, C) of each seed.
         labels: (N,) class indices.
         groups: (N,) the lesion, or patient, of each image.
-        classes: C codes, each with an image.
+        classes: C codes, each of a class that occurs.
         baseline: one of the arms.
-        focus_class: whose recall is told first.
+        focus_class: class whose recall is reported first.
         draws: bootstrap samples.
 
     Returns:
-        For each arm `scores`, `of_seeds`, `confusion` (summed over seeds); for all but the baseline also `differences`
+        For each arm `scores`, `of_seeds`, `confusion` (summed over seeds); except for the baseline also `differences`
         with p-values, `mcnemar_p`, `mcnemar_p_holm` and a `verdict`.
     """
     # Row 0 is the test set as it is.
     weights = np.vstack([np.ones(len(labels)), statistics.resampled_weights(groups, draws, 0)])
-    found = {
+    resampled = {
         arm: [weighted_scores(p, labels, weights, classes) for p in of_seeds] for arm, of_seeds in probabilities.items()
     }
     lesions = lesions_of(classes, labels, groups)
     votes = {arm: _votes(of_seeds, labels, groups) for arm, of_seeds in probabilities.items()}
     focus = f"recall_{focus_class}"
     entries: dict[str, dict[str, Any]] = {}
-    for arm, of_seeds in found.items():
+    for arm, of_seeds in resampled.items():
         names = of_seeds[0]
         values = {name: np.stack([scores[name] for scores in of_seeds]) for name in names}
         entry = entries[arm] = {
@@ -66,10 +66,10 @@ def compare(
             "confusion": np.sum([_confusion(p, labels, len(classes)) for p in probabilities[arm]], axis=0).tolist(),
         }
         if arm != baseline:
-            there = {name: np.stack([scores[name] for scores in found[baseline]]) for name in names}
+            of_baseline = {name: np.stack([scores[name] for scores in resampled[baseline]]) for name in names}
             gained = np.mean(_right(probabilities[arm], labels) - _right(probabilities[baseline], labels), axis=0)
             entry["differences"] = _differences(
-                {k: values[k] - there[k] for k in names}, gained, labels, groups, classes
+                {k: values[k] - of_baseline[k] for k in names}, gained, labels, groups, classes
             )
             entry["mcnemar_p"] = statistics.mcnemar(votes[arm], votes[baseline])
     compared = [entry for arm, entry in entries.items() if arm != baseline]
@@ -97,8 +97,8 @@ def weighted_scores(
         classes: C codes.
 
     Returns:
-        (B,) values by name: bma, accuracy, macro_f1, macro_auroc, recall_<code>. Classes without images do not count
-        in means; recall of such a class is NaN.
+        (B,) values by name: bma, accuracy, macro_f1, macro_auroc, recall_<code>. Classes without images are left out of
+        means; recall of such a class is NaN.
     """
     c = len(classes)
     predicted = probabilities.argmax(1)
@@ -120,7 +120,7 @@ def weighted_scores(
 
 
 def _mean_of_known(of_classes: np.ndarray) -> np.ndarray:
-    """Mean over the classes that occur, (B,); NaN where none is known."""
+    """Mean over the classes that occur, (B,); NaN if none does."""
     known = ~np.isnan(of_classes)
     with np.errstate(invalid="ignore"):
         return np.where(known, of_classes, 0).sum(1) / known.sum(1)
@@ -176,13 +176,13 @@ def _auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.
 
 
 def verdict(arm: str, entry: dict, baseline: str, focus_class: str, arms: int, lesions: int) -> str:
-    """One plain sentence: is the difference to the baseline real?
+    """One sentence: is the difference from the baseline real?
 
     Args:
         arm: its name.
         entry: its scores and differences.
         baseline: what it is compared with.
-        focus_class: the class whose recall is told too.
+        focus_class: class whose recall is reported too.
         arms: compared with the baseline.
         lesions: of the focus class in the test set.
     """
@@ -192,11 +192,11 @@ def verdict(arm: str, entry: dict, baseline: str, focus_class: str, arms: int, l
         f"{arm}: BMA {entry['scores']['bma']['value']:.3f}, {d['value']:+.3f} ({d['low']:+.3f} to "
         f"{d['high']:+.3f}) against {baseline}"
     )
-    told = f"{_p(p)}, corrected for {arms} arms" if arms > 1 else _p(p)
+    evidence = f"{_p(p)}, corrected for {arms} arms" if arms > 1 else _p(p)
     if p < 0.05:
-        text += f"; the {'gain' if d['value'] > 0 else 'loss'} is real ({told})"
+        text += f"; the {'gain' if d['value'] > 0 else 'loss'} is real ({evidence})"
     else:
-        text += f"; no difference can be shown ({told})"
+        text += f"; no difference can be shown ({evidence})"
     f = entry["differences"][f"recall_{focus_class}"]
     text += f". Recall of {focus_class} {f['value']:+.3f}"
     if lesions < MIN_LESIONS:
@@ -210,38 +210,39 @@ def _p(p: float) -> str:
 
 
 def lesions_of(classes: Sequence[str], labels: np.ndarray, groups: Sequence[Hashable]) -> dict[str, int]:
-    """How many test lesions, or patients, each class that occurs has."""
+    """The number of test lesions, or patients, of each class that occurs."""
     names = np.asarray(groups, dtype=str)
     return {code: len(set(names[labels == c])) for c, code in enumerate(classes) if (labels == c).any()}
 
 
 def lesion_variances(values: Mapping[str, np.ndarray], lesions: Mapping[str, int]) -> dict[str, float]:
-    """Variance of each score over test lesions, from its bootstrap, but for classes with few.
+    """Variance of each score over test lesions, from its bootstrap, enlarged for classes with few lesions.
 
     Resamples of a single lesion are all alike, and those without it are left out, so that its recall would seem to be
-    certain. Recall has the variance that Wilson's interval speaks of, and BMA at least that of its classes together.
+    certain. Recall has the variance of Wilson's interval, and BMA at least that of its classes together.
 
     Args:
-        values: (1 + B,) of each score, first that of the test set as it is; NaN where a class is missing.
+        values: (1 + B,) of each score, first that of the test set itself; NaN where a class is missing.
         lesions: test lesions of each class.
     """
-    found = {name: _variance(of[1:]) for name, of in values.items()}
+    variances = {name: _variance(samples[1:]) for name, samples in values.items()}
     for code, n in lesions.items():
-        recall = float(values[f"recall_{code}"][0])
-        low, high = statistics.share_interval(recall, np.sqrt(found[f"recall_{code}"]), n)
-        found[f"recall_{code}"] = (max(recall - low, high - recall) / stats.norm.ppf((1 + statistics.LEVEL) / 2)) ** 2
-    of_classes = [found[f"recall_{code}"] for code in lesions]
-    return found | {"bma": max(found["bma"], float(np.mean(of_classes)) / len(lesions))}
+        name = f"recall_{code}"
+        recall = float(values[name][0])
+        low, high = statistics.share_interval(recall, np.sqrt(variances[name]), n)
+        variances[name] = (max(recall - low, high - recall) / stats.norm.ppf((1 + statistics.LEVEL) / 2)) ** 2
+    of_classes = [variances[f"recall_{code}"] for code in lesions]
+    return variances | {"bma": max(variances["bma"], float(np.mean(of_classes)) / len(lesions))}
 
 
 def _scores(values: dict[str, np.ndarray], lesions: dict[str, int]) -> dict[str, dict[str, float]]:
-    """Value, low and high of each score, of (S, 1 + B) values, first those of the test set as it is."""
-    variances = lesion_variances({name: of.mean(0) for name, of in values.items()}, lesions)
-    found = {}
-    for name, of in values.items():
-        estimate = statistics.mean_over_seeds(of[:, 0], variances[name])
-        found[name] = {"value": estimate.value, "low": max(0.0, estimate.low), "high": min(1.0, estimate.high)}
-    return found
+    """Value, low and high of each score, from (S, 1 + B) values, first those of the test set itself."""
+    variances = lesion_variances({name: samples.mean(0) for name, samples in values.items()}, lesions)
+    estimates = {}
+    for name, samples in values.items():
+        estimate = statistics.mean_over_seeds(samples[:, 0], variances[name])
+        estimates[name] = {"value": estimate.value, "low": max(0.0, estimate.low), "high": min(1.0, estimate.high)}
+    return estimates
 
 
 def _differences(
@@ -251,22 +252,22 @@ def _differences(
     groups: Sequence[Hashable],
     classes: Sequence[str],
 ) -> dict[str, dict[str, float]]:
-    """Value, low, high and p of each difference, of (S, 1 + B) values and of how much more often, of the seeds, each
-    image is right, (N,)."""
+    """Value, low, high and p of each difference, from (S, 1 + B) values and the gain in the share of seeds that
+    classify each image correctly, (N,)."""
     in_class = {f"recall_{code}": (labels == c) / (labels == c).sum() for c, code in enumerate(classes)}
     weights = in_class | {"bma": np.mean(list(in_class.values()), axis=0)}
-    found = {}
-    for name, of in values.items():
+    differences = {}
+    for name, samples in values.items():
         if name in weights:
             variance, freedom = statistics.null_variance(gained * weights[name], groups)
         else:
-            variance, freedom = _variance(of[:, 1:].mean(0)), np.inf
-        found[name] = asdict(statistics.mean_over_seeds(of[:, 0], variance, freedom))
-    return found
+            variance, freedom = _variance(samples[:, 1:].mean(0)), np.inf
+        differences[name] = asdict(statistics.mean_over_seeds(samples[:, 0], variance, freedom))
+    return differences
 
 
 def _variance(resampled: np.ndarray) -> float:
-    """Over the samples that have what is measured; NaN where too few have."""
+    """Over the samples that are not NaN; NaN if there are fewer than two."""
     resampled = resampled[~np.isnan(resampled)]
     return float(np.var(resampled, ddof=1)) if len(resampled) > 1 else np.nan
 
@@ -282,7 +283,7 @@ def _confusion(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> n
 
 
 def _votes(probabilities: Sequence[np.ndarray], labels: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
-    """Whether each lesion is called right by probabilities averaged over seeds and the lesion's images."""
+    """Whether each lesion is classified correctly by probabilities averaged over seeds and the lesion's images."""
     groups = np.array([f"{group}, class {label}" for group, label in zip(groups, labels, strict=True)])
     mean = pd.DataFrame(np.mean(probabilities, axis=0)).groupby(groups).mean()
     truth = pd.Series(labels).groupby(groups).first()

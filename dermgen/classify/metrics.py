@@ -1,4 +1,4 @@
-"""What a classifier is measured by: torchmetrics over probabilities, overall and per class."""
+"""Metrics of a classifier: torchmetrics over probabilities, overall and per class."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torchmetrics.functional import classification as M
 
 
 def measure(probabilities: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -> dict:
-    """All figures of one set of predictions.
+    """All metrics of one set of predictions.
 
     Args:
         probabilities: (N, C) float, rows sum to 1.
@@ -15,9 +15,9 @@ def measure(probabilities: torch.Tensor, labels: torch.Tensor, classes: Sequence
         classes: C codes.
 
     Returns:
-        `n`, overall figures by name, `per_class` figures by code, and `confusion` (C x C counts, rows are true
-        classes). A class without images has None for each figure and does not count in means over classes; `bma` is
-        the mean recall. Calibration error has 15 bins.
+        `n`, overall metrics by name, `per_class` metrics by code, and `confusion` (C x C counts, rows are true
+        classes). A class without images has None for each metric and is left out of means over classes; `bma` is the
+        mean recall. Calibration error uses 15 bins.
     """
     c = len(classes)
     present = torch.bincount(labels, minlength=c) > 0

@@ -1,10 +1,11 @@
-"""Which images a classifier trains on: real ones, synthetic ones, in what proportion, rare classes repeated or not."""
+"""The training images of a classifier: real and synthetic ones in some proportion, rare classes repeated or not."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 
 if TYPE_CHECKING:
@@ -21,18 +22,18 @@ def training_rows(
     oversample: bool = False,
     seed: int = 0,
 ) -> "pd.DataFrame":
-    """The rows that a classifier trains on; a row that is drawn twice as often occurs twice.
+    """The rows that a classifier trains on; a repeated image has several rows.
 
     Args:
         real: the training split.
-        synthetic: what may be added; None adds nothing.
-        use_real: whether the real images are in it, or only give the classes.
-        ratio: synthetic images per real one, in each of `synthetic_classes`; None takes all there are.
-        synthetic_classes: that get synthetic images; None means those of the synthetic set.
-        only_kept: of the synthetic images take those that the quality filter kept.
+        synthetic: images that may be added; None adds none.
+        use_real: whether the real images are included, or only define the classes.
+        ratio: synthetic images per real one, in each of `synthetic_classes`; None takes all of them.
+        synthetic_classes: classes that get synthetic images; None means all of the synthetic set.
+        only_kept: take only synthetic images that the quality filter kept.
         oversample: repeat the images of each class until it is as large as the largest.
-        seed: of the choice of synthetic images and of repeats; of the same seed, a smaller ratio's are among a
-            larger one's.
+        seed: of the choice of synthetic images and of repeats; with the same seed, the images of a smaller ratio are
+            among those of a larger one.
 
     Raises:
         InputError: if there are too few synthetic images, or a class has none at all.
@@ -65,12 +66,14 @@ def choose(
     only_kept: bool,
     rng: np.random.Generator,
 ) -> "pd.DataFrame":
-    """The synthetic images that join real ones; arguments and errors as of `training_rows`."""
+    """The synthetic images that are added; arguments and errors as in `training_rows`."""
     if only_kept:
         if "kept" not in synthetic.columns:
             raise InputError("the synthetic set has no column `kept`: make one with `dermgen filter`")
         if not (synthetic["kept"] == "true").any():
-            raise InputError(f"the filter kept none of the {len(synthetic)} synthetic images: filter them anew")
+            raise InputError(
+                f"the filter kept none of the {len(synthetic)} synthetic images: run it again with other options"
+            )
         synthetic = synthetic[synthetic["kept"] == "true"]
     unknown = sorted(set(synthetic["dx"]) - set(real["dx"]))
     if unknown:
@@ -80,14 +83,15 @@ def choose(
         raise InputError(f"the synthetic set has no images of {', '.join(absent)}; it has {', '.join(known) or 'none'}")
     parts = []
     for code in sorted(classes or known):
-        there = synthetic[synthetic["dx"] == code]
-        wanted = len(there) if ratio is None else round(ratio * int((real["dx"] == code).sum()))
-        if wanted > len(there):
+        available = synthetic[synthetic["dx"] == code]
+        wanted = len(available) if ratio is None else round(ratio * int((real["dx"] == code).sum()))
+        if wanted > len(available):
             raise InputError(
-                f"{wanted} synthetic images of {code} are needed ({ratio:g} per real one), {len(there)} exist"
-                f"{' that the filter kept' if only_kept else ''}: generate more, or take a smaller ratio"
+                f"{code} needs {counted(wanted, 'synthetic image')} ({ratio:g} per real one), but "
+                f"{'the filter kept' if only_kept else 'the set has'} {len(available)}: generate more, or use a "
+                "smaller ratio"
             )
-        parts.append(there.iloc[rng.permutation(len(there))[:wanted]])
+        parts.append(available.iloc[rng.permutation(len(available))[:wanted]])
     import pandas as pd
 
     return pd.concat(parts, ignore_index=True)

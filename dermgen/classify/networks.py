@@ -1,4 +1,4 @@
-"""Image classifiers of the transformers library: loading, a small one from scratch, heads, frozen stages, saving."""
+"""Image classifiers from transformers: loading, a small one from scratch, heads, frozen stages, saving."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from dermgen.job import saved_settings
 
 
 class Classifier(nn.Module):
-    """A transformers image classifier that takes pixels as they are and gives logits.
+    """A transformers image classifier that takes pixels in [0, 1] and normalises them itself.
 
     Args:
         model: takes normalised images as `pixel_values`.
@@ -42,20 +42,20 @@ class Classifier(nn.Module):
         return self.model(pixel_values=(images - self.mean) / self.std).logits
 
     def features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the classifier's head sees, (N, D), and the logits, (N, classes), of images (N, 3, H, W) in [0, 1]."""
-        seen = []
-        hook = self.model.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(1)))
+        """Input of the classifier's head, (N, D), and logits, (N, classes), of images (N, 3, H, W) in [0, 1]."""
+        inputs = []
+        hook = self.model.classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0].flatten(1)))
         try:
             logits = self(images)
         finally:
             hook.remove()
-        return seen[0], logits
+        return inputs[0], logits
 
     def freeze(self, stages: int) -> None:
-        """Keep the input layer and the first stages (of a ResNet) or layers (of a ViT) as they are.
+        """Freeze the input layer and the first stages (of a ResNet) or layers (of a ViT).
 
         Raises:
-            InputError: if the network has fewer.
+            InputError: if the network has fewer stages.
         """
         if stages == 0:
             return
@@ -68,7 +68,7 @@ class Classifier(nn.Module):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Training mode, but for frozen stages, whose batch statistics must not move either."""
+        """Training mode, except for frozen stages, whose batch statistics must not change either."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
@@ -76,20 +76,20 @@ class Classifier(nn.Module):
 
 
 def check_pretrained(name_or_path: str, revision: str | None, resolution: int) -> None:
-    """Raise `InputError` where a checkpoint cannot be had or sees another resolution; only its config is read."""
+    """Raise `InputError` if a checkpoint cannot be loaded or takes another resolution; only its config is read."""
     try:
         wanted = getattr(AutoConfig.from_pretrained(name_or_path, revision=revision), "image_size", None)
     except (OSError, ValueError) as error:
         raise _unavailable(name_or_path, error) from error
-    if wanted is not None and wanted != resolution:  # a ViT's; convolutions have none
-        raise InputError(f"{name_or_path!r} sees {wanted} px: give --resolution {wanted}")
+    if wanted is not None and wanted != resolution:  # of a ViT; convolutional networks take any
+        raise InputError(f"{name_or_path!r} takes images of {wanted} px: give --resolution {wanted}")
 
 
 def load_pretrained(name_or_path: str, classes: list[str], revision: str | None = None) -> Classifier:
     """A checkpoint of the Hub or a folder, with a new head for `classes`.
 
     Raises:
-        InputError: if it cannot be had or is no image classifier.
+        InputError: if it cannot be loaded or is not an image classifier.
     """
     try:
         model = AutoModelForImageClassification.from_pretrained(
@@ -152,11 +152,11 @@ def widen_head(classifier: Classifier, width: int, dropout: float) -> None:
 def save(classifier: Classifier, folder: Path, resolution: int) -> None:
     """Write weights, config and preprocessing in transformers' own format.
 
-    A plain transformers pipeline reads them, but for a wide head, which only `load_run` knows.
+    A transformers pipeline reads them, except for a wide head, which only `load_run` knows.
     """
     logging.disable_progress_bar()
     classifier.model.save_pretrained(folder)
-    CLIPImageProcessor(  # the one that resizes the shorter side, bicubic, and cuts out the middle
+    CLIPImageProcessor(  # resizes the shorter side (bicubic) and crops the middle
         size={"shortest_edge": resolution},
         crop_size={"height": resolution, "width": resolution},
         do_convert_rgb=True,
@@ -169,21 +169,21 @@ def load_run(run_dir: str | Path) -> tuple[Classifier, list[str], int]:
     """A finished classifier run: the network, its class codes and its resolution in pixels.
 
     Raises:
-        InputError: if the folder is none.
+        InputError: if the folder is not such a run.
     """
     folder = Path(run_dir)
     needed = [folder / name for name in ("config.yaml", "config.json", "model.safetensors")]
     missing = [p.name for p in needed if not p.exists()]
     if missing:
         raise InputError(
-            f"{folder} is no finished classifier run ({', '.join(missing)} missing): train one with "
+            f"{folder} is not a finished classifier run ({', '.join(missing)} missing): train one with "
             "train_scripts/classifier.py"
         )
     settings = saved_settings(folder)
     labels = json.loads(needed[1].read_text())["id2label"]
     classes = [labels[str(i)] for i in range(len(labels))]
-    logging.set_verbosity_error()  # it would report a wide head, which it does not know, as unused
-    # transformers renames weights on saving, so only it can read them back; the head is ours.
+    logging.set_verbosity_error()  # transformers would report the weights of a wide head as unused
+    # transformers renames weights on saving, so only transformers can read them back; the head is ours.
     model = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True)
     classifier = Classifier(model, *_normalization(folder))
     if settings["head_width"]:

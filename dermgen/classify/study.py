@@ -1,4 +1,4 @@
-"""`dermgen study`: classifiers trained with and without synthetic images, on the same test set, compared with care."""
+"""`dermgen study`: classifiers trained with and without synthetic images, compared on the same test set."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -63,15 +63,15 @@ def study(config: StudyConfig) -> Study:
 
 
 def watermark_notes(rows: Mapping[str, pd.DataFrame], synthetic: pd.DataFrame) -> list[str]:
-    """A note if the images carry the watermark and an arm gives a class a larger share of them than another.
+    """A note if the images carry the watermark and an arm has a larger share of them in one class than in another.
 
     Args:
-        rows: that each arm trains on.
-        synthetic: the synthetic set, of which a random 15 images are looked at.
+        rows: training images of each arm.
+        synthetic: the synthetic set, of which 15 random images are examined.
     """
     uneven = []
-    for arm, of_arm in rows.items():
-        shares = (of_arm["synthetic"] == "true").groupby(of_arm["dx"]).mean()
+    for arm, table in rows.items():
+        shares = (table["synthetic"] == "true").groupby(table["dx"]).mean()
         if shares.max() - shares.min() > 0.1:
             uneven.append(arm)
     if not uneven:
@@ -82,7 +82,7 @@ def watermark_notes(rows: Mapping[str, pd.DataFrame], synthetic: pd.DataFrame) -
         return []
     return [
         f"the synthetic images carry dermgen's watermark, and in {', '.join(uneven)} some classes have a larger "
-        "share of them than others, so a classifier may go by the mark: generate without --watermark for a study"
+        "share of them than others, so a classifier may rely on the mark: generate without --watermark for a study"
     ]
 
 
@@ -92,7 +92,7 @@ def _summarize(
     results: Mapping[tuple[str, int], ClassifierResult],
     notes: Sequence[str],
 ) -> Study:
-    """What `study.json` holds, from the run and the result of each arm and seed."""
+    """The contents of `study.json`, from the run and the result of each arm and seed."""
     arms, seeds = (list(dict.fromkeys(names)) for names in zip(*runs, strict=True))
     first = results[arms[0], seeds[0]]
     classes = first.classes
@@ -135,7 +135,7 @@ def _run_config(config: StudyConfig, arm: str, seed: int) -> ClassifierConfig:
         {
             "max_train_steps": steps,
             "validation_steps": max(1, steps // config.num_validations),
-            "early_stopping_patience": None,  # of a recipe; it would give the arms different numbers of steps
+            "early_stopping_patience": None,  # a recipe's would give the arms different numbers of steps
         }
         if config.same == "steps"
         else {"max_train_steps": None, "num_train_epochs": config.num_train_epochs, "validation_steps": None}

@@ -1,4 +1,4 @@
-"""Augmentation moves and recolours images as it says, each image by its own numbers."""
+"""Augmentation moves and recolours images within its limits, each image by its own random numbers."""
 
 import pytest
 import torch

@@ -40,14 +40,16 @@ def run(manifest_dir, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_learns_the_phantoms(manifest_dir, tmp_path):
+def test_a_trained_classifier_is_far_better_than_chance_on_phantoms(manifest_dir, tmp_path):
     results = classifier.train(
         config(tmp_path / "r", manifest_dir, max_train_steps=120, validation_steps=40, train_batch_size=16, width=64)
     )
     assert results.test["bma"] > 0.4  # of 7 classes; a guess has 0.14
 
 
-def test_what_it_wrote_is_what_transformers_and_we_load(run, manifest_dir, phantoms):
+def test_the_reloaded_network_gives_the_saved_predictions_and_those_of_a_transformers_pipeline(
+    run, manifest_dir, phantoms
+):
     folder, results = run
     loaded, classes, resolution = networks.load_run(folder)
     assert (classes, resolution) == (results.classes, 32)
@@ -68,7 +70,7 @@ def test_what_it_wrote_is_what_transformers_and_we_load(run, manifest_dir, phant
     assert {p["label"]: p["score"] for p in theirs} == pytest.approx(dict(zip(classes, ours, strict=True)), abs=2e-3)
 
 
-def test_a_wide_head_comes_back_too(manifest_dir, tmp_path):
+def test_a_wide_head_is_saved_and_loaded(manifest_dir, tmp_path):
     classifier.train(config(tmp_path / "r", manifest_dir, head_width=16, max_train_steps=2, validation_steps=2))
     loaded, _, _ = networks.load_run(tmp_path / "r")
     best = load_file(tmp_path / "r" / "best" / "step-2" / "model.safetensors")
@@ -106,16 +108,16 @@ def test_the_weights_of_the_best_validation_are_kept_not_the_last(manifest_dir, 
     assert not all(torch.equal(state[k.removeprefix("model.")], v) for k, v in last.items())
 
 
-def test_early_stopping_ends_the_run_and_the_same_command_does_not_go_on(manifest_dir, tmp_path, monkeypatch):
+def test_early_stopping_ends_the_run_and_the_same_command_does_not_train_further(manifest_dir, tmp_path, monkeypatch):
     scores = iter([0.5, 0.4, 0.3, 0.2, 0.9])
     monkeypatch.setattr(
         classifier, "_validation", lambda *_: {"val_loss": 1.0, "val_bma": next(scores), "val_accuracy": 0.0}
     )
-    asked = config(tmp_path / "r", manifest_dir, validation_steps=1, early_stopping_patience=2, max_train_steps=20)
-    results = classifier.train(asked)
+    settings = config(tmp_path / "r", manifest_dir, validation_steps=1, early_stopping_patience=2, max_train_steps=20)
+    results = classifier.train(settings)
     assert (results.last_step, results.best_step) == (3, 1)
     (tmp_path / "r" / "results.json").unlink()  # as if killed just before the end
-    assert classifier.train(asked) == results
+    assert classifier.train(settings) == results
 
 
 def test_the_plateau_rule_is_pytorchs():
@@ -153,7 +155,7 @@ def test_class_weights_make_every_class_count_alike():
     assert (weights * torch.tensor([2.0, 8.0])).tolist() == pytest.approx([5, 5])
 
 
-def test_synthetic_images_are_trained_on_and_never_measured_on(manifest_dir, synthetic_dir, tmp_path):
+def test_synthetic_images_are_trained_on_and_not_tested_on(manifest_dir, synthetic_dir, tmp_path):
     results = classifier.train(
         config(
             tmp_path / "r",
@@ -199,7 +201,7 @@ def test_a_classifier_knows_what_the_one_that_it_started_from_was_trained_on(man
     assert [entry.images for entry in trained_on.all_data] == [len(table) for table in trained[::-1]]
 
 
-def test_a_run_does_not_go_on_with_other_images(manifest_dir, tmp_path):
+def test_a_run_is_not_resumed_with_other_images(manifest_dir, tmp_path):
     table = manifest.read(manifest_dir)
     first = table[table["split"] == "train"]["file_name"].iloc[0]
     manifest.write_view(table, manifest_dir, tmp_path / "m")
@@ -213,7 +215,7 @@ def test_a_run_does_not_go_on_with_other_images(manifest_dir, tmp_path):
         classifier.train(moved)
 
 
-def test_images_drawn_over_held_out_ones_are_refused(manifest_dir, synthetic_dir, tmp_path):
+def test_synthetic_images_made_from_held_out_ones_are_refused(manifest_dir, synthetic_dir, tmp_path):
     table = manifest.read(manifest_dir)
     source = table[table["split"] == "test"]["image_id"].iloc[0]
     synthetic = manifest.read(synthetic_dir)
@@ -224,8 +226,8 @@ def test_images_drawn_over_held_out_ones_are_refused(manifest_dir, synthetic_dir
 
 
 @pytest.mark.slow
-def test_the_script_on_two_processes_that_are_killed_gives_what_one_process_gives(run, manifest_dir, tmp_path):
-    """A run of one process, stopped in the middle, goes on with two at half the batch, and ends alike up to rounding."""
+def test_a_run_resumed_by_the_script_on_two_processes_ends_with_the_weights_of_one(run, manifest_dir, tmp_path):
+    """A run of one process, stopped halfway, resumes on two with half the batch each; weights differ by rounding."""
     folder, results = run
     script = str(Path(classifier.__file__).parents[2] / "train_scripts" / "classifier.py")
     flags = (
@@ -258,7 +260,7 @@ def test_a_checkpoint_that_cannot_be_used_leaves_no_folder_behind(manifest_dir, 
     assert not (tmp_path / "r").exists()
 
 
-def test_a_resnet_with_frozen_stages_and_a_wide_head_trains_and_comes_back(manifest_dir, tmp_path):
+def test_a_resnet_with_frozen_stages_and_a_wide_head_trains_and_is_reloaded(manifest_dir, tmp_path):
     resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, layer_type="basic")
     ResNetForImageClassification(resnet).save_pretrained(tmp_path / "resnet")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "resnet")
@@ -285,7 +287,7 @@ def test_a_resnet_with_frozen_stages_and_a_wide_head_trains_and_comes_back(manif
     assert results.last_step == 6
 
 
-def test_a_set_of_one_class_is_refused_by_its_name(manifest_dir, tmp_path):
+def test_a_set_with_one_class_is_refused(manifest_dir, tmp_path):
     table = manifest.read(manifest_dir)
     manifest.write_view(table[table["dx"] == "nv"], manifest_dir, tmp_path / "nevi")
     with pytest.raises(InputError, match="nevi has only the class nv: a classifier needs two or more"):

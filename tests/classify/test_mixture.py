@@ -1,4 +1,4 @@
-"""A training set has the images it was asked for, and refuses what would make its scores worthless."""
+"""A training set has the requested images, and refuses what would make its scores worthless."""
 
 import pandas as pd
 import pytest
@@ -27,52 +27,52 @@ def count(table):
 
 
 def test_a_ratio_counts_synthetic_images_per_real_one_of_the_class():
-    found = training_rows(REAL, SYNTHETIC, ratio=0.5)
-    assert count(found) == {("nv", "false"): 20, ("mel", "false"): 4, ("nv", "true"): 10, ("mel", "true"): 2}
-    assert found["image_id"].is_unique
+    chosen = training_rows(REAL, SYNTHETIC, ratio=0.5)
+    assert count(chosen) == {("nv", "false"): 20, ("mel", "false"): 4, ("nv", "true"): 10, ("mel", "true"): 2}
+    assert chosen["image_id"].is_unique
 
 
 def test_without_a_ratio_all_synthetic_images_are_taken():
     assert count(training_rows(REAL, SYNTHETIC, use_real=False)) == {("nv", "true"): 10, ("mel", "true"): 8}
 
 
-def test_only_the_asked_classes_get_synthetic_images():
+def test_only_the_requested_classes_get_synthetic_images():
     assert count(training_rows(REAL, SYNTHETIC, ratio=2, synthetic_classes=["mel"]))[("mel", "true")] == 8
     assert ("nv", "true") not in count(training_rows(REAL, SYNTHETIC, ratio=2, synthetic_classes=["mel"]))
 
 
-def test_a_smaller_ratio_takes_some_of_what_a_larger_one_takes():
+def test_the_images_of_a_smaller_ratio_are_among_those_of_a_larger_one():
     small, large = (set(training_rows(REAL, SYNTHETIC, ratio=r, seed=3)["image_id"]) for r in (0.25, 0.5))
     assert small < large
     assert small != set(training_rows(REAL, SYNTHETIC, ratio=0.25, seed=4)["image_id"])
 
 
 def test_oversampling_makes_all_classes_equally_large_and_leaves_no_image_out():
-    found = training_rows(REAL, None, oversample=True)
-    assert found["dx"].value_counts().to_dict() == {"nv": 20, "mel": 20}
-    assert found["image_id"].value_counts()[lambda n: n.index.str.startswith("mel")].tolist() == [5, 5, 5, 5]
+    chosen = training_rows(REAL, None, oversample=True)
+    assert chosen["dx"].value_counts().to_dict() == {"nv": 20, "mel": 20}
+    assert chosen["image_id"].value_counts()[lambda n: n.index.str.startswith("mel")].tolist() == [5, 5, 5, 5]
 
 
 def test_too_few_synthetic_images_are_an_error_that_says_how_many_are_needed():
-    with pytest.raises(InputError, match=r"20 synthetic images of nv are needed \(1 per real one\), 10 exist"):
+    with pytest.raises(InputError, match=r"nv needs 20 synthetic images \(1 per real one\), but the set has 10"):
         training_rows(REAL, SYNTHETIC, ratio=1)
 
 
-def test_the_filters_choice_is_needed_before_it_can_be_used():
+def test_kept_images_alone_can_be_used_after_the_filter_but_not_before():
     with pytest.raises(InputError, match="dermgen filter"):
         training_rows(REAL, SYNTHETIC, only_kept=True)
     kept = SYNTHETIC.assign(kept=["true", "false"] * 9)
     assert count(training_rows(REAL, kept, only_kept=True))[("nv", "true")] == 5
 
 
-def test_a_class_that_nothing_shows_is_an_error():
+def test_a_class_without_training_images_or_without_real_ones_is_an_error():
     with pytest.raises(InputError, match="no training image of nv"):
         training_rows(REAL, rows("true", mel=3), use_real=False)
     with pytest.raises(InputError, match="lacks: 'df'"):
         training_rows(REAL, rows("true", df=3))
 
 
-def test_real_and_synthetic_manifests_are_not_taken_for_each_other(manifest_dir, synthetic_dir):
+def test_a_real_manifest_is_refused_as_synthetic_and_a_synthetic_one_as_real(manifest_dir, synthetic_dir):
     with pytest.raises(InputError, match="must hold synthetic images only"):
         read_synthetic(manifest_dir)
     with pytest.raises(InputError, match="must hold real images only"):
@@ -99,6 +99,6 @@ def test_a_lesion_in_two_splits_is_refused(manifest_dir, tmp_path):
         read_real(tmp_path)
 
 
-def test_a_filter_that_kept_nothing_is_named():
+def test_a_filter_that_kept_nothing_is_an_error():
     with pytest.raises(InputError, match="the filter kept none of the 18 synthetic images"):
         training_rows(REAL, SYNTHETIC.assign(kept="false"), only_kept=True)

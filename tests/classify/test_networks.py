@@ -1,4 +1,4 @@
-"""Classifiers load, freeze, save and come back as they were."""
+"""Classifiers load pretrained weights, replace heads, freeze stages and normalise pixels as they should."""
 
 import pytest
 import torch
@@ -73,11 +73,11 @@ def test_pixels_are_normalised_as_the_checkpoint_says(resnet_dir):
     torch.testing.assert_close(classifier(images), classifier.model((images - mean) / std).logits)
 
 
-def test_a_checkpoint_that_cannot_be_had_names_the_offline_choice():
+def test_a_checkpoint_that_cannot_be_loaded_names_the_offline_choice():
     with pytest.raises(InputError, match="--from_scratch"):
         networks.load_pretrained("google/no-such-model", CLASSES)
 
 
-def test_a_folder_that_is_no_classifier_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no finished classifier run"):
+def test_a_folder_that_is_not_a_classifier_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not a finished classifier run"):
         networks.load_run(tmp_path)

@@ -1,4 +1,4 @@
-"""A study's figures are those of its predictions, its tests are fair, and its arms are run once."""
+"""A study's scores are those of its predictions, its tests are fair, and its arms are trained once."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ def recipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def asked(recipe, manifest_dir, synthetic_dir, tmp_path_factory):
+def settings(recipe, manifest_dir, synthetic_dir, tmp_path_factory):
     return StudyConfig(
         real=str(manifest_dir), synthetic=str(synthetic_dir), output_dir=str(tmp_path_factory.mktemp("study") / "s"),
         classifier=str(recipe), max_train_steps=4, num_validations=2, bootstrap_draws=200,
@@ -41,53 +41,53 @@ def asked(recipe, manifest_dir, synthetic_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(asked):
-    return study.study(asked)
+def result(settings):
+    return study.study(settings)
 
 
-def test_scores_are_means_over_seeds_of_what_each_training_measured(found, asked):
-    for arm in found.arms:
+def test_scores_are_means_over_seeds_of_what_each_training_measured(result, settings):
+    for arm in result.arms:
         bma = arm.scores["bma"]
         assert bma.value == pytest.approx(np.mean(arm.of_seeds["bma"]), abs=1e-6)
         assert bma.low <= bma.value <= bma.high
-    by_arm = {arm.arm: arm for arm in found.arms}
+    by_arm = {arm.arm: arm for arm in result.arms}
     gain = by_arm["real"].scores["bma"].value - by_arm["real+augment"].scores["bma"].value
     assert by_arm["real"].differences["bma"].value == pytest.approx(gain)
     assert by_arm["real+augment"].differences is None
-    written = json.loads(Path(asked.output_dir, "study.json").read_text())["arms"]
+    written = json.loads(Path(settings.output_dir, "study.json").read_text())["arms"]
     assert ["differences" in arm for arm in written] == [False, True, True, True]
-    assert read(Study, asked.output_dir) == found
+    assert read(Study, settings.output_dir) == result
 
 
-def test_every_arm_has_the_same_number_of_steps_and_a_plain_sentence(found, asked):
-    for arm in found.arms[1:]:
+def test_every_arm_has_the_same_number_of_steps_and_a_verdict(result, settings):
+    for arm in result.arms[1:]:
         assert arm.verdict.startswith(f"{arm.arm}: BMA ")
         assert arm.mcnemar_p_holm >= arm.mcnemar_p
-    for results in (p for p in Path(asked.output_dir).rglob("results.json")):
+    for results in (p for p in Path(settings.output_dir).rglob("results.json")):
         assert json.loads(results.read_text())["last_step"] == 4
 
 
 @pytest.mark.slow
-def test_an_arm_is_run_only_once_and_others_can_be_added(found, asked, monkeypatch):
+def test_an_arm_is_trained_only_once_and_others_can_be_added(result, settings, monkeypatch):
     trained = []
     real_build = classifier.build
     monkeypatch.setattr(classifier, "build", lambda c, classes: trained.append(c.output_dir) or real_build(c, classes))
-    again = study.study(replace(asked, arms=[*asked.arms, "real+oversample"]))
+    again = study.study(replace(settings, arms=[*settings.arms, "real+oversample"]))
     assert len(trained) == 3
     assert all("real+oversample" in name for name in trained)
-    old = {arm.arm: arm.scores for arm in found.arms}
+    old = {arm.arm: arm.scores for arm in result.arms}
     assert all(arm.scores == old[arm.arm] for arm in again.arms if arm.arm in old)
 
 
-def test_every_plot_is_drawn(found, asked):
-    plots = {path.stem: path for path in (Path(asked.output_dir) / "plots").glob("*.png")}
+def test_no_plot_is_missing_or_blank(result, settings):
+    plots = {path.stem: path for path in (Path(settings.output_dir) / "plots").glob("*.png")}
     assert {"arms", "confusion", "dose_response", "training_curves", "recall_changes_real"} <= set(plots)
     for name, path in plots.items():
         with Image.open(path) as image:
             assert len(set(image.convert("L").resize((100, 100)).tobytes())) > 10, name  # not blank
 
 
-def test_images_with_the_watermark_are_noted_where_their_share_tells_the_class(tmp_path):
+def test_images_with_the_watermark_are_noted_if_their_share_reveals_the_class(tmp_path):
     rng = np.random.default_rng(0)
     noise = rng.normal(128, 20, size=(4, 12, 12, 3)).repeat(8, axis=1).repeat(8, axis=2).clip(0, 255).astype(np.uint8)
     sets = {}
@@ -110,14 +110,14 @@ def test_weighted_scores_agree_with_scikit_learn_on_the_repeated_test_set(weight
     labels = rng.integers(3, size=60)
     probabilities = rng.dirichlet(np.ones(3), size=60).round(1) + 0.5 * np.eye(3)[labels]  # rounded: ties
     weights = rng.integers(0, 3, size=60) if weighted else np.ones(60, int)
-    found = weighted_scores(probabilities, labels, weights[None].astype(float), "abc")
+    result = weighted_scores(probabilities, labels, weights[None].astype(float), "abc")
     rows = np.repeat(np.arange(60), weights)
     y, p = labels[rows], probabilities[rows]
-    assert found["accuracy"][0] == pytest.approx(sk.accuracy_score(y, p.argmax(1)))
-    assert found["bma"][0] == pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1)))
-    assert found["macro_f1"][0] == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
+    assert result["accuracy"][0] == pytest.approx(sk.accuracy_score(y, p.argmax(1)))
+    assert result["bma"][0] == pytest.approx(sk.balanced_accuracy_score(y, p.argmax(1)))
+    assert result["macro_f1"][0] == pytest.approx(sk.f1_score(y, p.argmax(1), average="macro"))
     auroc = np.mean([sk.roc_auc_score(y == i, p[:, i]) for i in range(3)])
-    assert found["macro_auroc"][0] == pytest.approx(auroc)
+    assert result["macro_auroc"][0] == pytest.approx(auroc)
 
 
 def compared(gain, n=300, spread=0):
@@ -175,7 +175,7 @@ def test_a_tiny_p_value_is_not_written_as_zero():
     assert "(p < 0.001)" in one_melanoma(lesions=40)["other"]["verdict"]
 
 
-def test_lesions_are_drawn_and_not_images():
+def test_intervals_resample_lesions_and_not_images():
     rng = np.random.default_rng(0)
     labels = rng.integers(2, size=300)
     wrong = rng.permutation(300)[:100]
@@ -226,29 +226,29 @@ def test_an_arm_is_what_its_name_says_or_an_error():
         arm_settings("real+synthetic:1+filtered:0.5")
 
 
-def test_an_arm_that_needs_more_images_than_exist_stops_the_study_before_any_training(asked, tmp_path, monkeypatch):
+def test_an_arm_that_needs_more_images_than_exist_stops_the_study_before_any_training(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained"))
-    greedy = replace(asked, arms=["real+augment", "real+synthetic:90"], output_dir=str(tmp_path / "s"))
-    with pytest.raises(InputError, match=r"arm real\+synthetic:90: \d+ synthetic images of akiec are needed"):
+    greedy = replace(settings, arms=["real+augment", "real+synthetic:90"], output_dir=str(tmp_path / "s"))
+    with pytest.raises(InputError, match=r"arm real\+synthetic:90: akiec needs \d+ synthetic images"):
         study.study(greedy)
     assert not (tmp_path / "s").exists()
 
 
-def test_fewer_than_three_seeds_are_refused(asked):
+def test_fewer_than_three_seeds_are_refused(settings):
     with pytest.raises(InputError, match="at least 3"):
-        replace(asked, seeds=[0, 1])
+        replace(settings, seeds=[0, 1])
 
 
-def test_a_recipes_early_stopping_does_not_shorten_an_arm(asked, recipe, tmp_path):
+def test_a_recipes_early_stopping_does_not_shorten_an_arm(settings, recipe, tmp_path):
     early = tmp_path / "early.yaml"
     early.write_text(recipe.read_text() + "early_stopping_patience: 1\n")
-    assert study._run_config(replace(asked, classifier=str(early)), "real", 0).early_stopping_patience is None
+    assert study._run_config(replace(settings, classifier=str(early)), "real", 0).early_stopping_patience is None
 
 
-def test_a_class_without_test_images_stops_the_study_before_any_training(asked, manifest_dir, tmp_path, monkeypatch):
+def test_a_class_without_test_images_stops_the_study_before_any_training(settings, manifest_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(classifier, "train", lambda *_: pytest.fail("trained"))
     table = manifest.read(manifest_dir)
     table.loc[(table["dx"] == "df") & (table["split"] == "test"), "split"] = "val"
     manifest.write_view(table, manifest_dir, tmp_path / "m")
     with pytest.raises(InputError, match="no test images of df"):
-        study.study(replace(asked, real=str(tmp_path / "m"), output_dir=str(tmp_path / "s")))
+        study.study(replace(settings, real=str(tmp_path / "m"), output_dir=str(tmp_path / "s")))
