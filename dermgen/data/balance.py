@@ -1,4 +1,4 @@
-"""Are splits alike: the largest difference between them in each known column, and whether chance explains it."""
+"""Whether splits are alike: their largest difference in each known column, and whether chance explains it."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,20 +10,20 @@ from dermgen.data.manifest import SPLITS
 COLUMNS = "dx_type localization sex age source".split()
 AGES = {"under 20": 0, "20 to 39": 20, "40 to 59": 40, "60 to 79": 60, "80 and over": 80}
 PERMUTATIONS = 999
-# By Holm for all columns together: one fair split in a hundred gets the warning.
+# After Holm's correction over all columns: one fair split in a hundred gets the warning.
 ALARM = 0.01
 
 
 def compare(table: pd.DataFrame, groups: Sequence[int], seed: int) -> list[dict]:
-    """How the splits of a table differ, beside what they would by chance.
+    """How the splits of a table differ, compared with chance.
 
-    Chance is whole groups permuted between the splits, within classes: images of one lesion are alike, so a test that
-    counts them one by one would find differences where there are none. The statistic of a column is Pearson's
+    Chance means whole groups permuted between the splits, within classes: images of one lesion are alike, so a test
+    that counted them one by one would find differences that do not exist. The statistic of a column is Pearson's
     chi-squared of images against splits, that of the groups' size the variance between splits.
 
     Args:
         table: of a manifest, with `split`.
-        groups: one group number per image; a group in several splits counts as one in each.
+        groups: one group number per image; a group in several splits counts as a separate group in each.
         seed: of the permutations.
 
     Returns:
@@ -47,17 +47,17 @@ def compare(table: pd.DataFrame, groups: Sequence[int], seed: int) -> list[dict]
     per_split = np.bincount(split, minlength=len(names))
 
     def count(splits: np.ndarray) -> list[np.ndarray]:
-        """Of (P, G) splits of the groups what each holds: for each block (P, splits, values)."""
+        """The contents of (P, G) splits of the groups: for each block (P, splits, values)."""
         return np.split(np.stack([(splits == k) @ holds for k in range(len(names))], axis=1), ends, axis=2)
 
     p = _permutation_p(split, stratum, lambda splits: _unlikeness(count(splits), per_split), seed)
     counts = count(split[None])
     sums = [part[0] for part in counts]
-    found = [("images a group", "", sums[0][:, 0] / per_split)]
+    by_split = [("images a group", "", sums[0][:, 0] / per_split)]
     for (column, values), part in zip(known.items(), sums[1:], strict=True):
         shares = part / sums[0]
         most = int(np.ptp(shares, axis=0).argmax())
-        found.append((column, values.columns[most], shares[:, most]))
+        by_split.append((column, values.columns[most], shares[:, most]))
     return [
         {
             "column": column,
@@ -67,7 +67,7 @@ def compare(table: pd.DataFrame, groups: Sequence[int], seed: int) -> list[dict]
             "p": float(alone),
             "p_holm": corrected,
         }
-        for (column, value, numbers), alone, corrected in zip(found, p, holm(p), strict=True)
+        for (column, value, numbers), alone, corrected in zip(by_split, p, holm(p), strict=True)
     ]
 
 
@@ -89,7 +89,7 @@ def _unlikeness(counts: list[np.ndarray], per_split: np.ndarray) -> np.ndarray:
 def _permutation_p(
     split: np.ndarray, stratum: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int
 ) -> np.ndarray:
-    """P-values of each column of `statistic`: how often a permutation within strata is at least as unlike.
+    """P-value of each column of `statistic`: how often a permutation within strata gives at least as large a value.
 
     Args:
         split: (G,) of each group.
@@ -112,28 +112,30 @@ def as_lines(differences: Sequence[dict]) -> list[str]:
     lines = []
     for d in differences:
         form = "{:.2f}" if not d["value"] else "{:.1%}"
-        told = ", ".join(f"{name} {form.format(number)}" for name, number in d["splits"].items())
-        lines.append(f"{d['column']}{' ' + d['value'] if d['value'] else ''}: {told} (p = {d['p_holm']:.3g})")
+        shares = ", ".join(f"{name} {form.format(number)}" for name, number in d["splits"].items())
+        lines.append(f"{d['column']}{' ' + d['value'] if d['value'] else ''}: {shares} (p = {d['p_holm']:.3g})")
     return lines
 
 
 def warning(differences: Sequence[dict]) -> str | None:
-    """A sentence if the splits differ by more than chance explains, else None."""
+    """A warning if the splits differ by more than chance explains, else None."""
     unlike = [d["column"] for d in differences if d["p_holm"] < ALARM]
     if not unlike:
         return None
-    return f"warning: the splits differ by more than chance explains in {', '.join(unlike)}: scores on them mislead"
+    return (
+        f"warning: the splits differ by more than chance explains in {', '.join(unlike)}: scores on them are misleading"
+    )
 
 
 def _rarest_class(dx: pd.Series, groups: Sequence[int]) -> np.ndarray:
-    """The rarest class that each group shows."""
+    """The rarest class of each group."""
     number = dx.map(dx.value_counts()).to_numpy()
     order = np.lexsort((dx.to_numpy(str), number, groups))
     return dx.to_numpy(str)[order][np.unique(np.asarray(groups)[order], return_index=True)[1]]
 
 
 def _values(table: pd.DataFrame, column: str) -> pd.Series:
-    """The column's values, ages in bands, "unknown" where there is none."""
+    """The column's values, with ages in bands and "unknown" for blanks."""
     values = table[column]
     if column == "age":
         bands = pd.cut(values, [*AGES.values(), np.inf], right=False, labels=list(AGES)).astype(object)

@@ -1,4 +1,4 @@
-"""Arrays computed once and kept on disk, memory-mapped, each named by a hash of everything that it depends on."""
+"""Arrays computed once and kept on disk, memory-mapped, each named by a hash of everything it depends on."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ def key_of(*parts: object) -> str:
 
 
 def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes: neither its name nor its time counts."""
+    """SHA-256 of a file's bytes, independent of its name and date."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
@@ -47,20 +47,20 @@ def cached_array(
     batch_size: int,
     what: str,
 ) -> np.ndarray:
-    """The array stored at `path`, read-only and memory-mapped; made first, by all processes, if it is missing.
+    """The array stored at `path`, read-only and memory-mapped; computed first, by all processes, if it is missing.
 
     Args:
-        path: a `.npy` file whose name holds the key of its content.
+        path: a `.npy` file whose name contains the key of its content.
         num_rows: length of the array.
         compute: rows of the array for the given indices, (n, …) float32; called with at most `batch_size` of them.
         accelerator: each process computes its share.
         batch_size: rows at a time.
-        what: for the progress bar and for errors.
+        what: description for the progress bar.
 
     Raises:
         InputError: if the file is damaged.
     """
-    # The decision belongs to one process: another could see a file that appeared a moment later.
+    # One process decides: another could see a file that appeared a moment later.
     exists = broadcast_object_list([path.exists()])[0]
     if not exists:
         partial = path.with_name(f".{path.name}.{broadcast_object_list([os.getpid()])[0]}.partial")

@@ -1,4 +1,4 @@
-"""Captions from metadata columns by a template, and a lint that tells which attributes a tokenizer cuts off."""
+"""Captions from metadata columns through a template, and a check for attributes that a tokenizer cuts off."""
 
 import math
 import os
@@ -23,15 +23,15 @@ def compile_captions(table: "pd.DataFrame", template: str, taxonomy: Taxonomy, s
 
     Args:
         table: manifest rows.
-        template: text with fields in braces, of `FIELDS`. A field that a row leaves blank takes its word along, and a
-            comma-separated part whose fields are all blank is left out.
+        template: text with fields in braces, of `FIELDS`. A word with a blank field is left out, and so is a
+            comma-separated part whose fields are all blank.
         taxonomy: gives the names of the codes in `dx`.
-        synonyms: call the class by its name, a synonym or its malignancy ("malignant skin lesion"), drawn per image.
-        seed: of that draw.
+        synonyms: call the class by its name, a synonym or its malignancy ("malignant skin lesion"), at random.
+        seed: of that choice.
 
     Raises:
-        InputError: if the template names an unknown field; `dx_type` above all, since how a lesion was confirmed
-            tells the label (follow-up means nevus).
+        InputError: if the template has an unknown field, such as `dx_type`: how a lesion was confirmed reveals its
+            label (follow-up means nevus).
     """
     check_template(template)
     rng = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ def compile_captions(table: "pd.DataFrame", template: str, taxonomy: Taxonomy, s
 
 
 def class_names(lesion: LesionClass) -> list[str]:
-    """What a caption may call the class: its name, its synonyms, and its malignancy where that is known."""
+    """Names of the class for captions: its name, its synonyms, and its malignancy if known."""
     malignancy = {True: ["malignant skin lesion"], False: ["benign skin lesion"], None: []}[lesion.malignant]
     return [lesion.name, *lesion.synonyms, *malignancy]
 
@@ -55,14 +55,14 @@ def check_template(template: str, fields: Sequence[str] = FIELDS) -> None:
     """Raise `InputError` if the template has a field that is not one of `fields`."""
     unknown = set(re.findall(r"{(\w*)}", template)) - set(fields)
     if unknown:
-        why = " (how a lesion was confirmed tells its label)" if "dx_type" in unknown else ""
+        reason = " (how a lesion was confirmed reveals its label)" if "dx_type" in unknown else ""
         raise InputError(
-            f"caption template: unknown field {sorted(unknown)[0]!r}{why}; the fields are {', '.join(fields)}"
+            f"caption template: unknown field {sorted(unknown)[0]!r}{reason}; the fields are {', '.join(fields)}"
         )
 
 
 def fill(template: str, values: Mapping[str, Any]) -> str:
-    """Fill one template; blanks take their word along (see `compile_captions`)."""
+    """Fill one template; words with blank fields are left out (see `compile_captions`)."""
     parts = []
     for part in template.split(", "):
         words, has_field, has_value = [], False, False
@@ -78,15 +78,15 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
 
 
 def lint(captions: Sequence[str], attributes: Mapping[str, Sequence[str]], tokenizer) -> dict[str, int]:
-    """In how many captions each attribute falls past the tokenizer's limit.
+    """The number of captions in which each attribute lies beyond the tokenizer's limit.
 
     Args:
         captions: one text per image.
-        attributes: for each attribute, its text in each caption ("" where it has none).
+        attributes: for each attribute, its text in each caption ("" if absent).
         tokenizer: a Hugging Face tokenizer; its `model_max_length` is the limit.
 
     Returns:
-        Counts above 0 only, by attribute, and "caption" for captions that are cut at all.
+        Counts above 0, by attribute, and under "caption" the number of truncated captions.
     """
     room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
     counts: dict[str, int] = {}
@@ -119,11 +119,11 @@ def lint_table(table: "pd.DataFrame", tokenizer) -> dict[str, int]:
 
 
 def lint_message(counts: Mapping[str, int], num_captions: int, limit: int) -> str:
-    """`lint`'s counts as one line for a person."""
+    """`lint`'s counts as a one-line message."""
     if not counts:
-        return f"captions: all {num_captions} fit into {limit} tokens"
+        return f"captions: none of {num_captions} exceeds {limit} tokens"
     cut = ", ".join(f"{name} in {n}" for name, n in counts.items() if name != "caption") or "no attribute"
-    return f"captions: {counts['caption']} of {num_captions} are cut at {limit} tokens; past the limit: {cut}"
+    return f"captions truncated at {limit} tokens: {counts['caption']} of {num_captions}; beyond the limit: {cut}"
 
 
 def load_tokenizer(name_or_path: str, subfolder: str | None = "tokenizer"):

@@ -42,7 +42,7 @@ def find_pairs(
     Args:
         thumbnails: uint8 (N, 128, 128).
         hashes: uint64 (N, 8), both as `fingerprint` gives them.
-        groups: one integer per image; pairs inside a group are not looked for.
+        groups: one integer per image; pairs inside a group are not searched for.
         block: rows compared at a time; memory is about 10 x block x N bytes.
     """
     groups = np.asarray(groups)
@@ -51,13 +51,13 @@ def find_pairs(
     pairs = []
     for start in range(0, len(hashes), block):
         nearest = np.full((len(hashes[start : start + block]), len(hashes)), 65, np.uint8)
-        turn = np.zeros(nearest.shape, np.uint8)
+        orientation = np.zeros(nearest.shape, np.uint8)
         for k in range(8):
             distance = np.bitwise_count(hashes[start : start + block, :1] ^ hashes[None, :, k])
-            turn[distance < nearest] = k
+            orientation[distance < nearest] = k
             np.minimum(nearest, distance, out=nearest)
         i, j = np.nonzero(nearest <= MAX_HASH_DISTANCE)
-        k, i = turn[i, j], i + start
+        k, i = orientation[i, j], i + start
         keep = (i < j) & (groups[i] != groups[j])
         i, j, k = i[keep], j[keep], k[keep]
         keep = np.einsum("nd,nd->n", coarse[i, 0], coarse[j, k]) > MIN_COARSE
@@ -71,8 +71,8 @@ def find_pairs(
             return aligned_correlation(thumbnails[i], orient(thumbnails[j], k), 1, 4, scales) > MIN_FINE
 
         with ThreadPoolExecutor() as pool:  # OpenCV works outside Python's lock
-            found = pool.map(is_copy, candidates)
-            pairs += [(i, j) for (i, j, _), copy in zip(candidates, found, strict=True) if copy]
+            verdicts = pool.map(is_copy, candidates)
+            pairs += [(i, j) for (i, j, _), copy in zip(candidates, verdicts, strict=True) if copy]
     return pairs
 
 
@@ -94,8 +94,8 @@ def aligned_correlation(a: np.ndarray, b: np.ndarray, fine: float, coarse: float
         a: uint8 (H, H) grey.
         b: uint8 (H, H) grey.
         fine: standard deviation in pixels of the blur that structure must survive.
-        coarse: of the blur that it must not survive: light and shade of the picture do not count.
-        scales: sizes of `a` to try; its middle must still be there, so at least 0.7.
+        coarse: of the blur that it must not survive, so that light and shade do not count.
+        scales: sizes of `a` to try; at least 0.7, so that its middle remains.
     """
     size = len(a)
     a, b = _band(a, fine, coarse), _band(b, fine, coarse)

@@ -1,4 +1,4 @@
-"""The files of a download: which are photographs, which are masks, and which is whose."""
+"""The files of a download: which are photographs, which are masks, and which mask belongs to which photograph."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ _MASK_FOLDER = re.compile(r"segmentation|mask|_lesion$|_roi$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Matched:
-    """For each id its photograph and its mask ("" where there is none), and the files of no row (path, why)."""
+    """For each id its photograph and its mask ("" if missing), and the files that belong to no row (path, reason)."""
 
     photos: list[str]
     masks: list[str]
@@ -33,33 +33,33 @@ class Matched:
 def image_files(root: Path) -> list[Path]:
     """All files below a folder with an image's ending, by name; links are followed, hidden files left out.
 
-    Folders that `dermgen prepare` wrote are no part of a download and left out as well.
+    Folders that `dermgen prepare` wrote are not part of a download and are left out too.
     """
     return sorted(p for p in walk(root) if p.suffix.lower() in FORMATS and is_text(p))
 
 
 def other_files(root: Path) -> list[tuple[str, str]]:
-    """Files below a folder that are no images by their names, and why; system files and notes are left out."""
-    found = []
+    """Files below a folder that are not images by their names, and the reason; system files and notes are left out."""
+    others = []
     for path in sorted(walk(root)):
         name = printable(path)
         if not is_text(path):
-            found.append((name, "file name is not UTF-8"))
+            others.append((name, "file name is not UTF-8"))
         elif path.suffix.lower() not in (*FORMATS, *_NOTES) and path.name not in ("Thumbs.db", "desktop.ini"):
-            found.append((name, f"{OTHER_KIND} ({path.suffix or 'no ending'})"))
-    return found
+            others.append((name, f"{OTHER_KIND} ({path.suffix or 'no ending'})"))
+    return others
 
 
 def match_ids(ids: Sequence[str], root: Path, photo_folder: str) -> Matched:
-    """Find photograph and mask of every id of a table.
+    """Find the photograph and the mask of every id of a table.
 
-    A mask is named as one (`ID_segmentation`, `ID_mask`), or lies in a folder that is called so beside a photograph of
-    the same id. Of several photographs the one in the collection's own folder counts.
+    A mask has the name of one (`ID_segmentation`, `ID_mask`), or lies in a folder with such a name beside a photograph
+    of the same id. Of several photographs the one in the collection's own folder counts.
 
     Args:
         ids: of the table.
-        root: of the download.
-        photo_folder: pattern of the names of the collection's folders of photographs.
+        root: folder of the download.
+        photo_folder: pattern for the names of the collection's folders of photographs.
 
     Raises:
         InputError: if an id has two candidates, and neither is in the collection's own folder.
@@ -75,7 +75,7 @@ def match_ids(ids: Sequence[str], root: Path, photo_folder: str) -> Matched:
             in_mask_folders[key].append(path)
         else:
             photos[key].append(path)
-    found_photos, found_masks = [], []
+    matched_photos, matched_masks = [], []
     for image_id in ids:
         key = _key(image_id)
         candidates = photos[key] or [p for p in in_mask_folders[key] if not _is_grey(p)]
@@ -84,27 +84,27 @@ def match_ids(ids: Sequence[str], root: Path, photo_folder: str) -> Matched:
         photo = _only(official or exact, f"image of {image_id!r}")
         masks = named_masks[key] or [p for p in in_mask_folders[key] if p not in candidates]
         mask = _only(masks, f"mask of {image_id!r}") if photo else None
-        found_photos.append(str(photo or ""))
-        found_masks.append(str(mask or ""))
-    used = {*found_photos, *found_masks}
+        matched_photos.append(str(photo or ""))
+        matched_masks.append(str(mask or ""))
+    used = {*matched_photos, *matched_masks}
     unused = [
         (p, OTHER_FILE if key in wanted else "missing from the table")
         for key, of_key in photos.items()
         for p in of_key
         if str(p) not in used
     ]
-    return Matched(found_photos, found_masks, unused)
+    return Matched(matched_photos, matched_masks, unused)
 
 
 def match_class_folder(folder: Path, elsewhere: Sequence[Path] = ()) -> list[tuple[Path, str]]:
     """The photographs of a class folder, each with its mask or "".
 
-    A file called `NAME_mask`, `NAME_segmentation` or `NAME_lesion`, or in a folder below that is called so, is the mask
-    of the photograph NAME; where there is no such photograph, or it shows colours as only a photograph does, it is one.
+    A file called `NAME_mask`, `NAME_segmentation` or `NAME_lesion`, or in a subfolder with such a name, is the mask of
+    the photograph NAME. Without such a photograph, or with the colours of a photograph, it is a photograph itself.
 
     Args:
         folder: of one class.
-        elsewhere: masks that lie outside of it, of all classes.
+        elsewhere: masks of all classes that lie outside it.
     """
     paths = image_files(folder)
     stems = defaultdict(list)
@@ -119,7 +119,7 @@ def match_class_folder(folder: Path, elsewhere: Sequence[Path] = ()) -> list[tup
     for path in elsewhere:
         masks[mask_of(path, path.parent.parent) or _key(path.stem)].append(path)
     taken = {p for of_base in masks.values() for p in of_base}
-    found = []
+    matched = []
     for path in (p for p in paths if p not in taken):
         mine = masks.get(_key(path.stem), [])
         near = [p for p in mine if p.parent == path.parent] or [p for p in mine if folder.name in p.parts] or mine
@@ -128,19 +128,19 @@ def match_class_folder(folder: Path, elsewhere: Sequence[Path] = ()) -> list[tup
             raise InputError(
                 f"{near[0]} may be the mask of {path} or of {same_name[0]}: rename one of the two and its mask"
             )
-        found.append((path, str(_only(near, f"mask of {path}") or "")))
-    return found
+        matched.append((path, str(_only(near, f"mask of {path}") or "")))
+    return matched
 
 
 def mask_of(path: Path, root: Path) -> str | None:
-    """The key of the photograph that a file is named as the mask of; None for a file that is not named so."""
+    """The key of the photograph whose mask a file is, by its name; None for any other file."""
     if as_mask := _MASK_STEM.fullmatch(path.stem):
         return _key(as_mask[1])
     return _key(path.stem) if path.parent != root and _MASK_FOLDER.search(path.parent.name) else None
 
 
 def is_mask_folder(folder: Path, stems: Iterable[str]) -> bool:
-    """Whether a folder beside class folders holds masks: it is called so, and each file fits a photograph's name."""
+    """Whether a folder beside class folders holds masks: it has such a name, and each file matches a photograph's."""
     if not _MASK_FOLDER.search(folder.name):
         return False
     keys = {_key(stem) for stem in stems}
@@ -148,9 +148,9 @@ def is_mask_folder(folder: Path, stems: Iterable[str]) -> bool:
 
 
 def find_names(root: Path, names: Sequence[str]) -> list[Path]:
-    """The files that a table's `file_name` means, with either slash and either form of Unicode."""
+    """The files that a table's `file_name` refers to, with either slash and either form of Unicode."""
     listed: dict[str, list[Path]] = {}
-    found = []
+    paths = []
     for name in names:
         path = root / name
         if not path.is_file():
@@ -159,12 +159,12 @@ def find_names(root: Path, names: Sequence[str]) -> list[Path]:
                     listed.setdefault(_key(p.relative_to(root).as_posix()), []).append(p)
             near = listed.get(_key(name.replace("\\", "/").removeprefix("./")), [])
             path = near[0] if len(near) == 1 else path
-        found.append(path)
-    return found
+        paths.append(path)
+    return paths
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones and those that `dermgen prepare` wrote; links are followed."""
+    """All files below a folder except hidden ones and those that `dermgen prepare` wrote; links are followed."""
     seen = set()
     for name, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(name)
@@ -177,7 +177,7 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def _only(paths: list[Path], what: str) -> Path | None:
-    """The single candidate, or the first of several with the same bytes."""
+    """The only candidate, or the first of several with the same bytes."""
     if len(paths) > 1 and len({hashlib.sha256(p.read_bytes()).digest() for p in paths}) > 1:
         raise InputError(f"two files may be the {what}, {paths[0]} and {paths[1]}: keep one of them in the data folder")
     return paths[0] if paths else None
@@ -188,13 +188,13 @@ def _key(name: str) -> str:
 
 
 def _is_photograph(path: Path) -> bool:
-    """Whether a file that is named as a mask is a photograph after all: in colour, and of more than two values."""
+    """Whether a file with the name of a mask is a photograph after all: in colour, with more than two values."""
     if _is_grey(path) or not _MASK_STEM.fullmatch(path.stem):
         return False
     try:
         return not is_two_valued(read_image(path)[::4, ::4])
     except BadImage:
-        return False  # is refused with its reason when it is read
+        return False  # it is refused with a reason when it is read
 
 
 def _is_grey(path: Path) -> bool:
@@ -202,4 +202,4 @@ def _is_grey(path: Path) -> bool:
         with Image.open(path) as image:
             return image.mode in ("1", "L", "P", "LA", "I", "I;16")
     except (OSError, SyntaxError, ValueError):
-        return False  # is refused with its reason when it is read
+        return False  # it is refused with a reason when it is read

@@ -1,4 +1,4 @@
-"""What images of one lesion or patient are known by: usual names of such columns, or the one that is named."""
+"""Columns that identify the images of one lesion or patient: those of usual names, or the one that the user names."""
 
 import pandas as pd
 
@@ -9,7 +9,7 @@ from dermgen.labels import TAXONOMIES
 LESIONS = frozenset("lesionid lesion lesionno lesionnumber groupid group".split())
 PATIENTS = frozenset("patientid patient patientno patientnumber subjectid subject caseid case personid person".split())
 _VAGUE = frozenset("group lesion case".split())  # just as often an arm of a study, or a diagnosis
-_MEAN_GROUP = 20  # images; a vague column of larger groups holds no ids
+_MEAN_GROUP = 20  # images; a column of such a name with larger groups does not hold ids
 
 _DESCRIPTIVE = frozenset(
     "image_id path mask_path dx age sex localization dx_type caption source license split file_name label".split()
@@ -17,7 +17,7 @@ _DESCRIPTIVE = frozenset(
 
 
 def usual(column: str) -> str | None:
-    """The manifest's column that one of this name is, `lesion_id` or `patient_id`; None for any other name."""
+    """The manifest's column for a user's column of this name, `lesion_id` or `patient_id`; None for other names."""
     name = "".join(c for c in column.lower() if c.isalnum())
     return "lesion_id" if name in LESIONS else "patient_id" if name in PATIENTS else None
 
@@ -28,16 +28,16 @@ def find_groups(
     """Fill `lesion_id` and `patient_id` of a raw table from its further columns.
 
     Args:
-        table: raw, with whatever columns the user's table has.
+        table: raw, with all columns of the user's table.
         named: the column that the user names; otherwise those of usual names are taken.
         where: the data set, for messages.
-        no_groups: the user says that there are none, so columns of vague names are none.
+        no_groups: the user says that there are no groups, so columns of ambiguous names are not taken.
 
     Returns:
-        The table, and a sentence for each column that was taken, or left because of `no_groups`.
+        The table, and a sentence for each column that was taken, or not taken because of `no_groups`.
 
     Raises:
-        InputError: if the named column is not there or would replace known ids, or two columns could be meant.
+        InputError: if the named column is missing or would replace known ids, or two columns could be meant.
     """
     named = next((c for c in table if named and c.lower() == named.strip().lower()), named)
     if named is not None and named not in table:
@@ -52,8 +52,8 @@ def find_groups(
         target = usual(column) or ("lesion_id" if "lesion_id" in blank else "patient_id")
         if target not in (*blank, column):
             raise InputError(
-                f"{where} has ids in {target}, which --group_column {column} would replace: leave it out, or join the "
-                "two in one column"
+                f"{where} has ids in {target}, which --group_column {column} would replace: omit --group_column, "
+                "or join the two columns into one"
             )
         rivals = [c for c in columns if usual(c) == target]
         if len(rivals) > 1:
@@ -67,14 +67,14 @@ def find_groups(
 
 
 def require_groups(table: pd.DataFrame, no_groups: bool, where: str) -> None:
-    """Without any lesion or patient id nobody can keep the images of one in one split: the user must know of it.
+    """Require lesion or patient ids, or `no_groups`: without ids the images of one lesion may cross splits.
 
     Raises:
-        InputError: without any id, unless the user says `no_groups`; with some, if the user says so.
+        InputError: without any id, unless the user gives `no_groups`; with ids, if the user gives it.
     """
     known = any_known(table)
     if known and no_groups:
-        raise InputError(f"{where} has lesion or patient ids, which --no_groups would ignore: leave it out")
+        raise InputError(f"{where} has lesion or patient ids, which --no_groups would ignore: omit it")
     if not known and not no_groups:
         raise InputError(
             f"{where} has no lesion or patient ids, so images of one lesion could fall into several splits: name their "
@@ -93,7 +93,7 @@ def _columns(table: pd.DataFrame) -> str:
 
 
 def _may_be_ids(table: pd.DataFrame, column: str) -> bool:
-    """Whether a column of a vague name has many values, most of them no classes; true for any other name."""
+    """Whether a column of an ambiguous name has many values, most of them not classes; true for any other name."""
     if column.lower() not in _VAGUE:
         return True
     values = table.loc[table[column] != "", column]

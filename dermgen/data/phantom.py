@@ -1,7 +1,7 @@
-"""Drawn dermoscopy-like lesions with known class, mask and attributes: the data that is always there.
+"""Drawn dermoscopy-like lesions with known class, mask and attributes: data that is always available.
 
-Not a model of any disease: seven kinds of pictures, each with the landmarks by which a person tells the class apart, so
-that every stage can be tried, and tested, without a patient's photograph.
+They model no disease: seven kinds of pictures, each with the landmarks by which people recognise the class, so that
+every stage can be tried, and tested, without a patient's photograph.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def write_phantoms(config: PhantomConfig) -> Path:
     folder = Path(config.output_dir)
     claim_folder(folder, config)
     if (folder / "HAM10000_metadata.csv").exists():
-        print(f"{folder} is there already")
+        print(f"{folder} is complete already")
         return folder
     images, masks = folder / "HAM10000_images_part_1", folder / "HAM10000_segmentations_lesion_tschandl"
     for path in (images, masks):
@@ -63,7 +63,7 @@ def draw_lesion(code: str, seed: int, lesion: int, height: int) -> list[tuple[np
     Args:
         code: a HAM10000 class code.
         seed: of the whole set.
-        lesion: the lesion's number; with `seed` it decides everything.
+        lesion: the lesion's number; with `seed` it determines everything.
         height: of a view in pixels; its width is 4/3 of that.
 
     Returns:
@@ -94,7 +94,7 @@ def draw_lesion(code: str, seed: int, lesion: int, height: int) -> list[tuple[np
     return views
 
 
-# --- the pieces of a picture; images are float32 (H, W, 3) in [0, 255], maps are float32 (H, W) in [0, 1] ---
+# --- the parts of a picture; images are float32 (H, W, 3) in [0, 255], maps are float32 (H, W) in [0, 1] ---
 
 
 def _noise(rng: np.random.Generator, scale: float, size: int = CANVAS) -> np.ndarray:
@@ -167,15 +167,15 @@ def _vessels(rng, where: np.ndarray, count: int, branches: int, width: float) ->
             points.append((x, y))
         line = np.round(np.array(points) * 8).astype(np.int32)
         cv2.polylines(field, [line], False, 1.0, max(1, round(thick)), cv2.LINE_AA, shift=3)
-        for turn in (-0.6, 0.6) if left else ():
-            grow(x, y, angle + turn + rng.normal(0, 0.2), length * 0.7, thick * 0.7, left - 1)
+        for bend in (-0.6, 0.6) if left else ():
+            grow(x, y, angle + bend + rng.normal(0, 0.2), length * 0.7, thick * 0.7, left - 1)
 
     for i in rng.integers(len(ys), size=count):
         grow(float(xs[i]), float(ys[i]), rng.uniform(0, 2 * np.pi), RADIUS * 0.45, width, branches)
     return cv2.GaussianBlur(field, (0, 0), 0.8) * where
 
 
-# --- one painter a class: (rng, skin, inside, depth) -> canvas and what was drawn ---
+# --- one painter per class: (rng, skin, inside, depth) -> canvas and attributes ---
 
 
 def _nevus(rng, skin, inside, depth):
@@ -267,7 +267,7 @@ _PAINTERS = {
 
 
 def _view(rng, canvas, inside, height) -> tuple[np.ndarray, np.ndarray]:
-    """Cut one photograph from the canvas: turned, shifted, scaled, and lit a little differently."""
+    """Cut one photograph from the canvas: rotated, shifted, scaled, and lit slightly differently."""
     width = height * 4 // 3
     scale = height / CANVAS * rng.uniform(1.15, 1.5)
     matrix = cv2.getRotationMatrix2D((CANVAS / 2, CANVAS / 2), rng.uniform(0, 360), scale)

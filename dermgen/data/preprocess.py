@@ -1,4 +1,4 @@
-"""Image steps: reading a photograph as it is meant, cropping to the lesion, hair removal, colour constancy, resizing.
+"""Image steps: reading a photograph correctly, cropping to the lesion, hair removal, colour constancy, resizing.
 
 Each step is pure: image in, image out. Images are uint8 RGB (H, W, 3), masks uint8 (H, W) of 0 and 255.
 """
@@ -33,15 +33,15 @@ _CAMERA_TAGS = {270, 271, 272, 306, 315, 33432, 34665, 34853, 33723}
 
 
 class BadImage(ValueError):
-    """A file that cannot be used, with the reason in a few words."""
+    """An unusable file, with the reason in a few words."""
 
 
 class Unreadable(BadImage):
-    """A file that the disk does not give, so that nothing is known about what is in it."""
+    """A file that cannot be read from disk, so that its content is unknown."""
 
 
 def has_exif(image: Image.Image) -> bool:
-    """Whether a loaded image carries EXIF or XMP of a camera; the tags that every TIFF needs are none."""
+    """Whether a loaded image carries EXIF or XMP of a camera; the tags that every TIFF needs do not count."""
     if any(name in image.info for name in METADATA):
         return True
     tags = set(_exif(image))
@@ -56,23 +56,23 @@ def read_image(path: Path) -> np.ndarray:
 def read_photo(
     path: Path, transparency: str = "white", bit_depth: int | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Read a photograph as sRGB, turned as its EXIF orientation says, deep samples brought to 8 bits.
+    """Read a photograph as sRGB, rotated by its EXIF orientation, with deep samples converted to 8 bits.
 
     Args:
         path: of a file in one of `FORMATS`.
-        transparency: whether see-through parts are put on "white" or the file is refused ("refuse").
+        transparency: whether transparent parts are put on "white" or the file is refused ("refuse").
         bit_depth: significant bits of deep samples whose range the file does not declare.
 
     Returns:
-        uint8 (H, W, 3), and what had to be converted.
+        uint8 (H, W, 3), and the conversions that were made.
 
     Raises:
-        BadImage: if the file is empty, truncated, not an image, over 100 megapixels, or does not say what its samples
-            mean.
+        BadImage: if the file is empty, truncated, not an image, over 100 megapixels, or its samples have an unknown
+            range.
     """
     image, notes = _load(path)
     deep = image.mode.startswith("I;16") or image.mode in ("I", "F")
-    white = _declared_white(image, bit_depth) if deep else None  # a turned image has lost its tags
+    white = _declared_white(image, bit_depth) if deep else None  # a rotated image has lost its tags
     upright = _upright(image)
     if deep:
         grey = _to_8_bits(np.asarray(upright), white)
@@ -91,7 +91,7 @@ def read_photo(
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Read a mask as one uint8 channel, its values as they are; raises as `read_photo`."""
+    """Read a mask as one uint8 channel with its values unchanged; raises as `read_photo`."""
     mask = _upright(_load(path)[0])
     if mask.mode == "1":
         return np.asarray(mask.convert("L"))
@@ -102,7 +102,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def is_two_valued(pixels: np.ndarray) -> bool:
-    """Whether (H, W) or (H, W, 3) looks like a mask: 95 % of pixels are close to the lowest or highest of a channel."""
+    """Whether (H, W) or (H, W, 3) looks like a mask: 95 % of pixels are near the minimum or maximum of each channel."""
     values = pixels.reshape(*pixels.shape[:2], -1).astype(np.int64)
     low, high = values.min(axis=(0, 1)), values.max(axis=(0, 1))
     near = 0.1 * (high - low).max()
@@ -110,9 +110,9 @@ def is_two_valued(pixels: np.ndarray) -> bool:
 
 
 def is_whole_png(path: Path) -> bool:
-    """Whether a file is a PNG and there to its end: a power cut can leave it empty or cut off."""
+    """Whether a file is a complete PNG: a power cut can leave it empty or truncated."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:  # other formats have no checksums, whatever they are called
+        with Image.open(path, formats=["PNG"]) as image:  # other formats have no checksums, whatever the name
             image.verify()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
@@ -120,7 +120,7 @@ def is_whole_png(path: Path) -> bool:
 
 
 def _load(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
-    """The decoded image, whatever its file is called, with notes on what is odd about the file."""
+    """The decoded image, whatever the file's name, with notes on oddities of the file."""
     try:
         if path.stat().st_size == 0:
             raise BadImage("zero bytes")
@@ -139,7 +139,7 @@ def _load(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         if isinstance(error, BadImage):
             raise
-        if getattr(error, "errno", None) not in (None, errno.EINVAL):  # EINVAL: a place outside of a damaged file
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):  # EINVAL: an offset outside a damaged file
             raise Unreadable(f"cannot be read ({error.strerror})") from error
         raise BadImage(f"truncated or damaged ({error})") from error
     notes = []
@@ -152,7 +152,7 @@ def _load(path: Path) -> tuple[Image.Image, tuple[str, ...]]:
 
 
 def _exif(image: Image.Image) -> Image.Exif:
-    """The main EXIF tags; none where the block is damaged."""
+    """The main EXIF tags; empty if the block is damaged."""
     try:
         return image.getexif()
     except (OSError, SyntaxError, ValueError, TypeError, struct.error):
@@ -171,7 +171,7 @@ _TURNS = {
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as the EXIF orientation says. Pillow's own way writes the whole block anew, which one odd number ends."""
+    """The image rotated by its EXIF orientation. Pillow's own function rewrites the block and fails on an odd value."""
     try:
         orientation = _exif(image).get(0x0112)
     except (ValueError, TypeError, struct.error):
@@ -180,7 +180,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, tuple[str, ...]]:
-    """An image with its colour profile applied; one that is sRGB already, or has none, stays as it is."""
+    """An image with its colour profile applied; unchanged if it is sRGB already or has no profile."""
     if not profile:
         return image, ()
     try:
@@ -202,9 +202,9 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, tu
 
 
 def _declared_white(image: Image.Image, bit_depth: int | None) -> float:
-    """The sample value that means white: TIFF's MaxSampleValue, PNG's sBIT, the depth asked for, else all 16 bits.
+    """The sample value that means white: TIFF's MaxSampleValue, PNG's sBIT, the requested depth, else all 16 bits.
 
-    Samples that fill less than a sixteenth of an undeclared range are no photograph: their range is another one.
+    Samples within a sixteenth of an undeclared 16-bit range are refused: their true range must be a smaller one.
     """
     white = getattr(image, "tag_v2", {}).get(_TIFF_MAX_SAMPLE_VALUE)
     if white is not None:
@@ -230,7 +230,7 @@ def _to_8_bits(values: np.ndarray, white: float) -> np.ndarray:
 
 
 def _png_significant_bits(image: Image.Image) -> int | None:
-    """The sBIT chunk of a PNG, which Pillow does not keep: how many of the 16 bits hold the picture."""
+    """The sBIT chunk of a PNG, which Pillow discards: the number of significant bits of 16."""
     if image.format != "PNG" or not getattr(image, "filename", ""):
         return None
     head = Path(image.filename).read_bytes()[:4096]
@@ -265,7 +265,7 @@ def segment_lesion(image: np.ndarray) -> np.ndarray | None:
     """A mask of the lesion: Otsu's threshold on the colour distance from the skin along the border.
 
     Returns:
-        The mask, or None where no single plausible region stands out (under 1 % or over 80 % of the picture).
+        The mask, or None without a plausible region (between 1 % and 80 % of the picture).
     """
     import cv2
 
@@ -277,9 +277,9 @@ def segment_lesion(image: np.ndarray) -> np.ndarray | None:
     distance = np.linalg.norm(lab - np.median(border, axis=0), axis=2)
     distance = cv2.GaussianBlur(distance, (0, 0), 2)
     scaled = np.clip(distance / max(float(distance.max()), 1e-6) * 255, 0, 255).astype(np.uint8)
-    _, found = cv2.threshold(scaled, 0, 255, cv2.THRESH_OTSU)
-    found = cv2.morphologyEx(found, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
-    count, labels, stats, centers = cv2.connectedComponentsWithStats(found)
+    _, foreground = cv2.threshold(scaled, 0, 255, cv2.THRESH_OTSU)
+    foreground = cv2.morphologyEx(foreground, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+    count, labels, stats, centers = cv2.connectedComponentsWithStats(foreground)
     if count < 2:
         return None
     middle = np.array(labels.shape[::-1]) / 2
@@ -302,9 +302,9 @@ def remove_hair(image: np.ndarray) -> np.ndarray:
         cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, kernel)
         for kernel in (_line_kernel(size, angle) for angle in (0, 45, 90, 135))
     ]
-    found = (np.max(lines, axis=0) > 22).astype(np.uint8)
+    dark = (np.max(lines, axis=0) > 22).astype(np.uint8)
     # A hair is long and thin; dots and globules of the lesion are neither.
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=8)
     length = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
     thin = stats[:, cv2.CC_STAT_AREA] < 0.25 * length**2
     hairs = np.isin(labels, [i for i in range(1, count) if length[i] > 1.5 * size and thin[i]]).astype(np.uint8)
@@ -340,7 +340,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Resize a square mask by area and cut it at one half."""
+    """Resize a square mask by area and threshold it at one half."""
     if mask.shape == (size, size):
         return mask
     smaller = np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.BOX))

@@ -15,11 +15,11 @@ def typology_angle(image: np.ndarray, mask: np.ndarray | None = None) -> float:
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        mask: uint8 (H, W), lesion above 127; without one the lesion is looked for, and where none is found only the
-            image's rim counts as skin.
+        mask: uint8 (H, W), lesion above 127; without one the lesion is segmented, and if that fails only the image's
+            rim counts as skin.
 
     Returns:
-        The angle, NaN where under 2 % of the image is skin. Black corners of a dermoscope are no skin.
+        The angle, NaN if under 2 % of the image is skin. Black corners of a dermoscope are not skin.
     """
     import cv2
 

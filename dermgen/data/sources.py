@@ -1,8 +1,8 @@
-"""Readers: what is on a user's disk (HAM10000, ISIC 2018/2019/2020, an image folder, a Hub data set) to one raw table.
+"""Readers: from a user's data (HAM10000, ISIC 2018/2019/2020, an image folder, a Hub data set) to one raw table.
 
-A raw table has the manifest's descriptive columns, `path` of the image, `mask_path` ("" where there is none), and then
-whatever other columns the user's table has, where `groups.find` may know lesions or patients. Rows
-that cannot be used are returned beside it with a reason, never dropped silently.
+A raw table has the manifest's descriptive columns, `path` of the image, `mask_path` ("" without a mask), and then all
+other columns of the user's table, among which `groups.find_groups` may recognise lesions or patients. Unusable rows are
+returned beside it with a reason, never dropped silently.
 """
 
 import io
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data import files, groups, tables
 from dermgen.data.origins import PHANTOMS
@@ -28,7 +29,7 @@ RAW_COLUMNS = (
 )
 CC_BY_NC = "CC BY-NC 4.0"
 NO_FILE, NO_ROW, NO_CLASS = "missing from disk", "missing from the table", "none of the classes (UNK)"
-# Parts of a download that are not there, or not meant: neither says that something is wrong with a file.
+# Missing or additional parts of a download do not mean that a file is bad.
 NO_FOLDER = "in no class folder"
 NOT_BAD = (NO_FILE, NO_ROW, NO_CLASS, NO_FOLDER, files.OTHER_FILE, files.OTHER_KIND)  # how such reasons begin
 SPLIT_WORDS = {
@@ -42,8 +43,8 @@ SPLIT_WORDS = {
 class Source:
     """A raw table with its classes and the rows that were refused (`image_id, path, reason`).
 
-    `notes` are sentences about what was found, `unclear` counts the cells of a column that were read as unknown. The
-    table has a column `split` where the folder comes with one.
+    `notes` are sentences about the data, `unclear` counts the cells of a column that were read as unknown. The table
+    has a column `split` if the folder comes with one.
     """
 
     table: pd.DataFrame
@@ -54,13 +55,13 @@ class Source:
 
 
 def ham10000(data_dir: Path) -> Source:
-    """HAM10000 as Kaggle or Dataverse give it: both image folders, the table (comma or tab), masks if there are any."""
+    """HAM10000 from Kaggle or Dataverse: both image folders, the table (comma or tab), and masks if present."""
     table = _read(_find(data_dir, "HAM10000_metadata", ".csv", ".tab", ".tsv", ".txt", ""))
     _require(table, data_dir, "image_id", "lesion_id", "dx")
     drawn = table["dx_type"] == "drawn" if "dx_type" in table else pd.Series(False, index=table.index)
     table = table.assign(
         source=np.where(drawn, PHANTOMS, "HAM10000"), license=np.where(drawn, "CC0 1.0", CC_BY_NC)
-    )  # `dermgen phantom` writes this layout; nobody's photographs
+    )  # `dermgen phantom` writes this layout too
     return _match(table, data_dir, HAM10000, r"HAM10000_images_part_\d")
 
 
@@ -83,10 +84,10 @@ def isic2019(data_dir: Path) -> Source:
 
 def isic2020(data_dir: Path) -> Source:
     """ISIC 2020: image_name, patient_id, lesion_id in the second version, benign_malignant; classes are those two."""
-    found = [p for pattern in ("ISIC_2020_*GroundTruth", "train") for p in _matching(data_dir, pattern, (".csv",))]
-    if not found:
+    labels = [p for pattern in ("ISIC_2020_*GroundTruth", "train") for p in _matching(data_dir, pattern, (".csv",))]
+    if not labels:
         raise InputError(f"{data_dir} has neither ISIC_2020_Training_GroundTruth.csv nor train.csv")
-    table = _read(max(found, key=lambda p: "v2" in p.stem))
+    table = _read(max(labels, key=lambda p: "v2" in p.stem))
     _require(table, data_dir, "image_id", "patient_id", "benign_malignant")
     table = table.rename(
         columns={
@@ -100,7 +101,7 @@ def isic2020(data_dir: Path) -> Source:
 
 
 def imagefolder(data_dir: Path) -> Source:
-    """A folder per class, or a `metadata.csv` with `file_name` and `dx` or `label`; sub-folders count as well."""
+    """A folder per class, or a `metadata.csv` with `file_name` and `dx` or `label`; subfolders are included."""
     path = data_dir / "metadata.csv"
     if path.with_suffix(".jsonl").exists() and not path.exists():
         raise InputError(f"{path.with_suffix('.jsonl')} is not read: save it as metadata.csv with file_name and dx")
@@ -143,11 +144,13 @@ def _class_folders(root: Path, parts: Sequence[tuple[str, Path]]) -> Source:
     if len(classes) == 1:
         notes.append(f"one class only: {classes[0]!r}")
     if captions := sum(len(list(f.rglob("*.txt"))) for _, f in parts):
-        notes.append(f"{captions} .txt files beside the images are not read: captions belong in a metadata.csv")
+        files_are = counted(captions, ".txt file beside the images is", ".txt files beside the images are")
+        notes.append(f"{files_are} not read: captions belong in a metadata.csv")
     others = [other for _, folder in parts for other in files.other_files(folder)]
     outside = [str(p) for p in files.image_files(root) if not listed.keys() & set(p.parents)]
     if outside:
-        notes.append(f"{len(outside)} images are in no class folder and not used, such as {outside[0]}")
+        images_are = counted(len(outside), "image is", "images are")
+        notes.append(f"{images_are} in no class folder and not used, such as {outside[0]}")
     others += [(path, NO_FOLDER) for path in outside]
     return _finish(table, from_labels(classes), notes, others)
 
@@ -164,13 +167,13 @@ def _table_of_files(table: pd.DataFrame, data_dir: Path) -> Source:
         table["image_id"] = _ids(table["file_name"])
     table["path"] = [str(p) for p in files.find_names(data_dir, table["file_name"])]
     if "mask_file_name" in table:
-        found = files.find_names(data_dir, table["mask_file_name"])
-        table["mask_path"] = [str(p) if n else "" for n, p in zip(table["mask_file_name"], found, strict=True)]
+        masks = files.find_names(data_dir, table["mask_file_name"])
+        table["mask_path"] = [str(p) if n else "" for n, p in zip(table["mask_file_name"], masks, strict=True)]
     return _finish(table.drop(columns="split", errors="ignore"), from_labels(table["dx"]))
 
 
 def _ids(names: Iterable[str]) -> list[str]:
-    """Image ids of relative file names: without ending, folders joined by `_`; where that is not unique, the name."""
+    """Image ids from relative file names: without ending, folders joined by `_`; the full name if not unique."""
     names = list(names)
     short = [PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix().replace("/", "_") for name in names]
     times = Counter(short)
@@ -182,7 +185,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _unwrap(folder: Path) -> Path:
-    """The folder that holds the class folders: a single folder of folders around them is no class."""
+    """The folder that holds the class folders: a single folder of folders around them is not a class."""
     inside = _folders(folder)
     if len(inside) != 1 or any(t.find(inside[0].name) for t in TAXONOMIES.values()):
         return folder
@@ -225,15 +228,15 @@ def hub_dataset(
 
 
 def _copy(image: dict | None, stem: Path) -> str:
-    """The image of a row as a file whose ending tells its format, whole or not at all; "" where the row has none."""
+    """The image of a row as a file whose ending is that of its format, written whole; "" if the row has no image."""
     if image is None or (image["bytes"] is None and not image["path"]):
         return ""
     data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     try:
-        kind = Image.open(io.BytesIO(data)).format
+        file_format = Image.open(io.BytesIO(data)).format
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        kind = None  # is refused with its reason when it is read
-    suffix = next((s for s, k in FORMATS.items() if k == kind), Path(image["path"] or "").suffix or ".png")
+        file_format = None  # it is refused with a reason when it is read
+    suffix = next((s for s, f in FORMATS.items() if f == file_format), Path(image["path"] or "").suffix or ".png")
     path = stem.with_suffix(suffix)
     if not path.exists() or path.stat().st_size != len(data):
         partial = path.with_name(f".{path.name}.partial")
@@ -252,18 +255,18 @@ READERS: dict[str, Callable[[Path], Source]] = {
 
 
 def _match(table: pd.DataFrame, data_dir: Path, taxonomy: Taxonomy, photo_folder: str) -> Source:
-    """Give each row its image and mask by id, and report rows and files that have no partner."""
+    """Find the image and mask of each row by id, and report rows and files without a partner."""
     matched = files.match_ids(list(table["image_id"]), data_dir, photo_folder)
     source = _finish(table.assign(path=matched.photos, mask_path=matched.masks), taxonomy)
-    unused = _listed((path.stem, str(path), why) for path, why in matched.unused)
+    unused = _listed((path.stem, str(path), reason) for path, reason in matched.unused)
     return replace(source, rejected=pd.concat([source.rejected, unused], ignore_index=True))
 
 
 def _finish(
     table: pd.DataFrame, taxonomy: Taxonomy, notes: Sequence[str] = (), others: Sequence[tuple[str, str]] = ()
 ) -> Source:
-    """Canonical columns and class codes; refuse rows without an image, with an unknown label or a repeated id."""
-    table = table.rename(columns={"diagnosis_confirm_type": "dx_type"})  # the ISIC archive's name of it
+    """Canonical columns and class codes; rows without an image, with an unknown label or a repeated id are rejected."""
+    table = table.rename(columns={"diagnosis_confirm_type": "dx_type"})  # its name in the ISIC archive
     for column in RAW_COLUMNS:
         if column not in table:
             table[column] = ""
@@ -296,7 +299,7 @@ def _finish(
     table["reason"] = reasons
     good = table["reason"] == ""
     rejected = table.loc[~good, ["image_id", "path", "reason"]]
-    rejected = pd.concat([rejected, _listed(("", path, why) for path, why in others)], ignore_index=True)
+    rejected = pd.concat([rejected, _listed(("", path, reason) for path, reason in others)], ignore_index=True)
     return Source(table[good].drop(columns="reason").reset_index(drop=True), taxonomy, rejected, tuple(notes), unclear)
 
 
@@ -305,12 +308,12 @@ def _listed(rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
 
 
 def _one_hot(table: pd.DataFrame, taxonomy: Taxonomy) -> pd.DataFrame:
-    """`image, MEL, NV, …` with one 1 a row to `image_id, dx`; a row without a 1 gets no label."""
-    if "dx" in table:  # as Dataverse gives the test set
+    """`image, MEL, NV, …` with a single 1 per row to `image_id, dx`; a row without a 1 gets no label."""
+    if "dx" in table:  # the test set from Dataverse
         return table
     codes = [c for c in table.columns if taxonomy.find(c) or c == "unk"]
     if not codes:
-        raise InputError(f"the table of labels has no column of a class: it has {', '.join(table.columns)}")
+        raise InputError(f"the table of labels has no column for any class: it has {', '.join(table.columns)}")
     values = table[codes].apply(lambda c: pd.to_numeric(c.str.replace(",", "."), errors="coerce")).fillna(0)
     labels = [codes[int(row.argmax())].lower() if row.max() > 0.5 else "" for row in values.to_numpy()]
     return pd.DataFrame({"image_id": table["image_id"], "dx": labels})
@@ -325,7 +328,7 @@ def _join(table: pd.DataFrame, path: Path | None) -> pd.DataFrame:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """A table with column names in lower case, and its ids, in `image_id`, as names of files without ending."""
+    """A table with column names in lower case and its ids, in `image_id`, without the endings of file names."""
     table = tables.read_table(path)
     table.columns = [c.lower() for c in table.columns]
     for name in ("image", "image_name", "isic_id"):
@@ -340,26 +343,26 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _ground_truth(data_dir: Path, pattern: str) -> tuple[Path, str]:
-    """The table of labels and the part of the challenge that it is of: the training part, or the only one there is."""
+    """The table of labels and its part of the challenge: the training part, or the only one present."""
     for part in ("Training", "Validation", "Test"):
-        if found := _find(data_dir, pattern.format(part), ".csv", needed=False):
-            return found, part
+        if path := _find(data_dir, pattern.format(part), ".csv", needed=False):
+            return path, part
     return _find(data_dir, pattern.format("*"), ".csv"), ".*"
 
 
 def _find(data_dir: Path, stem: str, *suffixes: str, needed: bool = True) -> Path | None:
-    found = _matching(data_dir, stem, suffixes)
-    if not found and _matching(data_dir, stem, (".xlsx", ".xls")):
+    paths = _matching(data_dir, stem, suffixes)
+    if not paths and _matching(data_dir, stem, (".xlsx", ".xls")):
         workbook = _matching(data_dir, stem, (".xlsx", ".xls"))[0]
         raise InputError(f"{workbook} is an Excel workbook: save its sheet as CSV (UTF-8) and run again")
-    if not found and needed:
+    if not paths and needed:
         raise InputError(
             f"{data_dir} has no {stem}{suffixes[0]}: is it the folder that the download was unpacked into?"
         )
-    best = [p for p in found if _rank(p, stem) == _rank(found[0], stem)]
+    best = [p for p in paths if _rank(p, stem) == _rank(paths[0], stem)]
     if any(not tables.read_table(p).equals(tables.read_table(best[0])) for p in best[1:]):
-        raise InputError(f"two tables may be the one that counts, {best[0]} and {best[1]}: keep one of them there")
-    return found[0] if found else None
+        raise InputError(f"two tables with different content match, {best[0]} and {best[1]}: keep only one of them")
+    return paths[0] if paths else None
 
 
 def _matching(data_dir: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -370,7 +373,7 @@ def _matching(data_dir: Path, stem: str, suffixes: tuple[str, ...]) -> list[Path
 
 
 def _rank(path: Path, stem: str) -> tuple[bool, int]:
-    """Tables called exactly so come first, then those that lie least deep."""
+    """Tables with exactly this name come first, then those in the fewest folders."""
     return path.stem != stem, len(path.parts)
 
 

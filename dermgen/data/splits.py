@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pandas as pd
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 
 
@@ -12,8 +13,8 @@ def join_groups(*keys: Sequence[Hashable], pairs: Sequence[tuple[int, int]] = ()
     """Connected components of images that share a value in any key, or are a pair.
 
     Args:
-        keys: each with one value per image, as lesion ids or patient ids; "" is unknown and joins nothing.
-        pairs: indices of images to be joined besides.
+        keys: each with one value per image, such as lesion ids or patient ids; "" is unknown and joins nothing.
+        pairs: indices of further images to join.
 
     Returns:
         (N,) int64 group numbers, 0, 1, … in order of first appearance.
@@ -38,11 +39,11 @@ def join_groups(*keys: Sequence[Hashable], pairs: Sequence[tuple[int, int]] = ()
 
 
 def split_groups(labels: Sequence[str], groups: Sequence[int], fractions: dict[str, float], seed: int) -> np.ndarray:
-    """Give each group to one split, so that splits differ by chance only and every class comes close to its fractions.
+    """Assign each group to one split, so that splits differ by chance only and every class is close to its fractions.
 
-    Groups are dealt from the rarest class to the commonest, shuffled within a class with the largest first. Each goes
-    to the split that has, for its size, least of what the group holds: images of each class, and groups. In absolute
-    numbers the largest split lacks most for long, and takes all large groups before the others get any.
+    Groups are assigned from the rarest class to the most common, shuffled within a class with the largest first. Each
+    goes to the split that has, relative to its size, least of what the group holds: images of each class, and groups.
+    By absolute numbers the largest split would lack most for a long time and take all large groups before the others.
 
     Args:
         labels: one class per image.
@@ -77,7 +78,7 @@ def split_groups(labels: Sequence[str], groups: Sequence[int], fractions: dict[s
 def check_shares(
     splits: Sequence[str], groups: Sequence[int], fractions: dict[str, float], taken: Sequence[str] = ()
 ) -> None:
-    """Refuse a split that holds under half or over twice of what was asked for.
+    """Refuse a split with less than half or more than twice its requested share.
 
     Args:
         splits: one name per image.
@@ -86,21 +87,22 @@ def check_shares(
         taken: sentences about the columns that the groups come from.
 
     Raises:
-        InputError: naming the split, and the largest group, which is mostly why.
+        InputError: naming the split, and the largest group, which is usually the reason.
     """
     shares = pd.Series(list(splits)).value_counts(normalize=True)
-    for name, asked in fractions.items():
-        found = shares.get(name, 0.0)
-        if asked and not asked / 2 <= found <= asked * 2:
-            largest = pd.Series(list(groups)).value_counts()
-            told = f" ({'; '.join(taken)})" if taken else ""
+    for name, requested in fractions.items():
+        share = shares.get(name, 0.0)
+        if requested and not requested / 2 <= share <= requested * 2:
+            sizes = pd.Series(list(groups)).value_counts()
+            columns = f" ({'; '.join(taken)})" if taken else ""
             raise InputError(
-                f"the split {name} would hold {found:.1%} of {len(splits)} images where {asked:.0%} were asked for: "
-                f"there are {len(largest)} groups of lesions, patients and near-duplicates, the largest with "
-                f"{largest.iloc[0]} images; check the ids{told}, add images, or ask for other fractions with --split"
+                f"the split {name} would hold {share:.1%} of {counted(len(splits), 'image')} instead of "
+                f"{requested:.0%}: they are {counted(len(sizes), 'group')} of lesions, patients and near-duplicates, "
+                f"the largest with {counted(sizes.iloc[0], 'image')}; check the ids{columns}, add images, or request "
+                "other fractions with --split"
             )
 
 
 def crossing_groups(splits: Sequence[str], groups: Sequence[int]) -> int:
-    """How many groups have images in more than one split."""
+    """The number of groups with images in more than one split."""
     return int((pd.Series(list(splits)).groupby(list(groups)).nunique() > 1).sum())

@@ -1,4 +1,4 @@
-"""Some of the images: a seeded random subset of lesions, spread over classes, however a table is sorted."""
+"""Random subsets of images: by seed, lesion by lesion, spread over classes, whatever the order of the table."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +12,7 @@ Spread = Literal["shares", "turns", "each"]
 
 
 def subset(table: "pd.DataFrame", number: int, seed: int, spread: Spread = "shares") -> "pd.DataFrame":
-    """Some rows of a manifest, in the table's order; arguments as of `choose`."""
+    """Some rows of a manifest, in the table's order; arguments as in `choose`."""
     return table.iloc[choose(table["image_id"], number, seed, table["lesion_id"], table["dx"], spread)]
 
 
@@ -24,17 +24,17 @@ def choose(
     classes: Sequence[str] | None = None,
     spread: Spread = "shares",
 ) -> np.ndarray:
-    """Which of the images a random subset holds: one image per lesion before second images of any, in each class.
+    """The images of a random subset: in each class, one image per lesion before second images of any.
 
-    The same images, in whatever order they come, give the same subset for the same seed, and a larger one holds it.
+    The same images in any order give the same subset for the same seed, and a larger subset contains a smaller one.
 
     Args:
         ids: of the images.
-        number: of images, all of them where there are fewer; with "each" of every class.
+        number: of images, or all if there are fewer; with "each" the number per class.
         seed: of the choice.
-        lesions: an id for each image, "" where it is unknown.
+        lesions: an id for each image, "" if unknown.
         classes: of the images.
-        spread: classes keep their shares, take turns until one has no more, or have `number` images each.
+        spread: classes keep their shares, take turns until exhausted, or have `number` images each.
 
     Returns:
         Positions in ascending order.
@@ -51,13 +51,13 @@ def choose(
         return np.sort(order[turns < number])
     key = turns
     if spread == "shares":
-        _, of, sizes = np.unique(classes[order], return_inverse=True, return_counts=True)
-        key = (turns + 0.5) / sizes[of]
+        _, codes, sizes = np.unique(classes[order], return_inverse=True, return_counts=True)
+        key = (turns + 0.5) / sizes[codes]
     return np.sort(order[np.argsort(key, kind="stable")][:number])
 
 
 def _turns(values: np.ndarray) -> np.ndarray:
-    """How often each value has occurred before it."""
+    """How often each value has occurred before its position."""
     codes = np.unique(values, return_inverse=True)[1]
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], codes[order])

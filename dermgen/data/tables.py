@@ -1,4 +1,4 @@
-"""Tables as people have them: usual encodings, separators and spellings, read as text where there is no doubt."""
+"""Tables as people have them: common encodings, separators and spellings, read as text if unambiguous."""
 
 import io
 import re
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from dermgen.config import InputError
 
-if TYPE_CHECKING:  # pandas costs 60 MiB, which a training on a plain folder can do without
+if TYPE_CHECKING:  # pandas takes 60 MiB, which training on a plain folder does not need
     import pandas as pd
 
-# What people write where they do not know, in lower case.
+# Spellings of an unknown value, in lower case.
 UNKNOWN = frozenset(["", *"na n/a n.a. nan none null nil unknown unk missing undefined #n/a <na> - -- ? .".split()])
 _SEX = {"m": "male", "male": "male", "man": "male", "f": "female", "female": "female", "woman": "female"}
 _TRUE, _FALSE = frozenset("true t yes 1 1.0".split()), frozenset("false f no 0 0.0".split())
@@ -21,7 +21,7 @@ def read_table(path: Path) -> "pd.DataFrame":
     """A table as text: UTF-8, UTF-16 or Windows-1252; commas, semicolons or tabs; no blanks around a cell.
 
     Raises:
-        InputError: if the file is a workbook, no table, or names a column twice.
+        InputError: if the file is a workbook, not a table, or names a column twice.
     """
     import pandas as pd
 
@@ -34,12 +34,12 @@ def read_table(path: Path) -> "pd.DataFrame":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", pd.errors.ParserWarning)
             table = pd.read_csv(io.StringIO(lines), sep=separator, dtype=str, keep_default_na=False)
-            if not isinstance(table.index, pd.RangeIndex):  # a cell more than in the header
-                if (table.iloc[:, -1].fillna("") == "").all():  # behind: a separator at the end of each line
+            if not isinstance(table.index, pd.RangeIndex):  # rows have one cell more than the header
+                if (table.iloc[:, -1].fillna("") == "").all():  # at the end: each line ends in a separator
                     table = pd.read_csv(
                         io.StringIO(lines), sep=separator, dtype=str, keep_default_na=False, index_col=False
                     )
-                table = table.reset_index(drop=True)  # in front: the row names of R
+                table = table.reset_index(drop=True)  # at the start: the row names of R
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"cannot read the table {path}: {error}") from error
     table.columns = [str(c).strip() for c in table.columns]
@@ -64,23 +64,23 @@ def _text(path: Path) -> str:
 
 
 def known(text: str) -> str:
-    """The text, or "" where it is a word for unknown."""
+    """The text, or "" if it is a word for unknown."""
     return "" if text.strip().lower() in UNKNOWN else text.strip()
 
 
 def sex(text: str) -> str:
-    """`male`, `female`, or "" where the text does not say it for certain."""
+    """`male`, `female`, or "" if the text is not certain."""
     return _SEX.get(text.strip().lower(), "")
 
 
 def age(text: str) -> float:
-    """In years, from 0 to 120; NaN where the text does not say it for certain (`60+`, `85-90`, -1, 999)."""
-    found = re.fullmatch(r"(\d+(?:[.,]\d+)?) ?(?:y|yrs?|years?)?(?: old)?", text.strip().lower())
-    years = float(found[1].replace(",", ".")) if found else float("nan")
+    """In years, from 0 to 120; NaN if the text is not certain (`60+`, `85-90`, -1, 999)."""
+    match = re.fullmatch(r"(\d+(?:[.,]\d+)?) ?(?:y|yrs?|years?)?(?: old)?", text.strip().lower())
+    years = float(match[1].replace(",", ".")) if match else float("nan")
     return years if years <= 120 else float("nan")
 
 
 def truth(text: str) -> str:
-    """`true` or `false` of however a program spells it; another text as it is."""
+    """`true` or `false` for any usual spelling of them; other texts unchanged."""
     word = text.strip().lower()
     return "true" if word in _TRUE else "false" if word in _FALSE else text

@@ -1,4 +1,4 @@
-"""Captions from columns, and which attribute a tokenizer cuts off."""
+"""Captions from columns, and the attributes that a tokenizer cuts off."""
 
 import pandas as pd
 import pytest
@@ -22,12 +22,12 @@ FULL = {"dx": "mel", "localization": "back", "age": 55.0, "sex": "male"}
         (("age", "sex", "localization"), "dermoscopic image of melanoma"),
     ],
 )
-def test_a_blank_takes_its_word_along(blank, caption):
+def test_a_word_with_a_blank_field_is_left_out(blank, caption):
     row = {**FULL, **{name: float("nan") if name == "age" else "" for name in blank}}
     assert compile_captions(pd.DataFrame([row]), TEMPLATE, HAM10000, False, 0) == [caption]
 
 
-def test_synonyms_are_drawn_by_seed_and_name_the_same_class():
+def test_synonyms_are_chosen_by_seed_and_name_the_same_class():
     table = pd.DataFrame([FULL] * 60)
     captions = compile_captions(table, "{dx}", HAM10000, True, 3)
     assert set(captions) == {"melanoma", "malignant melanoma", "malignant skin lesion"}
@@ -36,15 +36,15 @@ def test_synonyms_are_drawn_by_seed_and_name_the_same_class():
 
 
 def test_the_way_a_diagnosis_was_confirmed_never_enters_a_caption():
-    with pytest.raises(InputError, match="unknown field 'dx_type' .how a lesion was confirmed tells its label"):
+    with pytest.raises(InputError, match="unknown field 'dx_type' .how a lesion was confirmed reveals its label"):
         compile_captions(pd.DataFrame([FULL]), "{dx} by {dx_type}", HAM10000, False, 0)
 
 
-def test_malignancy_is_a_field():
+def test_a_caption_can_name_the_malignancy():
     assert fill("{malignancy} lesion, {age}", {"malignancy": "benign", "age": None}) == "benign lesion"
 
 
-def test_the_lint_names_the_attribute_that_is_cut_and_counts_its_images():
+def test_the_lint_counts_the_captions_in_which_each_attribute_is_cut_off():
     tokenizer = build_tokenizer(["dermoscopic image of melanoma back male female year old"] * 5, max_length=11)
     full = "dermoscopic image of melanoma, back, 55-year-old male"  # 13 tokens, 9 fit
     short = "dermoscopic image of melanoma, back"

@@ -1,4 +1,4 @@
-"""Real images do not judge a synthetic set that knows them: by its record of training, its sources, or its very files."""
+"""Real images that a synthetic set is based on, by its training record, sources or files, do not judge it unnoticed."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from dermgen.data.cache import hash_file
 from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
 from dermgen.filtering import FilterConfig, filter_images
 
-LEARNT = "the model was trained on {} held-out images"
+TRAINED_ON = "the model was trained on {} held-out images"
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +46,18 @@ def check(real, synthetic):
 
 
 @pytest.mark.slow
-def test_scores_of_a_model_that_was_trained_on_the_test_split_say_so(drawn, tested_dir, held_out, tmp_path):
+def test_evaluation_and_filter_warn_of_a_model_that_was_trained_on_the_test_split(
+    drawn, tested_dir, held_out, tmp_path
+):
     folders = {"real": str(tested_dir), "synthetic": str(drawn), "extractor": "pixels"}
     scored = evaluate(EvaluateConfig(**folders, output_dir=str(tmp_path / "e"), lpips="none"))
     filtered = filter_images(FilterConfig(**folders, output_dir=str(tmp_path / "f")))
-    told = LEARNT.format(len(held_out))
-    assert scored["warnings"][0].startswith(told)
-    assert filtered["warnings"][0].startswith(told)
+    warning = TRAINED_ON.format(len(held_out))
+    assert scored.warnings[0].startswith(warning)
+    assert filtered.warnings[0].startswith(warning)
     known = set(held_out["image_id"])
-    assert scored["examples"][0] in known
-    assert not any(image_id in " ".join(scored["warnings"]) for image_id in known)  # a card repeats the warnings
+    assert scored.examples[0] in known
+    assert not any(image_id in " ".join(scored.warnings) for image_id in known)  # a card repeats the warnings
 
 
 def test_a_classifier_and_a_study_refuse_a_model_that_was_trained_on_the_test_split(
@@ -67,17 +69,20 @@ def test_a_classifier_and_a_study_refuse_a_model_that_was_trained_on_the_test_sp
     )
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(SMALL_CLASSIFIER))
-    asked = StudyConfig(
+    settings = StudyConfig(
         real=str(tested_dir), synthetic=str(drawn), output_dir=str(tmp_path / "s"), classifier=str(recipe)
     )
-    for run in (lambda: classifier.train(config), lambda: study.study(replace(asked, arms=["real", "real+augment"]))):
-        with pytest.raises(InputError, match=LEARNT.format(len(held_out))):
+    for run in (
+        lambda: classifier.train(config),
+        lambda: study.study(replace(settings, arms=["real", "real+augment"])),
+    ):
+        with pytest.raises(InputError, match=TRAINED_ON.format(len(held_out))):
             run()
     assert not (tmp_path / "c").exists()
     assert not (tmp_path / "s").exists()
 
 
-def test_a_set_without_a_record_says_that_it_cannot_be_known(drawn, tested_dir, synthetic_dir):
+def test_a_set_without_a_record_of_training_is_noted(drawn, tested_dir, synthetic_dir):
     faults, notes = check(tested_dir, synthetic_dir)
     assert not faults
     assert any("does not record what its model was trained on" in note for note in notes)
@@ -88,8 +93,8 @@ def test_a_set_without_a_record_says_that_it_cannot_be_known(drawn, tested_dir, 
 
 def test_a_model_that_was_trained_on_the_train_split_has_no_fault(drawn, tested_dir):
     table = manifest.read_real(tested_dir)
-    learnt = [hash_file(path) for path in table.loc[table["split"] == "train", "path"]]
-    (drawn.parent / "drawn" / "provenance.json").write_text(json.dumps({"learnt": learnt, "model_sha256": "abc"}))
+    trained_on = [hash_file(path) for path in table.loc[table["split"] == "train", "path"]]
+    (drawn.parent / "drawn" / "provenance.json").write_text(json.dumps({"learnt": trained_on, "model_sha256": "abc"}))
     assert check(tested_dir, drawn) == ([], [])
 
 
@@ -115,8 +120,8 @@ def test_sets_of_different_sizes_are_noted(side, noted, drawn, tested_dir):
         (drawn / name).unlink()
         resized.save(drawn / name)
     notes = check(tested_dir, drawn)[1]
-    told = f"the shorter side of the real images has 32 pixels, that of the synthetic ones {side}"
-    assert any(note.startswith(told) for note in notes) == noted
+    expected = f"the shorter side of the real images has 32 pixels, that of the synthetic ones {side}"
+    assert any(note.startswith(expected) for note in notes) == noted
 
 
 def test_a_broken_or_missing_synthetic_image_is_one_sentence(drawn, tested_dir):
@@ -124,6 +129,6 @@ def test_a_broken_or_missing_synthetic_image_is_one_sentence(drawn, tested_dir):
     broken.unlink()
     with pytest.raises(InputError, match=f"{broken.name} cannot be read"):
         check(tested_dir, drawn)
-    broken.write_bytes(b"no image")
+    broken.write_bytes(b"not an image")
     with pytest.raises(InputError, match=f"{broken.name} cannot be read"):
         check(tested_dir, drawn)

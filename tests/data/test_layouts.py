@@ -1,4 +1,4 @@
-"""Which file is whose is decided by the layout, and what an output depends on decides whether it is made again."""
+"""The layout decides which mask belongs to which photograph, and an output is made again if its inputs changed."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_masks_and_copies_of_the_same_name_never_become_the_photographs(tmp_path
     assert list(rejected["reason"]) == ["another file of its id is used"] * 3
 
 
-def test_two_pictures_of_one_id_outside_the_own_folders_are_an_error_that_names_both(tmp_path):
+def test_two_pictures_of_one_id_outside_the_collections_folders_are_an_error_that_names_both(tmp_path):
     raw = ham(tmp_path)
     (raw / "HAM10000_images_part_1").rename(raw / "mine")
     picture(raw / "other" / "A.png", 7)
@@ -75,7 +75,7 @@ def test_a_folder_whose_name_holds_segmentation_may_hold_the_photographs(tmp_pat
     assert list(sources.ham10000(raw).table["image_id"]) == ["A", "B", "C"]
 
 
-def test_links_are_followed_and_a_broken_one_is_a_reason(tmp_path):
+def test_links_are_followed_and_a_broken_one_is_rejected_with_that_reason(tmp_path):
     raw = ham(tmp_path / "raw")
     (raw / "HAM10000_images_part_1").rename(tmp_path / "elsewhere")
     (raw / "images").symlink_to(tmp_path / "elsewhere")
@@ -87,7 +87,7 @@ def test_links_are_followed_and_a_broken_one_is_a_reason(tmp_path):
     assert list(source.rejected["reason"]) == ["broken link"]
 
 
-def test_images_without_a_row_never_stop_a_run_and_rows_without_an_image_are_a_part_that_must_be_meant(tmp_path):
+def test_images_without_a_row_never_stop_a_run_and_rows_without_an_image_need_the_partial_flag(tmp_path):
     raw = ham(tmp_path / "raw", tuple("ABCDEFGH"))
     for n in range(20):
         picture(raw / "ISIC2018_Task3_Test_Images" / f"T{n}.png", 90 + n)
@@ -100,14 +100,14 @@ def test_images_without_a_row_never_stop_a_run_and_rows_without_an_image_are_a_p
     assert len(manifest.read(run(raw, tmp_path / "part", partial=True))) == 7
 
 
-@pytest.mark.parametrize("place", ["raw/out", "raw", "raw/HAM10000_images_part_1/x"])
-def test_an_output_folder_inside_the_data_folder_is_refused(tmp_path, place):
+@pytest.mark.parametrize("out", ["raw/out", "raw", "raw/HAM10000_images_part_1/x"])
+def test_an_output_folder_inside_the_data_folder_is_refused(tmp_path, out):
     raw = ham(tmp_path / "raw")
     with pytest.raises(InputError, match="is inside --data_dir"):
-        run(raw, tmp_path / place)
+        run(raw, tmp_path / out)
 
 
-def test_an_earlier_output_among_the_data_is_no_class(tmp_path):
+def test_an_earlier_output_among_the_data_is_ignored(tmp_path):
     for n in range(3):
         picture(tmp_path / "raw" / "mel" / f"{n}.png", n)
         picture(tmp_path / "raw" / "nv" / f"{n}.png", 10 + n)
@@ -141,7 +141,7 @@ def test_ph2_as_downloaded_keeps_its_masks(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_mask_folder_beside_the_classes_is_no_class(tmp_path):
+def test_a_mask_folder_beside_the_classes_is_not_a_class(tmp_path):
     for n, name in enumerate(["mel/a", "mel/b", "nv/c"]):
         picture(tmp_path / f"{name}.png", n)
         mask(tmp_path / "masks" / f"{name[-1]}_mask.png")
@@ -151,7 +151,7 @@ def test_a_mask_folder_beside_the_classes_is_no_class(tmp_path):
 
 
 @pytest.mark.parametrize("wrap", ["", "data/archive/"])
-def test_train_and_test_folders_are_splits_and_one_around_the_classes_is_no_class(tmp_path, wrap):
+def test_train_and_test_folders_are_splits_and_a_folder_around_the_classes_is_not_a_class(tmp_path, wrap):
     for n in range(12):
         part = "test" if n % 4 == 0 else "train"
         picture(tmp_path / "kaggle" / wrap / part / ("malignant" if n % 2 else "benign") / f"{n}.png", n)
@@ -179,7 +179,7 @@ def test_train_and_test_folders_are_splits_and_one_around_the_classes_is_no_clas
         run(tmp_path / "plain", tmp_path / "m2", source="imagefolder", keep_split=True)
 
 
-def test_one_class_only_and_captions_beside_images_are_said(tmp_path):
+def test_a_single_class_and_captions_beside_images_are_noted(tmp_path):
     for n in range(3):
         picture(tmp_path / "10_sks melanoma" / f"{n}.png", n)
         (tmp_path / "10_sks melanoma" / f"{n}.txt").write_text("a lesion")
@@ -188,7 +188,7 @@ def test_one_class_only_and_captions_beside_images_are_said(tmp_path):
     assert notes[1].startswith("3 .txt files beside the images are not read")
 
 
-def test_file_names_in_a_table_may_have_other_slashes_and_another_form_of_unicode(tmp_path):
+def test_file_names_in_a_table_may_have_backslashes_and_another_form_of_unicode(tmp_path):
     composed = unicodedata.normalize("NFC", "Übersicht")
     picture(tmp_path / "img" / f"{unicodedata.normalize('NFD', composed)}.png", 1)
     picture(tmp_path / "img" / "b.PNG", 2)
@@ -197,7 +197,7 @@ def test_file_names_in_a_table_may_have_other_slashes_and_another_form_of_unicod
     assert list(source.table["image_id"]) == [f"img_{composed}", "img_b"]
 
 
-def test_a_name_that_is_not_utf8_is_a_reason(tmp_path):
+def test_a_file_whose_name_is_not_utf8_is_rejected_with_that_reason(tmp_path):
     picture(tmp_path / "mel" / "a.png")
     picture(tmp_path / "nv" / "b.png")
     with open(os.fsencode(str(tmp_path / "nv")) + b"/odd\xfc.png", "wb") as file:
@@ -218,15 +218,15 @@ def test_masks_are_read_by_their_two_values_and_odd_ones_are_listed(tmp_path, su
     folder = run(raw, tmp_path / "m")
     table = manifest.read(folder).set_index("image_id")["mask_file_name"]
     assert (table == "").to_dict() == {"A": False, "B": False, "C": True, "D": False, "E": True}
-    of = {i: np.asarray(Image.open(folder / name)) for i, name in table.items() if name}
-    assert np.array_equal(of["A"], of["B"])
-    assert 0.1 < (of["A"] == 255).mean() < 0.5
-    assert (of["D"] == 255).all()
+    masks = {i: np.asarray(Image.open(folder / name)) for i, name in table.items() if name}
+    assert np.array_equal(masks["A"], masks["B"])
+    assert 0.1 < (masks["A"] == 255).mean() < 0.5
+    assert (masks["D"] == 255).all()
     assert facts(folder)["masks"] == {"used": 2, "empty": 1, "full": 1, "unclear": 1}
     assert facts(folder)["odd_masks"] == ["C", "D", "E"]
 
 
-def test_an_output_is_made_again_when_its_mask_comes_later_and_when_a_power_cut_emptied_it(tmp_path):
+def test_an_output_is_made_again_when_its_mask_is_added_and_when_it_was_left_empty_or_truncated(tmp_path):
     raw = ham(tmp_path / "raw")
     folder = run(raw, tmp_path / "m", crop="lesion")
     before = {p.name: p.read_bytes() for p in (folder / "images").iterdir()}
@@ -255,9 +255,9 @@ def test_tiny_and_one_coloured_images_are_rejected_and_conversions_are_counted(t
     see_through = Image.new("RGBA", (40, 40), (0, 255, 0, 0))
     see_through.paste((120, 60, 30, 255), (10, 10, 30, 30))
     see_through.save(raw / "mel" / "alpha.png")
-    found = facts(run(raw, tmp_path / "m", source="imagefolder", no_groups=True))
-    assert found["rejected"] == {"featureless: one colour": 1, "too small: under 16 pixels": 1}
-    assert found["converted"] == {"transparent parts put on white": 1}
+    written = facts(run(raw, tmp_path / "m", source="imagefolder", no_groups=True))
+    assert written["rejected"] == {"featureless: one colour": 1, "too small: under 16 pixels": 1}
+    assert written["converted"] == {"transparent parts put on white": 1}
     refused = facts(run(raw, tmp_path / "m2", source="imagefolder", transparency="refuse", no_groups=True))
     assert refused["rejected"]["transparent parts"] == 1
 
@@ -284,7 +284,7 @@ def test_lesion_groups_are_found_under_another_name_and_with_endings_in_their_id
     assert list(sources.isic2018(tmp_path).table["lesion_id"]) == ["L1", "L1"]
 
 
-def test_rows_of_a_hub_set_without_image_or_label_are_told_and_nameless_jpegs_are_read(tmp_path):
+def test_rows_of_a_hub_set_without_image_or_label_are_rejected_and_nameless_jpegs_are_read(tmp_path):
     import datasets
 
     picture(tmp_path / "a.jpg", 1)
@@ -297,7 +297,7 @@ def test_rows_of_a_hub_set_without_image_or_label_are_told_and_nameless_jpegs_ar
     assert list(source.rejected["reason"]) == ["missing from disk", "no label"]
 
 
-def test_a_prepared_folder_of_an_earlier_version_goes_on(tmp_path):
+def test_a_prepared_folder_of_an_earlier_version_can_be_prepared_again(tmp_path):
     raw = ham(tmp_path / "raw")
     folder = run(raw, tmp_path / "m")
     before = pd.read_csv(folder / "metadata.csv")
@@ -308,7 +308,7 @@ def test_a_prepared_folder_of_an_earlier_version_goes_on(tmp_path):
     assert pd.read_csv(run(raw, tmp_path / "m") / "metadata.csv").equals(before)
 
 
-def test_what_lies_outside_of_split_and_class_folders_is_no_class_and_listed(tmp_path):
+def test_images_outside_split_and_class_folders_are_not_used_and_are_listed(tmp_path):
     for n, name in enumerate(["train/mel/a", "train/nv/b", "test/mel/c", "test/flat", "sample/d", "above"]):
         picture(tmp_path / f"{name}.png", n)
     source = sources.imagefolder(tmp_path)
@@ -320,7 +320,7 @@ def test_what_lies_outside_of_split_and_class_folders_is_no_class_and_listed(tmp
     assert any("3 images are in no class folder" in note for note in source.notes)
 
 
-def test_a_colour_photograph_that_is_named_as_a_mask_stays_a_photograph(tmp_path):
+def test_a_colour_photograph_with_the_name_of_a_mask_stays_a_photograph(tmp_path):
     picture(tmp_path / "mel" / "x.png", 1)
     picture(tmp_path / "mel" / "x_lesion.jpg", 2)
     picture(tmp_path / "mel" / "y.png", 3)
@@ -331,7 +331,7 @@ def test_a_colour_photograph_that_is_named_as_a_mask_stays_a_photograph(tmp_path
     assert [os.path.basename(p) for p in table["mask_path"]] == ["", "", "y_lesion.png"]
 
 
-def test_a_photograph_in_the_place_of_a_mask_is_unclear(tmp_path):
+def test_a_photograph_in_place_of_a_mask_is_not_used_and_is_listed(tmp_path):
     raw = ham(tmp_path / "raw")
     picture(raw / "masks" / "A_mask.jpg", 9)
     folder = run(raw, tmp_path / "m")
@@ -343,8 +343,8 @@ def test_files_of_other_kinds_beside_photographs_never_stop_a_run(tmp_path):
     for n in range(4):
         picture(tmp_path / "raw" / "ab"[n % 2] / f"{n}.png", n)
         (tmp_path / "raw" / "ab"[n % 2] / f"{n}.npy").write_bytes(b"x")
-    found = facts(run(tmp_path / "raw", tmp_path / "m", source="imagefolder", no_groups=True))
-    assert found["rejected"] == {"not an image by its name (.npy)": 4}
+    written = facts(run(tmp_path / "raw", tmp_path / "m", source="imagefolder", no_groups=True))
+    assert written["rejected"] == {"not an image by its name (.npy)": 4}
 
 
 def test_tables_are_found_in_linked_folders_and_never_among_the_hidden_files_of_macos(tmp_path):

@@ -1,4 +1,4 @@
-"""Ids and classes of a user's become file names that stay in their folder, in every stage that writes."""
+"""A user's ids and classes become file names that stay in their folder, in every stage that writes."""
 
 import io
 import tarfile
@@ -35,7 +35,7 @@ def noise(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (24, 24, 3), dtype=np.uint8))
 
 
-def test_every_text_gets_a_file_of_its_own_in_the_folder_on_every_file_system(tmp_path):
+def test_every_text_gets_its_own_file_in_the_folder_even_if_case_is_ignored(tmp_path):
     stems = file_stems(HOSTILE)
     assert len({unicodedata.normalize("NFC", s).casefold() for s in stems}) == len(HOSTILE)
     for stem in stems:
@@ -89,7 +89,7 @@ def test_prepare_writes_hostile_ids_inside_its_folder_alone(tmp_path):
     assert all(p.is_relative_to(folder) for p in after.keys() - before.keys())
 
 
-def test_generate_draws_a_class_that_is_a_path_inside_its_folder_alone(tmp_path):
+def test_generate_writes_a_class_that_is_a_path_inside_its_folder_alone(tmp_path):
     data = colours(tmp_path / "data")
     up = {"red": "../../up", "blue": "a/b"}
     table = manifest.read(data)

@@ -1,4 +1,4 @@
-"""Phantoms: the same for the same seed, with exact masks, and classes that can be told apart."""
+"""Phantoms are the same for the same seed, with exact masks and distinguishable classes."""
 
 import hashlib
 
@@ -27,7 +27,7 @@ def test_the_same_seed_draws_the_same_files(tmp_path):
     assert digest(tmp_path / "a") != digest(tmp_path / "c")
 
 
-def test_lesions_have_one_to_four_views_and_all_classes_come(phantoms):
+def test_lesions_have_one_to_four_views_of_one_class_and_all_classes_occur(phantoms):
     table = pd.read_csv(phantoms / "HAM10000_metadata.csv")
     views = table.groupby("lesion_id").size()
     assert set(views) <= {1, 2, 3, 4}
@@ -42,12 +42,12 @@ def test_the_mask_is_where_the_lesion_differs_from_the_skin():
         inside = mask > 127
         assert 0.03 < inside.mean() < 0.6
         skin = np.median(image[~inside], axis=0)
-        away = np.abs(image.astype(float) - skin).sum(2)
-        assert np.median(away[inside]) > 2.5 * np.median(away[~inside]), code
+        difference = np.abs(image.astype(float) - skin).sum(2)
+        assert np.median(difference[inside]) > 2.5 * np.median(difference[~inside]), code
 
 
 @pytest.mark.slow
-def test_classes_can_be_told_apart_by_their_colours():
+def test_classes_can_be_distinguished_by_their_colours():
     # Nearest class mean of colour histograms on lesions not used for the means.
     def features(code, lesion):
         image, mask, _ = draw_lesion(code, 3, lesion, 96)[0]
@@ -63,7 +63,7 @@ def test_classes_can_be_told_apart_by_their_colours():
     assert np.mean(hits) > 0.8
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+def test_a_folder_of_something_else_and_an_unknown_class_are_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(InputError, match="not dermgen's"):
         write_phantoms(PhantomConfig(output_dir=str(tmp_path), num_lesions=7))
@@ -71,7 +71,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         PhantomConfig(output_dir="x", classes=["wart"])
 
 
-def test_images_are_kept_apart_from_masks_by_folder(phantoms):
-    image = next((phantoms / "HAM10000_images_part_1").iterdir())
-    mask = phantoms / "HAM10000_segmentations_lesion_tschandl" / f"{image.stem}_segmentation.png"
-    assert Image.open(image).size == Image.open(mask).size == (128, 96)
+def test_every_image_has_a_mask_of_its_size_in_a_folder_of_its_own(phantoms):
+    images = sorted((phantoms / "HAM10000_images_part_1").iterdir())
+    masks = [phantoms / "HAM10000_segmentations_lesion_tschandl" / f"{i.stem}_segmentation.png" for i in images]
+    assert sorted(masks[0].parent.iterdir()) == sorted(masks)
+    for image, mask in zip(images, masks, strict=True):
+        assert Image.open(image).size == Image.open(mask).size == (128, 96)

@@ -46,7 +46,7 @@ def test_the_manifest_folder_is_a_hugging_face_imagefolder(manifest_dir):
     assert list(pd.read_csv(manifest_dir / "metadata.csv").columns)[: len(manifest.COLUMNS)] == manifest.COLUMNS
 
 
-def test_images_and_masks_have_the_asked_size_and_no_metadata(manifest_dir):
+def test_images_and_masks_have_the_requested_size_and_no_metadata(manifest_dir):
     for row in manifest.read(manifest_dir).to_dict("records"):
         image, mask = (Image.open(manifest_dir / row[c]) for c in ("file_name", "mask_file_name"))
         assert (image.size, image.mode, mask.size, mask.mode) == ((32, 32), "RGB", (32, 32), "L")
@@ -63,24 +63,24 @@ def test_lesions_stay_together_and_the_audit_says_so(manifest_dir):
     assert set(table["split"]) == {"train", "val", "test"}
 
 
-def test_a_split_by_image_must_be_asked_for_and_is_marked(phantoms, tmp_path, capsys):
+def test_a_split_by_image_on_request_is_marked_as_leaky(phantoms, tmp_path, capsys):
     run(phantoms, tmp_path / "m", allow_leaky_split=True)
     assert Split.of(tmp_path / "m") == Split(leaky=True, split_method=BY_IMAGE)
     assert facts(tmp_path / "m")["audit"]["groups_crossing_splits"] > 0
     assert "LEAKY" in capsys.readouterr().out
 
 
-def test_the_audit_holds_how_alike_the_splits_are(manifest_dir):
-    found = facts(manifest_dir)
-    assert found["split_method"] == BY_GROUPS == SetFacts.of(manifest_dir).split_method
-    columns = {d["column"]: d for d in found["audit"]["differences"]}
+def test_the_audit_records_the_differences_between_splits(manifest_dir):
+    written = facts(manifest_dir)
+    assert written["split_method"] == BY_GROUPS == SetFacts.of(manifest_dir).split_method
+    columns = {d["column"]: d for d in written["audit"]["differences"]}
     assert set(columns) == {"images a group", "localization", "sex", "age"}  # all are drawn, from one source
     table = manifest.read(manifest_dir)
     by_hand = table.groupby("split").agg(images=("dx", "size"), lesions=("lesion_id", "nunique"))
     for name, mean in (by_hand["images"] / by_hand["lesions"]).items():
         assert columns["images a group"]["splits"][name] == pytest.approx(mean)
     of_class = pd.crosstab(table["dx"], table["split"], normalize="index").loc["mel", ["train", "val", "test"]]
-    assert found["audit"]["class_off_by"]["mel"] == pytest.approx(abs(of_class - [0.7, 0.15, 0.15]).max(), abs=1e-6)
+    assert written["audit"]["class_off_by"]["mel"] == pytest.approx(abs(of_class - [0.7, 0.15, 0.15]).max(), abs=1e-6)
 
 
 def test_a_manifest_of_an_earlier_version_says_that_its_split_is_the_old_one(manifest_dir, tmp_path):
@@ -100,7 +100,7 @@ def test_a_manifest_of_an_earlier_version_says_that_its_split_is_the_old_one(man
     assert "NO GROUPS" in Split.of(folder).warnings()[0]
 
 
-def test_a_second_run_keeps_what_is_done_and_another_setting_is_refused(phantoms, tmp_path):
+def test_a_second_run_redoes_only_missing_images_and_refuses_another_setting(phantoms, tmp_path):
     folder = run(phantoms, tmp_path / "m")
     before = {p.name: p.stat().st_mtime_ns for p in (folder / "images").iterdir()}
     table = (folder / "metadata.csv").read_text()
@@ -126,7 +126,7 @@ def test_a_source_image_that_changed_is_prepared_again(phantoms, tmp_path):
     assert np.asarray(Image.open(folder / "images" / f"{source.stem}.png")).max() < 10
 
 
-def test_bad_files_are_listed_and_left_alone_and_too_many_stop_the_run(phantoms, tmp_path):
+def test_bad_files_are_listed_and_unchanged_and_too_many_stop_the_run(phantoms, tmp_path):
     raw = tmp_path / "raw"
     shutil.copytree(phantoms, raw)
     images = sorted((raw / "HAM10000_images_part_1").iterdir())
@@ -165,7 +165,7 @@ def test_without_masks_the_lesion_is_found_by_segmentation(phantoms, tmp_path):
 
 
 def copies(image: Image.Image, rng) -> dict[str, Image.Image]:
-    """What people do to a photograph before they file it again."""
+    """Changes that people make to a photograph before they file it again."""
     width, height = image.size
     small = io.BytesIO()
     image.save(small, "JPEG", quality=50)
@@ -184,23 +184,23 @@ def assert_copies_are_found(images: list[Image.Image], least: float) -> None:
     rng = np.random.default_rng(0)
     prints = [duplicates.fingerprint(image) for image in images]
     origin = list(range(len(images)))
-    kinds = ["original"] * len(images)
+    changes = ["original"] * len(images)
     for i, image in enumerate(images):
-        for kind, copy in copies(image, rng).items():
+        for change, copy in copies(image, rng).items():
             prints.append(duplicates.fingerprint(copy))
             origin.append(i)
-            kinds.append(kind)
+            changes.append(change)
     thumbnails, hashes = (np.stack(column) for column in zip(*prints, strict=True))
     pairs = duplicates.find_pairs(thumbnails, hashes, range(len(prints)))
     assert all(origin[i] == origin[j] for i, j in pairs)
-    found = {j for i, j in pairs if i < len(images) and origin[j] == i}
-    for kind in set(kinds) - {"original"}:
-        of_kind = [n for n, k in enumerate(kinds) if k == kind]
-        assert np.mean([n in found for n in of_kind]) >= least, kind
+    detected = {j for i, j in pairs if i < len(images) and origin[j] == i}
+    for change in set(changes) - {"original"}:
+        changed = [n for n, name in enumerate(changes) if name == change]
+        assert np.mean([n in detected for n in changed]) >= least, change
 
 
 @pytest.mark.slow
-def test_copies_of_phantoms_under_new_ids_are_found_and_nothing_else():
+def test_copies_of_phantoms_are_found_and_nothing_else_is():
     lesions = [draw_lesion(code, 9, n, 256)[0][0] for n in range(6) for code in HAM10000.codes]
     assert_copies_are_found([Image.fromarray(image) for image in lesions], least=0.9)
 
@@ -228,7 +228,7 @@ def test_a_planted_copy_joins_its_groups_in_one_split(phantoms, tmp_path):
 
 @pytest.mark.slow
 @needs_ham10000
-def test_copies_of_real_photographs_are_found_and_nothing_else():
+def test_copies_of_real_photographs_are_found_and_nothing_else_is():
     paths = sorted((ham10000() / "HAM10000_images_part_1").glob("*.jpg"))[::40]
     assert_copies_are_found([Image.open(p).convert("RGB") for p in paths], least=0.95)
 
@@ -272,7 +272,7 @@ def test_a_word_for_unknown_is_not_one_large_lesion(word, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["patient", "PatientID", "Lesion ID", "subject_id"])
-def test_usual_names_of_groups_are_found_and_named(name, tmp_path, capsys):
+def test_columns_with_usual_names_are_taken_as_groups_and_reported(name, tmp_path, capsys):
     folder = run(
         photographs(tmp_path / "raw", user_table(name, lambda i: f"P{i // 4}")), tmp_path / "m", source="imagefolder"
     )
@@ -304,20 +304,20 @@ def test_without_groups_a_column_must_be_named_or_the_split_is_marked(tmp_path, 
         assert split.warnings()[0].startswith("NO GROUPS")
 
 
-def test_two_columns_of_groups_are_asked_about(tmp_path):
+def test_two_columns_of_groups_are_an_error(tmp_path):
     raw = photographs(tmp_path / "raw", user_table("subject,case", lambda i: f"S{i // 4},C{i}"))
     with pytest.raises(InputError, match="several columns of groups, subject and case"):
         run(raw, tmp_path / "m", source="imagefolder")
 
 
-def test_how_a_diagnosis_was_confirmed_stays_in_the_manifest(tmp_path):
+def test_how_a_diagnosis_was_confirmed_is_kept_in_the_manifest(tmp_path):
     table = user_table("lesion_id,diagnosis_confirm_type", lambda i: f"L{i},{['histopathology', 'unknown'][i % 3 > 0]}")
     folder = run(photographs(tmp_path / "raw", table), tmp_path / "m", source="imagefolder")
     assert set(manifest.read(folder)["dx_type"]) == {"histopathology", ""}
     assert "dx_type" in {d["column"] for d in facts(folder)["audit"]["differences"]}
 
 
-def test_a_half_written_note_of_an_interrupted_run_costs_that_image_only(phantoms, tmp_path):
+def test_a_truncated_line_in_the_log_of_an_interrupted_run_costs_that_image_only(phantoms, tmp_path):
     folder = run(phantoms, tmp_path / "m")
     log = folder / ".finished.jsonl"
     lines = log.read_text().splitlines()
@@ -329,7 +329,7 @@ def test_a_half_written_note_of_an_interrupted_run_costs_that_image_only(phantom
     assert json.loads(log.read_text().splitlines()[-1]) == json.loads(lines[-1])
 
 
-def test_a_file_that_the_disk_does_not_give_keeps_what_was_made_of_it(phantoms, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_read_now_keeps_its_earlier_output(phantoms, tmp_path, monkeypatch):
     folder = run(phantoms, tmp_path / "m")
     kept = sorted((folder / "images").iterdir())
     read = Path.read_bytes
@@ -345,7 +345,7 @@ def test_a_file_that_the_disk_does_not_give_keeps_what_was_made_of_it(phantoms, 
     assert sorted((folder / "images").iterdir()) == kept
 
 
-def test_settings_may_change_until_there_is_a_manifest(tmp_path):
+def test_settings_may_change_until_the_manifest_is_written(tmp_path):
     raw = tmp_path / "raw"
     for name in ("a/1", "a/2", "b/1", "b/2"):
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
@@ -362,22 +362,22 @@ def test_settings_may_change_until_there_is_a_manifest(tmp_path):
         run(raw, tmp_path / "m", **settings, bit_depth=14)
 
 
-def test_near_duplicates_across_a_kept_split_are_said_with_their_number(tmp_path, capsys):
+def test_near_duplicates_across_a_kept_split_are_reported_with_their_number(tmp_path, capsys):
     for i in range(12):
-        place = tmp_path / "raw" / ("test" if i % 3 == 0 else "train") / "ab"[i % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw_lesion("nv", 9, i, 128)[0][0]).save(place / f"{i}.png")
+        class_dir = tmp_path / "raw" / ("test" if i % 3 == 0 else "train") / "ab"[i % 2]
+        class_dir.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_lesion("nv", 9, i, 128)[0][0]).save(class_dir / f"{i}.png")
     shutil.copy(tmp_path / "raw" / "test" / "a" / "0.png", tmp_path / "raw" / "train" / "a" / "copy.png")
     settings = {"source": "imagefolder", "keep_split": True, "no_groups": True, "resolution": 128}
     folder = run(tmp_path / "raw", tmp_path / "m", **settings)
     assert facts(folder)["audit"]["groups_crossing_splits"] == 1
-    said = capsys.readouterr()
-    assert "groups crossing splits: at least 1, of near-duplicates   NO GROUPS" in said.out
-    assert "joined" not in said.out
-    assert "at least 1 groups of near-duplicates are in more than one split" in said.err
+    printed = capsys.readouterr()
+    assert "groups crossing splits: at least 1, of near-duplicates   NO GROUPS" in printed.out
+    assert "joined" not in printed.out
+    assert "at least 1 groups of near-duplicates are in more than one split" in printed.err
 
 
-def test_a_kept_split_must_say_known_words_and_keep_lesions_whole(phantoms, tmp_path):
+def test_a_kept_split_needs_known_words_and_whole_lesions(phantoms, tmp_path):
     raw = shutil.copytree(phantoms, tmp_path / "raw")
     table = pd.read_csv(raw / "HAM10000_metadata.csv")
     of_lesion = table["lesion_id"].rank(method="dense").astype(int)
@@ -404,7 +404,7 @@ def test_a_named_column_of_groups_never_replaces_known_ids(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["group", "lesion", "case"])
-def test_a_column_of_a_vague_name_is_groups_only_if_it_looks_so_and_can_be_declined(name, tmp_path, capsys):
+def test_a_column_with_an_ambiguous_name_is_taken_only_if_it_looks_like_ids_and_can_be_declined(name, tmp_path, capsys):
     arms = photographs(tmp_path / "arms", user_table(name, lambda i: ["treated", "control"][i % 2]))
     with pytest.raises(InputError, match=rf"no lesion or patient ids.*\(further columns: {name}\)"):
         run(arms, tmp_path / "m", source="imagefolder")
@@ -419,13 +419,13 @@ def test_a_column_of_a_vague_name_is_groups_only_if_it_looks_so_and_can_be_decli
     assert Split.of(blind).split_method == NO_GROUPS
 
 
-def test_too_large_groups_are_refused_with_the_column_that_they_come_from(tmp_path):
+def test_an_error_about_too_large_groups_names_their_column(tmp_path):
     raw = photographs(tmp_path / "raw", user_table("subject", lambda i: f"S{i // 20}"))
     with pytest.raises(InputError, match=r"check the ids \(the column 'subject' is taken as patient_id\)"):
         run(raw, tmp_path / "m", source="imagefolder")
 
 
-def test_an_old_manifest_without_ids_says_no_groups_and_stays_as_it_is(tmp_path):
+def test_an_old_manifest_without_ids_warns_of_no_groups_and_is_not_split_again(tmp_path):
     raw = photographs(tmp_path / "raw", user_table("device", lambda i: "x"))
     folder = run(raw, tmp_path / "m", source="imagefolder", no_groups=True)
     of_old = facts(folder)

@@ -1,4 +1,4 @@
-"""Image steps: what goes in, what comes out, what is refused."""
+"""Image steps give the expected pixels, and refuse files that they cannot interpret."""
 
 import struct
 import zlib
@@ -86,17 +86,17 @@ def test_bad_files_are_refused_with_their_reason(tmp_path, make, reason):
 
 
 @pytest.mark.parametrize(
-    ("kind", "suffix"),
+    ("file_format", "suffix"),
     [("JPEG", ".jfif"), ("JPEG", ".jpe"), ("GIF", ".gif"), ("JPEG2000", ".jp2"), ("WEBP", ".webp"), ("JPEG", ".png")],
 )
-def test_a_whole_picture_is_read_whatever_its_file_is_called(tmp_path, kind, suffix):
-    Image.fromarray(rgb(64, 64)).save(tmp_path / f"a{suffix}", format=kind)
+def test_a_picture_is_read_by_its_content_whatever_the_ending_of_its_file(tmp_path, file_format, suffix):
+    Image.fromarray(rgb(64, 64)).save(tmp_path / f"a{suffix}", format=file_format)
     pixels, notes = preprocess.read_photo(tmp_path / f"a{suffix}")
     assert np.abs(pixels.astype(int) - rgb(64, 64)).mean() < 20
     assert notes == (("JPEG data named .png",) if suffix == ".png" else ())
 
 
-def test_hidden_colours_under_transparency_never_show(tmp_path):
+def test_colours_hidden_by_transparency_never_appear(tmp_path):
     hidden = np.dstack([np.full((20, 30, 3), (0, 255, 0), np.uint8), np.zeros((20, 30), np.uint8)])
     Image.fromarray(hidden).save(tmp_path / "a.webp", lossless=True, exact=True)
     Image.fromarray(hidden).convert("LA").save(tmp_path / "a.png")
@@ -151,7 +151,7 @@ def wide_gamut() -> bytes:
     return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
 
 
-def test_an_impossible_number_in_exif_ends_nothing_and_the_orientation_counts(tmp_path):
+def test_an_impossible_number_in_exif_does_not_stop_the_orientation_from_being_applied(tmp_path):
     blob = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + struct.pack(">HHII", 0x0112, 3, 1, 6 << 16)
     blob += struct.pack(">HHII", 0x011A, 10, 1, 38) + b"\0\0\0\0" + struct.pack(">ii", -1, 0)
     Image.fromarray(rgb()).save(tmp_path / "a.jpg", exif=blob, quality=100, subsampling=0)
@@ -159,7 +159,7 @@ def test_an_impossible_number_in_exif_ends_nothing_and_the_orientation_counts(tm
     assert inspection.read(tmp_path / "a.jpg")["exif"]
 
 
-def test_a_mask_is_read_with_its_own_values(tmp_path):
+def test_a_mask_keeps_its_values(tmp_path):
     values = np.zeros((20, 30), np.uint8)
     values[5:10] = 1
     Image.fromarray(values).save(tmp_path / "a.png")
@@ -180,9 +180,9 @@ def test_a_png_that_ends_early_is_not_whole(tmp_path):
         assert not preprocess.is_whole_png(path)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
+    def chunk(file_format, data):
+        return struct.pack(">I", len(data)) + file_format + data + struct.pack(">I", zlib.crc32(file_format + data))
 
     for name, side in (("bomb.png", 12_000), ("larger.png", 60_000)):
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, 9_000, 8, 2, 0, 0, 0))
@@ -209,9 +209,9 @@ def test_the_automatic_segmentation_finds_most_phantom_lesions():
     overlaps = []
     for lesion, code in enumerate(["mel", "nv", "bkl", "vasc", "df", "akiec", "bcc"] * 2):
         image, mask, _ = draw_lesion(code, 5, lesion, 160)[0]
-        found = preprocess.segment_lesion(image)
-        inside = mask > 127
-        overlaps.append(0 if found is None else ((found > 127) & inside).sum() / ((found > 127) | inside).sum())
+        segmented = preprocess.segment_lesion(image)
+        inside, guess = mask > 127, np.zeros(mask.shape, bool) if segmented is None else segmented > 127
+        overlaps.append((guess & inside).sum() / (guess | inside).sum())
     assert np.median(overlaps) > 0.75
     assert sum(o > 0.4 for o in overlaps) >= 12
 
@@ -220,7 +220,7 @@ def test_plain_skin_has_no_lesion():
     assert preprocess.segment_lesion(np.full((80, 120, 3), 200, np.uint8)) is None
 
 
-def test_hair_removal_takes_hair_away_and_leaves_the_rest():
+def test_hair_removal_removes_hair_and_leaves_the_rest():
     skin = (
         cv2.GaussianBlur(np.random.default_rng(0).normal(190, 40, (192, 256, 3)), (0, 0), 12)
         .clip(0, 255)
@@ -238,11 +238,11 @@ def test_hair_removal_takes_hair_away_and_leaves_the_rest():
     assert np.array_equal(preprocess.remove_hair(skin), skin)
 
 
-def test_shades_of_grey_takes_a_colour_cast_away():
+def test_shades_of_grey_removes_a_colour_cast():
     scene = np.random.default_rng(0).integers(40, 200, (30, 40, 3)).astype(np.uint8)
     cast = np.round(scene * [1.0, 0.8, 0.6]).astype(np.uint8)
     difference = preprocess.shades_of_grey(cast).astype(int) - preprocess.shades_of_grey(scene)
-    # Up to one brightness for the whole picture, the two agree.
+    # The two agree except for the overall brightness.
     ratio = preprocess.shades_of_grey(cast).mean((0, 1)) / preprocess.shades_of_grey(scene).mean((0, 1))
     assert np.ptp(ratio) < 0.02
     assert np.abs(difference).max() < 60

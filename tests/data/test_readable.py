@@ -1,4 +1,4 @@
-"""Files that a training would stumble over are named before it starts."""
+"""Files that would break a training are named before it starts."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each public layout is read as it comes; what cannot be used is told, not dropped."""
+"""Each public layout is read as downloaded; unusable rows and files are reported, not dropped."""
 
 import datasets
 import pandas as pd
@@ -22,7 +22,7 @@ def rows(source):
     ("name", "separator"),
     [("HAM10000_metadata.csv", ","), ("HAM10000_metadata.tab", "\t"), ("HAM10000_metadata", "\t")],
 )
-def test_ham10000_comes_with_commas_or_tabs_and_both_image_folders(tmp_path, name, separator):
+def test_ham10000_is_read_with_commas_or_tabs_and_from_both_image_folders(tmp_path, name, separator):
     lines = [
         "lesion_id,image_id,dx,dx_type,age,sex,localization",
         "HAM_1,ISIC_1,mel,histo,55.0,male,back",
@@ -59,7 +59,7 @@ def test_isic2018_joins_one_hot_labels_with_lesion_groups(tmp_path):
     assert dict(table["lesion_id"]) == {"ISIC_1": "HAM_7", "ISIC_2": "HAM_8"}
 
 
-def test_isic2019_has_eight_classes_and_downsampled_files(tmp_path):
+def test_isic2019_is_read_with_its_classes_downsampled_files_and_unknown_class(tmp_path):
     (tmp_path / "ISIC_2019_Training_GroundTruth.csv").write_text(
         "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK\nISIC_1_downsampled,0,0,0,1,0,0,0,0,0\nISIC_2,0,0,0,0,0,0,0,1,0\nISIC_3,0,0,0,0,0,0,0,0,1\n"
     )
@@ -130,7 +130,7 @@ def test_a_hub_data_set_is_read_with_its_columns_and_label_names(tmp_path):
         sources.hub_dataset("nobody/nothing", tmp_path / "down", "image", "label", None, "train")
 
 
-def test_rows_without_files_files_without_rows_unknown_labels_and_repeated_ids_are_told(tmp_path):
+def test_rows_without_files_files_without_rows_unknown_labels_and_repeated_ids_are_rejected_with_a_reason(tmp_path):
     lines = ["lesion_id,image_id,dx", "L1,A,mel", "L2,B,mel", "L3,C,wart", "L1,A,nv", "L5,E,nv"]
     (tmp_path / "HAM10000_metadata.csv").write_text("\n".join(lines))
     for name in ("A", "C", "E", "stray"):
@@ -167,7 +167,7 @@ def test_an_empty_class_folder_is_an_error(tmp_path):
         sources.imagefolder(tmp_path)
 
 
-def test_one_hot_labels_are_the_same_after_a_table_was_saved_again(tmp_path):
+def test_one_hot_labels_with_blanks_and_additional_columns_are_read(tmp_path):
     (tmp_path / "ISIC2018_Task3_Training_GroundTruth.csv").write_text(
         "Unnamed: 0,image,MEL,NV,BCC,AKIEC,BKL,DF,VASC,comment\n0,A,1,,,,,,,sure\n7,B,,1,,,,,,\n9,C,,,,,,,,none\n"
     )

@@ -33,7 +33,7 @@ def test_no_group_crosses_and_every_class_is_near_its_share():
             assert abs((mine == name).sum() - share * len(mine)) <= 4, (label, name)
 
 
-def test_a_split_is_the_same_for_the_same_seed_only():
+def test_a_split_is_determined_by_its_seed():
     labels, groups = ["nv"] * 60, np.arange(60)
     first = split_groups(labels, groups, FRACTIONS, 0)
     assert np.array_equal(first, split_groups(labels, groups, FRACTIONS, 0))
@@ -49,16 +49,16 @@ def images_a_group(splits, groups) -> pd.Series:
 
 
 def skewed(seed: int, lesions: int = 1500) -> pd.DataFrame:
-    """Lesions of 1 to 6 images; those with one image are mostly of the kind "a", those with several of the kind "b"."""
+    """Lesions of 1 to 6 images; those with one image are mostly of type "a", those with several of type "b"."""
     rng = np.random.default_rng(seed)
     sizes = rng.choice(6, lesions, p=[0.7, 0.15, 0.06, 0.04, 0.03, 0.02]) + 1
-    kind = np.where(rng.random(lesions) < np.where(sizes > 1, 0.1, 0.8), "a", "b")
+    dx_type = np.where(rng.random(lesions) < np.where(sizes > 1, 0.1, 0.8), "a", "b")
     dx = rng.choice(["nv", "mel", "df"], lesions, p=[0.7, 0.25, 0.05])
-    table = pd.DataFrame({"group": np.arange(lesions), "dx": dx, "dx_type": kind})
+    table = pd.DataFrame({"group": np.arange(lesions), "dx": dx, "dx_type": dx_type})
     return table.loc[np.repeat(table.index, sizes)].reset_index(drop=True)
 
 
-def test_lesions_of_every_size_fall_to_every_split_in_each_class():
+def test_lesions_have_about_the_same_mean_number_of_images_in_every_split_and_class():
     table = skewed(0, 3000)
     table["split"] = split_groups(table["dx"], table["group"], FRACTIONS, seed=0)
     for dx, part in table.groupby("dx"):
@@ -66,15 +66,15 @@ def test_lesions_of_every_size_fall_to_every_split_in_each_class():
         assert images_a_group(part["split"], part["group"]).between(mean / 1.1, mean * 1.1).all(), dx
 
 
-def test_patients_with_many_and_with_few_images_fall_to_every_split():
-    """Sizes as of ISIC 2020: 2,056 patients with 2 to 115 images, some of which show both classes."""
+def test_patients_with_many_and_with_few_images_are_spread_over_every_split():
+    """Sizes as in ISIC 2020: 2,056 patients with 2 to 115 images, some with both classes."""
     rng = np.random.default_rng(0)
     sizes = np.maximum(2, rng.gamma(0.9, 18, 2056)).round().astype(int)
     groups = np.repeat(np.arange(2056), sizes)
     labels = np.where(rng.random(len(groups)) < 0.0176, "malignant", "benign")
     splits = split_groups(labels, groups, FRACTIONS, seed=0)
-    found = images_a_group(splits, groups)
-    assert found.max() / found.min() < 1.05
+    means = images_a_group(splits, groups)
+    assert means.max() / means.min() < 1.05
     shares = pd.crosstab(labels, splits, normalize="index")
     assert (shares - pd.Series(FRACTIONS)).abs().to_numpy().max() < 0.01
 
@@ -84,8 +84,8 @@ def test_splits_of_ham10000_are_alike():
     table = pd.read_csv(ham10000() / "HAM10000_metadata.csv", dtype=str, keep_default_na=False)
     groups = join_groups(table["lesion_id"])
     table["split"] = split_groups(table["dx"], groups, FRACTIONS, seed=0)
-    found = images_a_group(table["split"], groups)
-    assert found.max() / found.min() < 1.05
+    means = images_a_group(table["split"], groups)
+    assert means.max() / means.min() < 1.05
     nevi = table[table["dx"] == "nv"]
     confirmed = nevi["dx_type"].eq("histo").groupby(nevi["split"]).mean()
     assert confirmed.max() - confirmed.min() < 0.06
@@ -95,16 +95,16 @@ def test_splits_of_ham10000_are_alike():
 
 def test_a_split_that_comes_out_empty_or_far_from_its_share_is_refused():
     one_lesion = np.zeros(56, int)
-    with pytest.raises(InputError, match=r"split val would hold 0.0% of 56 images.*there are 1 groups"):
+    with pytest.raises(InputError, match=r"split val would hold 0.0% of 56 images.*they are 1 group of"):
         check_shares(split_groups(["nv"] * 56, one_lesion, FRACTIONS, 0), one_lesion, FRACTIONS)
     nearly = np.array([0] * 50 + [1, 2, 3, 4, 5, 6])
-    with pytest.raises(InputError, match=r"of 56 images where 15% were asked for.*the largest with 50 images"):
+    with pytest.raises(InputError, match=r"of 56 images instead of 15%.*the largest with 50 images"):
         check_shares(split_groups(["nv"] * 56, nearly, FRACTIONS, 0), nearly, FRACTIONS)
     whole = {"train": 1.0, "val": 0.0, "test": 0.0}
     check_shares(split_groups(["nv"] * 56, one_lesion, whole, 0), one_lesion, whole)
 
 
-def test_a_split_that_favours_some_lesions_is_called_so_and_a_fair_one_is_not():
+def test_a_split_that_favours_some_lesions_gets_a_warning_and_a_fair_one_does_not():
     table = skewed(1)
     table["split"] = split_groups(table["dx"], table["group"], FRACTIONS, seed=1)
     fair = balance.compare(table, table["group"], seed=0)
@@ -118,12 +118,12 @@ def test_a_split_that_favours_some_lesions_is_called_so_and_a_fair_one_is_not():
     assert biased[1]["difference"] == pytest.approx(abs(a["train"] - a["test"]))
 
 
-def test_fair_splits_get_the_warning_once_in_a_hundred_times():
-    """Groups at random, which differ more than dealt ones; images counted one by one would find differences."""
+def test_fair_splits_rarely_get_the_warning():
+    """At 1 % of 60 random splits of groups; a test that counts images one by one would find differences."""
     warned = 0
     for seed in range(60):
         table = skewed(seed, 150)
         chosen = np.random.default_rng((seed, 1)).choice(list(FRACTIONS), 150, p=list(FRACTIONS.values()))
-        found = balance.compare(table.assign(split=chosen[table["group"]]), table["group"], seed=0)
-        warned += balance.warning(found) is not None
+        means = balance.compare(table.assign(split=chosen[table["group"]]), table["group"], seed=0)
+        warned += balance.warning(means) is not None
     assert warned <= 3

@@ -1,4 +1,4 @@
-"""Some of the images: the same for a seed, of all kinds and classes, one a lesion first, however the table is sorted."""
+"""Random subsets are the same for a seed, take one image per lesion first, and do not depend on the table's order."""
 
 import numpy as np
 import pandas as pd
@@ -42,13 +42,13 @@ def test_classes_keep_their_shares_to_within_one_image(number):
     assert counts.sum() == number
 
 
-def test_classes_take_turns_or_have_as_many_each():
+def test_classes_take_turns_or_have_the_same_number_each():
     table = sorted_table()
     assert subset(table, 15, 0, "turns")["dx"].value_counts().to_dict() == {"nv": 6, "mel": 5, "bkl": 4}
     assert subset(table, 5, 0, "each")["dx"].value_counts().to_dict() == {"nv": 5, "mel": 5, "bkl": 4}
 
 
-def test_every_image_is_as_likely_as_another():
+def test_every_image_of_a_class_is_equally_likely():
     table = sorted_table()
     times = np.zeros(40)
     for seed in range(2000):
@@ -56,7 +56,7 @@ def test_every_image_is_as_likely_as_another():
     assert np.abs(times[:28] / 2000 - 0.25).max() < 0.05
 
 
-def test_images_of_unknown_lesion_are_lesions_of_their_own_and_more_than_there_are_is_all():
+def test_images_of_unknown_lesion_are_separate_lesions_and_too_large_a_number_means_all():
     assert list(choose(["a", "b", "c"], 2, 0, ["", "", "a"])) in ([0, 1], [0, 2], [1, 2])
     assert list(choose(["a", "b", "c"], 9, 0)) == [0, 1, 2]
     assert len(choose([], 4, 0)) == 0

@@ -1,4 +1,4 @@
-"""Tables are read in the encodings, separators and spellings that people have, or refused with one sentence."""
+"""Tables are read in common encodings, separators and spellings, or refused with one sentence."""
 
 import math
 
@@ -42,7 +42,7 @@ def changed(i, to):
     ids="plain semicolons decimal_comma utf16 cp1252 bom_crlf cr sep_line blanks upper jpg_ids lower_ids r_rownames "
     "trailing_comma quoted".split(),
 )
-def test_ham10000_is_the_same_however_its_table_was_saved(tmp_path, data):
+def test_ham10000_is_read_the_same_however_its_table_was_saved(tmp_path, data):
     (tmp_path / "HAM10000_metadata.csv").write_bytes(data)
     for name in ("ISIC_1.jpg", "ISIC_2.jpg"):
         (tmp_path / name).write_bytes(b"x")
@@ -56,13 +56,13 @@ def test_ham10000_is_the_same_however_its_table_was_saved(tmp_path, data):
     assert table["localization"][0] == "Rücken"
 
 
-def test_a_workbook_is_one_sentence_that_says_what_to_do(tmp_path):
+def test_a_workbook_is_an_error_that_says_what_to_do(tmp_path):
     (tmp_path / "HAM10000_metadata.xlsx").write_bytes(b"PK\x03\x04 a workbook")
     with pytest.raises(InputError, match="is an Excel workbook: save its sheet as CSV"):
         sources.ham10000(tmp_path)
 
 
-def test_a_column_that_is_there_twice_is_an_error(tmp_path):
+def test_a_repeated_column_is_an_error(tmp_path):
     (tmp_path / "a.csv").write_text("dx, dx\nmel,nv\n")
     with pytest.raises(InputError, match="two columns called 'dx'"):
         tables.read_table(tmp_path / "a.csv")
@@ -107,5 +107,5 @@ def test_of_two_tables_the_one_with_the_exact_name_counts_and_two_that_differ_ar
     (tmp_path / "HAM10000_metadata.tab").write_text(text(sep="\t"))
     assert list(sources.ham10000(tmp_path).table["dx"]) == ["mel"]
     (tmp_path / "HAM10000_metadata.tab").write_text(text(changed(2, lambda _: "bkl"), sep="\t"))
-    with pytest.raises(InputError, match=r"two tables may be the one that counts, .*metadata.csv and .*metadata.tab"):
+    with pytest.raises(InputError, match=r"two tables with different content match, .*metadata.csv and .*metadata.tab"):
         sources.ham10000(tmp_path)

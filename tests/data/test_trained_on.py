@@ -1,4 +1,4 @@
-"""What a model was trained on: kept with a run, handed on by its weights and its images, and never guessed."""
+"""What a model was trained on is recorded with a run, passed on to its weights and images, and never guessed."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_an_image_and_a_data_set_below_are_recorded_once(tmp_path):
     assert TrainedOn.read(tmp_path / "run").base_data == (CLINIC,)
 
 
-def test_synthetic_images_are_known_by_id_and_count_as_no_photographs(tmp_path):
+def test_synthetic_images_are_known_by_id_and_do_not_count_as_photographs(tmp_path):
     begin(tmp_path / "run", {"a": b"a"}, synthetic="true")
     known = TrainedOn.read(tmp_path / "run")
     assert (known.sha256, known.image_ids) == (frozenset(), {"a"})
@@ -66,7 +66,7 @@ def test_a_run_is_not_resumed_with_other_images(tmp_path, other):
         begin(tmp_path / "run", other)
 
 
-def test_an_image_that_is_drawn_twice_as_often_is_recorded_once_with_its_number(tmp_path):
+def test_a_repeated_image_is_recorded_once_with_its_number_of_repeats(tmp_path):
     begin(tmp_path / "run", {"a": b"a"})
     row = {"image_id": "a", "dx": "mel", "synthetic": "false", "path": str(tmp_path / "run" / "a.png")}
     with pytest.raises(InputError, match="was trained on other images"):
@@ -77,7 +77,7 @@ def test_an_image_that_is_drawn_twice_as_often_is_recorded_once_with_its_number(
     assert table == f"image_id,dx,synthetic,times,sha256\na,mel,false,2,{hash_file(row['path'])}\n"
 
 
-def test_what_is_not_recorded_is_unknown_not_empty(tmp_path):
+def test_a_missing_record_means_unknown_and_not_empty(tmp_path):
     assert TrainedOn.read("organisation/model-on-the-hub") == TrainedOn()
     assert TrainedOn().sha256 is TrainedOn().image_ids is None
     begin(tmp_path / "run", {"a": b"a"})
@@ -87,7 +87,7 @@ def test_what_is_not_recorded_is_unknown_not_empty(tmp_path):
         TrainedOn.ids(tmp_path / "run")
 
 
-def test_generated_images_hand_on_what_their_model_was_trained_on(tmp_path):
+def test_generated_images_pass_on_what_their_model_was_trained_on(tmp_path):
     hashes = begin(tmp_path / "run", {"a": b"a"}, data=LEAKY)
     (tmp_path / "run" / "config.yaml").write_text("data_dir: real\nseed: 3\n")
     (tmp_path / "images").mkdir()
@@ -96,7 +96,7 @@ def test_generated_images_hand_on_what_their_model_was_trained_on(tmp_path):
     (tmp_path / "view").mkdir()
     (tmp_path / "view" / "config.yaml").write_text(f"synthetic: {tmp_path / 'images'}\n")
     (tmp_path / "images" / "config.yaml").write_text("seed: 5\n")
-    found = Generated.read(tmp_path / "view", ["abc"])
-    assert found.trained_on.sha256 == set(hashes.values())
-    assert (found.trained_on.leaky, found.trained_on.manifests, found.seed) == (True, ("real",), 5)
+    generated = Generated.read(tmp_path / "view", ["abc"])
+    assert generated.trained_on.sha256 == set(hashes.values())
+    assert (generated.trained_on.leaky, generated.trained_on.manifests, generated.seed) == (True, ("real",), 5)
     assert Generated.read(tmp_path / "view", ["of other weights"]) == Generated()
