@@ -37,7 +37,7 @@ def read(folder: str | Path, synthetic_set: bool = False) -> "pd.DataFrame":
 
     Args:
         folder: with the table.
-        synthetic_set: given as synthetic images, of which another program may have told the files only, and `label`.
+        synthetic_set: given as synthetic images; another program may have written their file names and `label` alone.
 
     Raises:
         InputError: if the folder or the table is missing, a column is, or the table is empty.

@@ -91,20 +91,20 @@ def shared_facts(
     force: str | None,
     data_license: str | None,
     published: Collection[str] | None = None,
-    learnt: Collection[str] | None = None,
+    trained_on: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """What every card tells, of a model or a set.
 
     Args:
-        data: facts of the images that were learnt, one entry a manifest.
-        base_data: likewise of what the base model has learnt, where it is known.
+        data: facts of the training images, one entry a manifest.
+        base_data: likewise of the base model's, where they are known.
         license: of what is published.
         evidence: results about it.
         stops: gates that were shut.
         force: why it was published all the same.
         data_license: what the publisher says of images whose manifest does not.
         published: SHA-256 of the images of a set.
-        learnt: SHA-256 of the real images that were learnt, where that is known.
+        trained_on: SHA-256 of the real training images, where they are known.
     """
     sources = sorted({source for entry in (*data, *base_data) for source in entry.sources} - {""})
     bibtex = dict.fromkeys(b for s in sources if s in COLLECTIONS for b in [COLLECTIONS[s].bibtex] if b)
@@ -119,7 +119,7 @@ def shared_facts(
         "consent": consent([*data, *base_data]),
         "forced": [stop.on_card() for stop in stops] if force else [],
         "force_reason": force,
-        "scores": [_scores(scores, learnt) for scores in evidence.scores],
+        "scores": [_scores(scores, trained_on) for scores in evidence.scores],
         "memorization": _memorization(evidence, published),
         "studies": evidence.studies,
     }

@@ -55,7 +55,7 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
         table = choose(real[real["split"] == "train"], table, config.synthetic_ratio, None, False, rng)
     synthetic = table.assign(split="train").reset_index(drop=True)
     rows = synthetic if real is None else pd.concat([real, synthetic], ignore_index=True)
-    data = [*_learnt(synthetic, trained_on), *([] if real is None else [SetFacts.of(config.include_real)])]
+    data = [*_binding(synthetic, trained_on), *([] if real is None else [SetFacts.of(config.include_real)])]
     data_license = combined_license(data, config.data_license)
     published = frozenset(synthetic["sha256"])
     stops = [
@@ -84,7 +84,7 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
             "picture": picture,
             "notice": "Its synthetic images are no photographs of patients, and no evidence of how a disease looks.",
             "it": "this set",
-            "data_title": "What the model had learnt" + ("" if real is None else ", and the real images"),
+            "data_title": "What the model was trained on" + ("" if real is None else ", and the real images"),
             "published": len(synthetic),
             "copies_left_out": left_out,
             "images": _images(rows, config, tar),
@@ -152,9 +152,9 @@ def _without_copies(table: pd.DataFrame, evidence: Evidence) -> tuple[pd.DataFra
 
 
 def _refuse_held_out(
-    table: pd.DataFrame, real: pd.DataFrame, learnt: Collection[str] | None, config: PublishDatasetConfig
+    table: pd.DataFrame, real: pd.DataFrame, trained_on: Collection[str] | None, config: PublishDatasetConfig
 ) -> None:
-    """Refuse to publish val and test splits that the synthetic images know something of."""
+    """Refuse to publish val and test splits that the model of the synthetic images has seen."""
     held_out = real[real["split"] != "train"]
     drawn_over = set(held_out["image_id"]) & set(table.get("source_image_id", [])) - {""}
     if drawn_over:
@@ -162,10 +162,10 @@ def _refuse_held_out(
             f"{len(drawn_over)} images of {config.data_dir} were drawn over held-out images of {config.include_real} "
             f"(as {min(drawn_over)}), which they would bring into the training split: draw over its train split"
         )
-    known = held_out["sha256"].isin(learnt or ())
+    known = held_out["sha256"].isin(trained_on or ())
     if known.any():
         raise InputError(
-            f"the model has learnt {int(known.sum())} held-out images of {config.include_real} (as "
+            f"the model was trained on {int(known.sum())} held-out images of {config.include_real} (as "
             f"{held_out.loc[known, 'image_id'].iloc[0]}), whose splits would be worthless: give the manifest "
             "that it was trained on"
         )
@@ -183,8 +183,8 @@ def _with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return table.assign(path=paths, sha256=list(map(hash_file, paths)))
 
 
-def _learnt(synthetic: pd.DataFrame, trained_on: TrainedOn) -> list[SetFacts]:
-    """What the model had learnt, and what else binds the images, by the licences that their manifest tells."""
+def _binding(synthetic: pd.DataFrame, trained_on: TrainedOn) -> list[SetFacts]:
+    """Facts of what the model was trained on, and of whatever else the licences in the manifest come from."""
     leaky = manifest.is_leaky(synthetic)
     entries = [replace(entry, leaky=entry.leaky or leaky) for entry in trained_on.all_data]
     more = set(synthetic["license"]) - set(trained_on.licenses) - ({""} if entries else set())

@@ -1,8 +1,9 @@
-"""A finished run, told for publication: which files are the model, how it was trained, what of it can be said."""
+"""A finished run as it is published: which files are the model, how it was trained, what its card says."""
 
 import json
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,19 +39,33 @@ TRAINING = (
 SMALL_CLASS = 200  # training images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Described:
-    """A model: the files that are sent, by their names there, and what its card tells of it."""
+    """A finished run, ready to be published.
 
-    folder: Path
+    Attributes:
+        record: of the run.
+        template: name of its card in `model_cards/`.
+        files: that are sent, by their names there.
+        sha256: of the weights.
+        generates: whether it generates images; a model that does can copy.
+        whole: whether the base model's weights are among those sent.
+        model: what the card says of the model.
+        metadata: of the card, by the Hub's names.
+    """
+
+    record: RunRecord
     template: str
     files: dict[str, Path]
     sha256: str
-    draws: bool  # images: a model that does can copy
-    whole: bool  # the base model's weights are among those sent
+    generates: bool = True
+    whole: bool
     model: dict[str, Any]
     metadata: dict[str, Any]
-    record: RunRecord
+
+    @property
+    def folder(self) -> Path:
+        return self.record.folder
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -69,8 +84,8 @@ class Described:
             known["max_train_steps"] = self.record.finished_step
         if known["random_crop"] == 1:
             del known["random_crop"]  # nothing is cut
-        told = [(k, v) for k, v in known.items() if v not in (None, False, "", []) or k == "seed"]
-        return [(name, without_paths(_text(value))) for name, value in told]
+        shown = [(k, v) for k, v in known.items() if v not in (None, False, "", []) or k == "seed"]
+        return [(name, without_paths(_text(value))) for name, value in shown]
 
     def origin(self) -> list[tuple[str, str]]:
         """Where the model comes from, for a table."""
@@ -88,7 +103,7 @@ class Described:
         return rows
 
     def cost(self) -> dict[str, Any] | None:
-        """Time and device of the training; None where they were not noted."""
+        """Time and device of the training; None where they were not recorded."""
         seconds = self.record.training_seconds
         if seconds is None:
             return None
@@ -104,151 +119,137 @@ class Described:
         counts: Counter[str] = Counter()
         for entry in self.trained_on.data:
             counts.update(entry.images_per_class)
-        told = ", ".join(f"{code} ({n})" for code, n in sorted(counts.items()) if n < SMALL_CLASS)
-        return [f"Classes with under {SMALL_CLASS} training images: {told}."] if told else []
+        small = ", ".join(f"{code} ({n})" for code, n in sorted(counts.items()) if n < SMALL_CLASS)
+        return [f"Classes with under {SMALL_CLASS} training images: {small}."] if small else []
 
 
 def describe(folder: str | Path, weights: Literal["last", "best"] = "last") -> Described:
     """The finished run in a folder.
 
     Raises:
-        InputError: if there is none, it has not finished, or it does not say what it has learnt.
+        InputError: if there is none, it has not finished, or it does not record what it was trained on.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
     if (folder / "metadata.csv").exists():
         raise InputError(f"{folder} holds images, not a model: dermgen publish dataset {folder} …")
-    record = RunRecord.read(folder)
     if not RunRecord.is_one(folder):
-        raise InputError(
-            f"{folder} has no provenance.json: it is no run of dermgen, so nothing is known of it to be told"
-        )
-    run = runs.find(folder, weights)
+        raise InputError(f"{folder} has no provenance.json: it is no run of dermgen, so nothing is known of it")
+    record, run = RunRecord.read(folder), runs.find(folder, weights)
     if run is not None:
-        found = _from_scratch(run, record)
+        described = _from_scratch(run, record)
     elif weights == "best":
         raise InputError("--weights best is for models trained from scratch, whose validations choose among weights")
     elif (folder / LORA_FILE).exists():
-        found = _lora(record)
+        described = _lora(record)
     elif (folder / "model_index.json").exists():
-        found = _pipeline(record)
+        described = _pipeline(record)
     elif is_one(ClassifierResult, folder) and (folder / "model.safetensors").exists():
-        found = _classifier(record)
+        described = _classifier(record)
     else:
-        raise InputError(f"the run in {folder} has not finished: the command that began it goes on")
+        raise InputError(f"the run in {folder} has not finished: run the same command again")
     if not record.trained_on.data:
-        raise InputError(f"{folder} does not say which data it has learnt: it has not got far enough, or is too old")
-    gone_on = [step_of(p) for p in checkpoints(folder)]
-    if record.finished_step is not None and gone_on and gone_on[-1] > record.finished_step:
+        raise InputError(f"{folder} does not record what it was trained on: it stopped too early, or is too old")
+    last = max(map(step_of, checkpoints(folder)), default=0)
+    if record.finished_step is not None and last > record.finished_step:
         raise InputError(
-            f"{folder} has gone on to step {gone_on[-1]} since its weights were written at step "
-            f"{record.finished_step}: the same command finishes it"
+            f"{folder} was resumed up to step {last} since its weights were written at step {record.finished_step}: "
+            "run the same command again to finish it"
         )
-    return found
+    return described
 
 
 def _lora(record: RunRecord) -> Described:
-    folder, settings = record.folder, record.settings
-    with safe_open(folder / LORA_FILE, framework="np") as file:
+    path, settings = record.folder / LORA_FILE, record.settings
+    with safe_open(path, framework="np") as file:
         parameters = sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
-    base = _hub_id(record)
     model = {
-        "base_model": base,
         "parameters": parameters,
         "rank": settings["rank"],
         "alpha": settings["lora_alpha"] or settings["rank"],
         "use_dora": settings["use_dora"],
         "train_text_encoder": settings["train_text_encoder"],
         "targets": settings["lora_target_modules"] or list(UNET_TARGETS),
-        **_prompts(record),
     }
-    metadata = {
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-image",
-        "tags": ["lora", "dreambooth", "stable-diffusion", "diffusers-training"],
-        "instance_prompt": settings["instance_prompt"],
-    }
-    if base:
-        metadata |= {"base_model": base, "base_model_relation": "adapter"}
-    files = {LORA_FILE: folder / LORA_FILE}
     return Described(
-        folder,
-        "dreambooth_lora",
-        files,
-        runs.weights_sha256(folder),
-        True,
-        False,
-        model,
-        metadata,
-        record,
+        record=record,
+        template="dreambooth_lora",
+        files={LORA_FILE: path},
+        sha256=runs.weights_sha256(record.folder),
+        whole=False,
+        model=model | _prompts(record) | {"base_model": _hub_id(record)},
+        metadata=_of_stable_diffusion(record, ["lora"], "adapter"),
     )
 
 
 def _pipeline(record: RunRecord) -> Described:
-    folder, settings = record.folder, record.settings
+    folder = record.folder
     index = json.loads((folder / "model_index.json").read_text())
     parts = [name for name, kind in index.items() if isinstance(kind, list) and (folder / name).is_dir()]
-    base = _hub_id(record)
-    model = {
-        "base_model": base,
-        "parameters": record.trained_parameters,
-        **_prompts(record),
-    }
-    metadata = {
-        "library_name": "diffusers",
-        "pipeline_tag": "text-to-image",
-        "tags": ["dreambooth", "stable-diffusion", "diffusers-training"],
-        "instance_prompt": settings.get("instance_prompt"),
-    }
-    if base:
-        metadata |= {"base_model": base, "base_model_relation": "finetune"}
-    files = {name: folder / name for name in ("model_index.json", *parts)}
-    return Described(folder, "dreambooth", files, runs.weights_sha256(folder), True, True, model, metadata, record)
+    return Described(
+        record=record,
+        template="dreambooth",
+        files={name: folder / name for name in ("model_index.json", *parts)},
+        sha256=runs.weights_sha256(folder),
+        whole=True,
+        model={"parameters": record.trained_parameters, **_prompts(record), "base_model": _hub_id(record)},
+        metadata=_of_stable_diffusion(record, [], "finetune"),
+    )
 
 
 def _from_scratch(run: runs.TrainedRun, record: RunRecord) -> Described:
     names = [*run.method.networks, "scheduler", "model_index.json"]
     # The best weights are the networks alone; what goes with them lies beside the last ones.
-    places = {name: place for name in names for place in (run.folder / name, run.weights / name) if place.exists()}
-    model = {
-        "parameters": record.parameters,
-        "classes": run.classes,
-        "class_conditional": run.class_conditional,
-        "resolution": run.resolution,
-    }
+    files = {name: place for name in names for place in (run.folder / name, run.weights / name) if place.exists()}
     task = "image-to-image" if run.method.translates else "unconditional-image-generation"
-    metadata = {"library_name": "dermgen", "pipeline_tag": task, "tags": [run.name]}
-    return Described(run.folder, run.name, places, run.sha256(), True, False, model, metadata, record)
+    return Described(
+        record=record,
+        template=run.name,
+        files=files,
+        sha256=run.sha256(),
+        whole=False,
+        model={
+            "parameters": record.parameters,
+            "classes": run.classes,
+            "class_conditional": run.class_conditional,
+            "resolution": run.resolution,
+        },
+        metadata={"library_name": "dermgen", "pipeline_tag": task, "tags": [run.name]},
+    )
 
 
 def _classifier(record: RunRecord) -> Described:
     folder, settings = record.folder, record.settings
-    results, config = read(ClassifierResult, folder), json.loads((folder / "config.json").read_text())
-    base = _hub_id(record)
-    model = {
-        "base_model": base,
-        "classes": results.classes,
-        "architecture": config["architectures"][0].removesuffix("ForImageClassification"),
-        "resolution": settings["resolution"],
-        "wide_head": bool(settings["head_width"]),
-        "result": results,
-        "intervals": intervals(folder / "predictions_test.csv", results.classes),
-    }
-    metadata = {
-        "library_name": "dermgen" if settings["head_width"] else "transformers",
-        "pipeline_tag": "image-classification",
-        "tags": ["vit" if "vit" in config["model_type"] else config["model_type"]],
-    }
-    if base:
-        metadata |= {"base_model": base, "base_model_relation": "finetune"}
-    files = {name: folder / name for name in ("config.json", "model.safetensors", "preprocessor_config.json")}
-    sha256 = hash_file(folder / "model.safetensors")
-    return Described(folder, "classifier", files, sha256, False, True, model, metadata, record)
+    result, config = read(ClassifierResult, folder), json.loads((folder / "config.json").read_text())
+    model_type = config["model_type"]
+    return Described(
+        record=record,
+        template="classifier",
+        files={name: folder / name for name in ("config.json", "model.safetensors", "preprocessor_config.json")},
+        sha256=hash_file(folder / "model.safetensors"),
+        generates=False,
+        whole=True,
+        model={
+            "base_model": _hub_id(record),
+            "classes": result.classes,
+            "architecture": config["architectures"][0].removesuffix("ForImageClassification"),
+            "resolution": settings["resolution"],
+            "wide_head": bool(settings["head_width"]),
+            "result": result,
+            "intervals": intervals(folder / "predictions_test.csv", result.classes),
+        },
+        metadata={
+            "library_name": "dermgen" if settings["head_width"] else "transformers",
+            "pipeline_tag": "image-classification",
+            "tags": ["vit" if "vit" in model_type else model_type],
+            **_of_base(record, "finetune"),
+        },
+    )
 
 
 def _prompts(record: RunRecord) -> dict[str, str | None]:
-    """The prompt that was taught, or an example of the captions."""
+    """The prompt that it was trained with, or an example of the captions."""
     entry = next(iter(record.trained_on.data), SetFacts.of_plain_folder(0))
     codes = [code for code in entry.images_per_class if code != "unknown"]
     template = (entry.preparation or {}).get("caption_template", captions.DEFAULT_TEMPLATE)
@@ -258,6 +259,23 @@ def _prompts(record: RunRecord) -> dict[str, str | None]:
         "trigger_class": record.settings.get("instance_class"),
         "example_prompt": example,
     }
+
+
+def _of_stable_diffusion(record: RunRecord, tags: Sequence[str], relation: str) -> dict[str, Any]:
+    """Metadata of a card."""
+    return {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": [*tags, "dreambooth", "stable-diffusion", "diffusers-training"],
+        "instance_prompt": record.settings.get("instance_prompt"),
+        **_of_base(record, relation),
+    }
+
+
+def _of_base(record: RunRecord, relation: str) -> dict[str, str]:
+    """Metadata of a card about the base model."""
+    base = _hub_id(record)
+    return {"base_model": base, "base_model_relation": relation} if base else {}
 
 
 def _hub_id(record: RunRecord) -> str | None:

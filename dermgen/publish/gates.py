@@ -73,14 +73,14 @@ def required_license(
 
 
 def memorization(
-    evidence: Evidence, how: str, learnt: Collection[str] | None, hashes: Collection[str] | None = None
+    evidence: Evidence, how: str, trained_on: Collection[str] | None, hashes: Collection[str] | None = None
 ) -> list[Stop]:
-    """No audit, one that did not see every image or compare with everything learnt, or one with too many copies.
+    """No audit, one that did not see every image or compare with all training images, or one with too many copies.
 
     Args:
         evidence: with the audit, if there is one.
         how: the commands that make one.
-        learnt: SHA-256 of the real images that the weights have learnt; None where nobody wrote them down.
+        trained_on: SHA-256 of the real images that the model was trained on; None if they were not recorded.
         hashes: SHA-256 of the images that are published; None where a model is.
     """
     gate, audit = "memorisation", evidence.audit
@@ -90,13 +90,13 @@ def memorization(
     if unseen:
         reason = f"{len(unseen)} of the {len(hashes)} images are not those that were audited (new, or changed since)"
         return [Stop(gate, reason, f"run {how}")]
-    if learnt is None:
-        reason = "nobody wrote down what the model had learnt, so the audit may have compared with other photographs"
-        return [Stop(gate, reason, "draw them again from a run of dermgen, with dermgen generate")]
-    missed = set(learnt) - evidence.compared
+    if trained_on is None:
+        reason = "it is not recorded what the model was trained on: the audit may have compared with other photographs"
+        return [Stop(gate, reason, "generate them again from a run of dermgen, with dermgen generate")]
+    missed = set(trained_on) - evidence.compared
     if missed:
-        reason = f"the audit did not compare with {len(missed)} of the {len(set(learnt))} real images that were learnt"
-        return [Stop(gate, reason, f"audit again, with --real being what was learnt: {how}")]
+        reason = f"the audit did not compare with {len(missed)} of the {len(set(trained_on))} real training images"
+        return [Stop(gate, reason, f"audit again, with --real being the training data: {how}")]
     copies, n = copies_among(evidence, hashes)
     least = min(each.n for each in evidence.audits)
     if hashes is None and least < MIN_AUDITED:
@@ -153,18 +153,24 @@ def privacy(findings: Sequence[Finding]) -> list[Stop]:
         )
     others = [f for f in findings if f.kind != TOKEN]
     if others:
-        told = ", ".join(map(str, others[:5])) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-        remedy = "take it out of the source (`dermgen prepare` drops EXIF; rename images, mend captions)"
+        first = ", ".join(map(str, others[:5])) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        remedy = "take it out of the source (`dermgen prepare` drops EXIF; rename images, correct captions)"
         kinds = ", ".join(f"{kind} in {n} files" for kind, n in Counter(f.kind for f in others).items())
-        stops.append(Stop("privacy", told, remedy, kinds))
+        stops.append(Stop("privacy", first, remedy, kinds))
     return stops
 
 
 def pass_or_stop(stops: Sequence[Stop], force: str | None, what: str, flag: str = "--force") -> None:
-    """Stop unless there is nothing to stop for, or a reason to go on; a token is never sent.
+    """Raise unless nothing stops the publication, or a reason to override the stops was given; a token is never sent.
+
+    Args:
+        stops: what stops it.
+        force: the reason.
+        what: is published.
+        flag: that gives the reason.
 
     Raises:
-        InputError: with every shut gate on a line.
+        InputError: with every stop on a line.
     """
     for stop in stops:
         if stop.gate == TOKEN:
@@ -172,5 +178,5 @@ def pass_or_stop(stops: Sequence[Stop], force: str | None, what: str, flag: str 
     if stops and not force:
         lines = "".join(f"\n  - {stop}" for stop in stops)
         raise InputError(
-            f"{what} is not published:{lines}\n  With {flag} REASON it is all the same, and the card tells the reason"
+            f"{what} is not published:{lines}\n  {flag} REASON publishes it anyway; the card prints the reason"
         )

@@ -39,7 +39,7 @@ def publish_model(config: PublishModelConfig) -> str | None:
     evidence = gather(config.evidence or [], model=described.sha256)
     for line in evidence.left_out:
         print(f"left out {line}")
-    how = how_to_audit(described) if described.draws else None
+    how = how_to_audit(described) if described.generates else None
     licenses = (config.data_license, config.base_license, own_license(config, None))
     stops = gates.of_model(described.trained_on, described.sent_base, evidence, how, *licenses)
     publication = begin(config, "model", stops)
@@ -81,8 +81,8 @@ def render_card(
     Args:
         described: the run.
         repo_id: its name on the Hub, or that of its folder.
-        evidence: what was found about its images.
-        stops: gates that were shut.
+        evidence: results about its images.
+        stops: what stopped the publication, had it not been forced.
         config: of the publication.
         picture: file of samples.
     """
@@ -94,13 +94,13 @@ def render_card(
     title = repo_id.split("/")[-1]
     trained_on = described.trained_on
     facts = cards.shared_facts(
-        trained_on.data, trained_on.base_data, license, evidence, stops, force, said, learnt=trained_on.sha256
+        trained_on.data, trained_on.base_data, license, evidence, stops, force, said, trained_on=trained_on.sha256
     )
     facts |= {
         "repo_id": repo_id,
         "title": title,
         "picture": picture,
-        "notice": NOTICES[described.draws],
+        "notice": NOTICES[described.generates],
         "it": "this model",
         "data_title": "Training data",
         "published": None,
@@ -151,14 +151,14 @@ def _picture(files: Path, evidence: Evidence) -> str | None:
 
 def _metadata(described: Described, evidence: Evidence, license: License | None) -> dict[str, Any]:
     """The card's metadata by the Hub's names."""
-    found = {name: value for name, value in described.metadata.items() if value is not None}
-    found["tags"] = sorted({*found["tags"], "dermatology", "medical", "dermgen"})
+    metadata = {name: value for name, value in described.metadata.items() if value is not None}
+    metadata["tags"] = sorted({*metadata["tags"], "dermatology", "medical", "dermgen"})
     if license:
-        found["license"] = license.id
+        metadata["license"] = license.id
         if license.id == "other":
-            found["license_name"] = cards.slug(license.name)
-    if described.draws:
-        results = cards.eval_results(found["pipeline_tag"], evidence)
+            metadata["license_name"] = cards.slug(license.name)
+    if described.generates:
+        results = cards.eval_results(metadata["pipeline_tag"], evidence)
     else:
         source = " and ".join(described.record.test_sources) or "unnamed"
         results = [
@@ -174,4 +174,4 @@ def _metadata(described: Described, evidence: Evidence, license: License | None)
             for name, score in described.model["intervals"].scores.items()
             if score.value is not None
         ]
-    return found | ({"eval_results": results} if results else {})
+    return metadata | ({"eval_results": results} if results else {})

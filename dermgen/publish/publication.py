@@ -41,7 +41,7 @@ class Publication:
         """Look through the files, pass the last gate, write the card, send or show it all; the address if it was sent.
 
         Args:
-            stops: what the gates before have found.
+            stops: known so far.
             card: the text, given all stops, which it tells if they were forced.
             patient_ids: that must not occur anywhere.
 
@@ -50,9 +50,9 @@ class Publication:
         """
         readme = self.files / "README.md"
         readme.write_text(card(stops), encoding="utf-8")
-        found = gates.privacy(privacy.scan(self.files, patient_ids))
-        if found:
-            stops = [*stops, *found]
+        more = gates.privacy(privacy.scan(self.files, patient_ids))
+        if more:
+            stops = [*stops, *more]
             readme.write_text(card(stops), encoding="utf-8")  # it tells how many, never what
         if self.config.dry_run:
             print(readme.read_text(encoding="utf-8"))

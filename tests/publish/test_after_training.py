@@ -20,7 +20,7 @@ def config(world, folder, **changes):
 
 
 def test_before_the_training_it_asks_for_the_reason_that_it_will_need(world, hub, tmp_path):
-    with pytest.raises(InputError, match=r"(?s)memorisation: nobody has looked.*With --hub_force REASON"):
+    with pytest.raises(InputError, match=r"(?s)memorisation: nobody has looked.*--hub_force REASON"):
         check_upload(config(world, tmp_path / "run"))
     assert hub.repos == {}
     check_upload(config(world, tmp_path / "run", hub_force="backup, audit follows"))

@@ -46,18 +46,18 @@ def test_scores_are_told_of_the_set_that_they_were_measured_on(world):
     assert all("lustre" not in r.metric_name and "classifier cls" in r.metric_name for r in results)
 
 
-def test_images_are_called_unlearnt_only_if_they_are(world):
+def test_images_are_called_unseen_only_if_they_are(world):
     found = read(Evaluation, world.results / "scores")
     reference = found.reference.sha256
     assert found.reference.splits == ["test"]
 
-    def called_unlearnt(learnt):
-        facts = cards.shared_facts([], [], None, Evidence(scores=[found]), [], None, None, learnt=learnt)
+    def called_unseen(trained_on):
+        facts = cards.shared_facts([], [], None, Evidence(scores=[found]), [], None, None, trained_on=trained_on)
         return facts["scores"][0]["held_out"]
 
-    assert called_unlearnt(["other"])
-    assert not called_unlearnt([reference[3]])
-    assert not called_unlearnt(None)
+    assert called_unseen(["other"])
+    assert not called_unseen([reference[3]])
+    assert not called_unseen(None)
 
 
 def test_a_file_in_the_working_folder_is_no_template_unless_it_is_named(world, tmp_path, monkeypatch):

@@ -237,12 +237,12 @@ def test_images_drawn_over_held_out_ones_do_not_join_the_training_split(world, t
         publish(drawn, include_real=str(world.real), dry_run=True)
 
 
-def test_a_run_that_was_trained_anew_since_does_not_tell_what_an_older_one_had_learnt(world, hub, tmp_path):
+def test_a_run_that_was_trained_anew_since_does_not_say_what_an_older_one_was_trained_on(world, hub, tmp_path):
     """Its licence would stand for images that other weights drew."""
     drawn = changed(world.drawn, tmp_path / "drawn", model=str(world.run), model_sha256="ab" * 32)
     publish(drawn, world.results, force="to see the licence")
     card = hub.repos["dataset", "me/set"].files["README.md"].decode()
-    assert "Which images the model had learnt is not told" in card
+    assert "does not record which images its model was trained on" in card
     assert DatasetCard(card).data.license == "cc-by-nc-4.0"  # of the images' own column
 
 
@@ -310,10 +310,10 @@ def test_a_set_without_classes_is_published_without_them(base_dir, world, hub, t
 
 
 @pytest.mark.slow
-def test_a_model_of_which_nobody_wrote_down_what_it_had_learnt_stops_it(base_dir, world, tmp_path):
+def test_a_model_that_does_not_record_what_it_was_trained_on_stops_it(base_dir, world, tmp_path):
     folder = draw(base_dir, tmp_path / "d", classes="mel:3", num_inference_steps=1)
     results = judge(world.real, folder, tmp_path / "r", scores=False)
-    with pytest.raises(InputError, match="nobody wrote down what the model had learnt"):
+    with pytest.raises(InputError, match="not recorded what the model was trained on"):
         publish(folder, results, dry_run=True, data_license="CC0")
 
 
@@ -341,7 +341,7 @@ def test_an_audit_of_a_few_images_does_not_stand_in_for_what_another_did_not_com
     found = json.loads((world.results / "audit" / "audit.json").read_text())
     one = {"sha256": found["images"]["sha256"][:1], "models": found["images"]["models"]}
     results = two_audits(world, tmp_path, images=(found["images"], one), train=(["ab"], found["train"]))
-    with pytest.raises(InputError, match="did not compare with .* real images that were learnt"):
+    with pytest.raises(InputError, match="did not compare with .* real training images"):
         publish(world.drawn, results)
 
 
@@ -357,10 +357,10 @@ def test_two_audits_may_know_the_sources_and_the_training_images_between_them(wo
     assert publish(world.drawn, results)
 
 
-def test_splits_that_the_model_has_learnt_are_not_published_as_held_out(world, tmp_path):
+def test_splits_that_the_model_was_trained_on_are_not_published_as_held_out(world, tmp_path):
     real = manifest.read(world.real)
     turned = changed(world.real, tmp_path / "t", split=real["split"].replace({"train": "test", "test": "train"}))
-    with pytest.raises(InputError, match="the model has learnt .* held-out images"):
+    with pytest.raises(InputError, match="the model was trained on .* held-out images"):
         publish(world.drawn, world.results, include_real=str(turned), dry_run=True)
 
 

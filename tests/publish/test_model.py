@@ -151,15 +151,15 @@ def test_a_leaky_split_and_an_unknown_licence_stop_it(world, hub, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_audit_against_other_photographs_than_were_learnt_does_not_count(world, hub, tmp_path, tested_dir):
+def test_an_audit_against_other_photographs_than_those_of_the_training_does_not_count(world, hub, tmp_path, tested_dir):
     other = changed(tested_dir, tmp_path / "other")
     table = manifest.read(other)
     for name in table["file_name"]:
         with Image.open(other / name) as image:
             image.rotate(7).save(other / name)
     results = judge(other, world.drawn, tmp_path / "results", scores=False)
-    learnt = json.loads((world.run / "provenance.json").read_text())["training_images"]
-    with pytest.raises(InputError, match=f"did not compare with {learnt} of the {learnt} real images that were learnt"):
+    images = json.loads((world.run / "provenance.json").read_text())["training_images"]
+    with pytest.raises(InputError, match=f"did not compare with {images} of the {images} real training images"):
         publish(world.run, results)
 
 
@@ -221,7 +221,7 @@ def test_a_base_models_licence_binds_whoever_sends_its_weights_on(base_dir, worl
 def test_a_run_that_went_on_after_its_weights_were_written_is_not_published(world, tmp_path):
     run = shutil.copytree(world.run, tmp_path / "run")
     shutil.copytree(run / "checkpoint-1", run / "checkpoint-7")
-    with pytest.raises(InputError, match="has gone on to step 7 since its weights were written at step 1"):
+    with pytest.raises(InputError, match="was resumed up to step 7 since its weights were written at step 1"):
         publish(run, dry_run=True)
 
 
