@@ -244,5 +244,4 @@ def _sheet(synthetic: pd.DataFrame, quality: np.ndarray, kept: np.ndarray, path:
                     picture = image.convert("RGB").resize((96, 96), Image.Resampling.BICUBIC)
                 pictures.append(picture if i is not None else Image.new("RGB", (96, 96), "white"))
                 captions.append(f"{word} {dx} {quality[i]:.2g}" if i is not None else "")
-    path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(pictures, path, 12, captions)

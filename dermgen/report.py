@@ -211,15 +211,13 @@ def _grid(table: pd.DataFrame, folder: Path, path: Path, like: pd.DataFrame | No
     pictures = []
     for name in chosen["file_name"]:
         try:
-            picture = Image.fromarray(preprocess.read_image(folder / name))
+            pictures.append(Image.fromarray(preprocess.read_image(folder / name)))
         except (preprocess.BadImage, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(
                 f"{folder / name}, an image of {folder}, cannot be shown: {reason}; restore it or remove its row"
             ) from error
-        picture.thumbnail((96, 96))
-        pictures.append(picture)
-    contact_sheet(pictures, path, 8, list(chosen["dx"]))
+    contact_sheet(pictures, path, 8, list(chosen["dx"]), largest=96)
 
 
 def _data_uri(picture: Picture) -> str:

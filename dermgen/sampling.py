@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import nn
 from tqdm.auto import tqdm
 
-from dermgen.config import InputError
+from dermgen.config import InputError, whole_file
 from dermgen.data.loading import to_unit_range
 
 T = TypeVar("T")
@@ -190,12 +190,8 @@ def save_png(image: torch.Tensor, path: Path, text: Mapping[str, str]) -> None:
     chunks = PngInfo()
     for name, value in text.items():
         chunks.add_text(name, value)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, format="PNG", pnginfo=chunks)
-        file.flush()
-        os.fsync(file.fileno())  # else a power cut can leave the name without the content
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(partial, format="PNG", pnginfo=chunks)
 
 
 def is_whole(path: Path) -> bool:

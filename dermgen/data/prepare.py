@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dermgen.data.processing import ODD_MASKS, Steps, process_all
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import choose
 from dermgen.job import claim_folder
+from dermgen.labels import Taxonomy
 from dermgen.settings.prepare import PrepareConfig
 
 MAX_REJECTED = 0.05
@@ -30,85 +32,44 @@ def prepare(config: PrepareConfig) -> Path:
         InputError: for a folder prepared with other settings, more than 5 % bad files, or too few groups to split.
     """
     folder = Path(config.output_dir)
-    claim_folder(folder, config, anew=not (folder / "metadata.csv").exists())
-    if Prepared.is_one(folder) and Prepared.read(folder).split_method is None:
-        raise InputError(
-            f"{folder} was split by an earlier version, and would be split otherwise now while runs may stand on it: "
-            "choose a new output_dir"
-        )
-    for name in ("images", "masks"):
-        (folder / name).mkdir(exist_ok=True)
-    source = _read_source(config, folder)
-    if source.table.empty:
-        reasons = source.rejected["reason"].value_counts()
-        why = f"; most often: {reasons.index[0]}" if len(reasons) else ""
-        raise InputError(f"no usable image in {config.data_dir or config.source}{why}")
-    _check_whole(source, config, folder)
-    if config.keep_split and "split" not in source.table:
-        raise InputError(f"--keep_split: {config.data_dir} has no train and test folders above its classes")
-    source, has_groups, taken = _with_groups(source, config)
+    _claim(folder, config)
+    source, has_groups, taken = _with_groups(_read_usable(config, folder), config)
     source.table["stem"] = file_stems(source.table["image_id"])
     known = splits.join_groups(source.table["lesion_id"], source.table["patient_id"])
     _check_kept_split(source.table, known, config)
-    _split(source.table, known, config, taken)  # what no splitting can make good is said before hours of work
+    _split(source.table, known, config, taken)  # what no splitting can repair is reported before hours of work
     results = process_all(source.table, Steps.of(config), folder, config.num_workers)
-    bad = [i for i, r in enumerate(results) if r["reason"]]
-    rejected = source.table.iloc[bad][["image_id", "path"]].assign(reason=[results[i]["reason"] for i in bad])
-    rejected = pd.concat([source.rejected, rejected], ignore_index=True)
-    manifest.write_csv(rejected, folder / "rejected.csv")
-    bad = rejected["reason"][~rejected["reason"].str.startswith(sources.NOT_BAD)]
-    total = len(source.table) + len(source.rejected) - len(rejected) + len(bad)
-    if len(bad) > MAX_REJECTED * total:
-        raise InputError(
-            f"{len(bad)} of {total} files are bad (more than {MAX_REJECTED:.0%}), most often: "
-            f"{bad.value_counts().index[0]}; see {folder / 'rejected.csv'}, fix the data and run again"
-        )
+    rejected = _reject(source, results, folder)
     good = [i for i, r in enumerate(results) if not r["reason"]]
-    table = source.table.iloc[good].reset_index(drop=True)
-    results = [results[i] for i in good]
+    raw = source.table.iloc[good].reset_index(drop=True)
+    table, results = raw.copy(), [results[i] for i in good]
 
     known = splits.join_groups(table["lesion_id"], table["patient_id"])
-    pairs = []
-    if config.find_duplicates:
-        thumbnails, hashes = (np.stack([r[name] for r in results]) for name in ("thumbnail", "hashes"))
-        pairs = duplicates.find_pairs(thumbnails, hashes, known)
+    pairs = _near_duplicates(results, known) if config.find_duplicates else []
     groups = splits.join_groups(known, pairs=pairs)
     table["split"] = _split(table, groups, config, taken)
-    crossing = splits.crossing_groups(table["split"], groups)
-    differences = balance.compare(table, _dealt(groups, config), config.seed)
-    audit = SplitAudit(
-        images=len(table),
-        groups=int(groups.max()) + 1,
-        near_duplicate_pairs=len(pairs),
-        groups_joined=int(known.max() - groups.max()),
-        images_of_unknown_group=int(((table["lesion_id"] == "") & (table["patient_id"] == "")).sum()),
-        groups_crossing_splits=crossing if has_groups or crossing else None,
-        images_per_split={name: int((table["split"] == name).sum()) for name in manifest.SPLITS},
-        class_off_by=_class_off_by(table, config),
-        differences=differences,
-        images_per_class={c: int((table["dx"] == c).sum()) for c in source.taxonomy.codes if (table["dx"] == c).any()},
-    )
-    written = captions.compile_captions(
-        table, config.caption_template, source.taxonomy, config.caption_synonyms, config.seed
-    )
-    table["caption"] = [given or made for given, made in zip(table["caption"], written, strict=True)]
-    table["license"] = [given or config.license or "" for given in table["license"]]
-    table["file_name"] = [f"images/{stem}.png" for stem in table["stem"]]
-    table["mask_file_name"] = [
-        f"masks/{stem}.png" if r["mask"] in ("used", "full") else ""
-        for stem, r in zip(table["stem"], results, strict=True)
-    ]
-    table["synthetic"] = "false"
-    joined = [[table["image_id"][i], table["image_id"][j]] for i, j in pairs]
+    _fill_columns(table, results, source.taxonomy, config)
     lines = [_lint(table, config.tokenizer)] if config.tokenizer else []
     unused = ["path", "mask_path", "stem", *(["dx_type"] if (table["dx_type"] == "").all() else [])]
     manifest.write(table.drop(columns=unused), folder)
-    _before_after(source.table.iloc[good].reset_index(drop=True), table, folder, config)
+    _before_after(raw, table, folder, config)
+    crossing = splits.crossing_groups(table["split"], groups)
     prepared = Prepared(
         taxonomy=source.taxonomy.name,
         leaky=config.allow_leaky_split,
         split_method=_split_method(config, has_groups),
-        audit=audit,
+        audit=SplitAudit(
+            images=len(table),
+            groups=int(groups.max()) + 1,
+            near_duplicate_pairs=len(pairs),
+            groups_joined=int(known.max() - groups.max()),
+            images_of_unknown_group=int(((table["lesion_id"] == "") & (table["patient_id"] == "")).sum()),
+            groups_crossing_splits=crossing if has_groups or crossing else None,
+            images_per_split={name: int((table["split"] == name).sum()) for name in manifest.SPLITS},
+            class_off_by=_class_off_by(table, config),
+            differences=balance.compare(table, _dealt(groups, config), config.seed),
+            images_per_class={c: n for c in source.taxonomy.codes if (n := int((table["dx"] == c).sum()))},
+        ),
         rejected=rejected["reason"].value_counts().to_dict(),
         split_kept=config.keep_split,
         partial=config.partial,
@@ -118,11 +79,71 @@ def prepare(config: PrepareConfig) -> Path:
         odd_masks=[i for i, r in zip(table["image_id"], results, strict=True) if r["mask"] in ODD_MASKS],
         converted=dict(Counter(note for r in results for note in r["notes"])),
         crops=pd.Series([r["crop"] for r in results]).value_counts().to_dict(),
-        near_duplicates=joined,
+        near_duplicates=[[table["image_id"][i], table["image_id"][j]] for i, j in pairs],
     )
     prepared.write(folder)
     print(_report(prepared, folder, lines))
     return folder
+
+
+def _claim(folder: Path, config: PrepareConfig) -> None:
+    """Make the folder, or check that it is this job's own and not split by an earlier version."""
+    claim_folder(folder, config, anew=not (folder / "metadata.csv").exists())
+    if Prepared.is_one(folder) and Prepared.read(folder).split_method is None:
+        raise InputError(
+            f"{folder} was split by an earlier version, and would be split otherwise now while runs may stand on it: "
+            "choose a new output_dir"
+        )
+    for name in ("images", "masks"):
+        (folder / name).mkdir(exist_ok=True)
+
+
+def _read_usable(config: PrepareConfig, folder: Path) -> sources.Source:
+    """The raw table; an error if nothing of it can be used, much is missing, or a split to keep is not there."""
+    source = _read_source(config, folder)
+    if source.table.empty:
+        reasons = source.rejected["reason"].value_counts()
+        why = f"; most often: {reasons.index[0]}" if len(reasons) else ""
+        raise InputError(f"no usable image in {config.data_dir or config.source}{why}")
+    _check_whole(source, config, folder)
+    if config.keep_split and "split" not in source.table:
+        raise InputError(f"--keep_split: {config.data_dir} has no train and test folders above its classes")
+    return source
+
+
+def _reject(source: sources.Source, results: Sequence[dict], folder: Path) -> pd.DataFrame:
+    """Write `rejected.csv`, and return it; an error if too many of the files are bad."""
+    refused = [i for i, r in enumerate(results) if r["reason"]]
+    rejected = source.table.iloc[refused][["image_id", "path"]].assign(reason=[results[i]["reason"] for i in refused])
+    rejected = pd.concat([source.rejected, rejected], ignore_index=True)
+    manifest.write_csv(rejected, folder / "rejected.csv")
+    bad = rejected["reason"][~rejected["reason"].str.startswith(sources.NOT_BAD)]
+    total = len(source.table) + len(source.rejected) - len(rejected) + len(bad)
+    if len(bad) > MAX_REJECTED * total:
+        raise InputError(
+            f"{len(bad)} of {total} files are bad (more than {MAX_REJECTED:.0%}), most often: "
+            f"{bad.value_counts().index[0]}; see {folder / 'rejected.csv'}, fix the data and run again"
+        )
+    return rejected
+
+
+def _near_duplicates(results: Sequence[dict], groups: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of rows of different groups that show the same photograph."""
+    thumbnails, hashes = (np.stack([r[name] for r in results]) for name in ("thumbnail", "hashes"))
+    return duplicates.find_pairs(thumbnails, hashes, groups)
+
+
+def _fill_columns(table: pd.DataFrame, results: Sequence[dict], taxonomy: Taxonomy, config: PrepareConfig) -> None:
+    """Add captions, licences and the names of the written files."""
+    written = captions.compile_captions(table, config.caption_template, taxonomy, config.caption_synonyms, config.seed)
+    table["caption"] = [given or made for given, made in zip(table["caption"], written, strict=True)]
+    table["license"] = [given or config.license or "" for given in table["license"]]
+    table["file_name"] = [f"images/{stem}.png" for stem in table["stem"]]
+    table["mask_file_name"] = [
+        f"masks/{stem}.png" if r["mask"] in ("used", "full") else ""
+        for stem, r in zip(table["stem"], results, strict=True)
+    ]
+    table["synthetic"] = "false"
 
 
 def _with_val(table: pd.DataFrame, groups: np.ndarray, config: PrepareConfig) -> np.ndarray:
@@ -232,14 +253,9 @@ def _before_after(raw: pd.DataFrame, table: pd.DataFrame, folder: Path, config: 
     images, names = [], []
     for i in chosen:
         photo, _ = preprocess.read_photo(Path(raw["path"][i]), config.transparency, config.bit_depth)
-        before = Image.fromarray(photo)
-        before.thumbnail((160, 160))
-        after = Image.open(folder / table["file_name"][i])
-        after.thumbnail((160, 160))
-        images += [before, after]
+        images += [Image.fromarray(photo), Image.open(folder / table["file_name"][i])]
         names += [f"{table['image_id'][i]}", f"{table['dx'][i]}, {table['split'][i]}"]
-    (folder / "sheets").mkdir(exist_ok=True)
-    contact_sheet(images, folder / "sheets" / "before_after.png", 8, names)
+    contact_sheet(images, folder / "sheets" / "before_after.png", 8, names, largest=160)
 
 
 def _crossing(prepared: Prepared) -> str:

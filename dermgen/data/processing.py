@@ -3,7 +3,6 @@
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
+from dermgen.config import whole_file
 from dermgen.data import duplicates, preprocess
 
 ODD_MASKS = ("full", "empty", "unclear")  # of one value, or of more values than lesion and skin
@@ -189,8 +189,7 @@ def _read_mask(path: Path, shape: tuple) -> tuple[np.ndarray | None, str]:
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
-    """Write whole or not at all; nothing of the source's metadata comes along."""
+    """Write an image, without any of the source's metadata."""
     data = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-    unfinished = path.with_name(f".{path.name}.partial")
-    unfinished.write_bytes(data)
-    os.replace(unfinished, path)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(data)

@@ -20,9 +20,25 @@ def save_grid(images: "torch.Tensor", path: Path, columns: int) -> None:
 
 
 def contact_sheet(
-    images: Sequence[Image.Image], path: Path, columns: int, captions: Sequence[str] | None = None, margin: int = 4
+    images: Sequence[Image.Image],
+    path: Path,
+    columns: int,
+    captions: Sequence[str] | None = None,
+    largest: int | None = None,
+    margin: int = 4,
 ) -> None:
-    """Write images of any sizes, each in a cell of the largest one's size, with an optional line under each."""
+    """Write images of any sizes, each in a cell of the largest one's size, with an optional line under each.
+
+    Args:
+        images: the pictures.
+        path: of the sheet; its folder is made.
+        columns: pictures in a row.
+        captions: one under each picture.
+        largest: height and width in pixels to which larger pictures are reduced.
+        margin: between pictures, in pixels.
+    """
+    if largest is not None:
+        images = [_reduced(image, largest) for image in images]
     width, height = max(i.width for i in images), max(i.height for i in images)
     font = ImageFont.load_default(size=11)
     line = 15 if captions is not None else 0
@@ -44,3 +60,9 @@ def contact_sheet(
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         sheet.save(partial)
+
+
+def _reduced(image: Image.Image, largest: int) -> Image.Image:
+    small = image.copy()
+    small.thumbnail((largest, largest))
+    return small

@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
 from dermgen.blocks import counted
-from dermgen.config import InputError
+from dermgen.config import InputError, whole_file
 from dermgen.data import files, groups, tables
 from dermgen.data.origins import PHANTOMS
 from dermgen.data.preprocess import FORMATS
@@ -239,9 +239,8 @@ def _copy(image: dict | None, stem: Path) -> str:
     suffix = next((s for s, f in FORMATS.items() if f == file_format), Path(image["path"] or "").suffix or ".png")
     path = stem.with_suffix(suffix)
     if not path.exists() or path.stat().st_size != len(data):
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_bytes(data)
     return str(path)
 
 

@@ -233,5 +233,4 @@ def _sheet(table: pd.DataFrame, compared: Comparison, path: Path) -> None:
             picture.thumbnail((128, 128))
             pictures.append(picture.resize((128, round(128 * picture.height / picture.width))))
             captions.append(text)
-    path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(pictures, path, 8, captions)

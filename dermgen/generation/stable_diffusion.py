@@ -28,7 +28,7 @@ from dermgen.stable_diffusion import files, weight_files
 from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator, native_resolution
 from dermgen.stable_diffusion.inputs import check_prompts, cut_texts
-from dermgen.stable_diffusion.pipeline import load_adapter
+from dermgen.stable_diffusion.pipeline import dtype_of, load_adapter
 from dermgen.stable_diffusion.weights import LORA_FILE
 from dermgen.training.run_record import RunRecord
 from dermgen.training.schedulers import check_steps
@@ -106,8 +106,7 @@ class StableDiffusionModel:
     def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
         """The generator, on its device."""
         config = self.config
-        default = "fp16" if device.type in ("cuda", "xpu") else "fp32"
-        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.dtype or default]
+        dtype = dtype_of(config.dtype, device)
         pipeline = self.base.load(dtype)
         prediction_type = self._setting("prediction_type")
         if self.adapter is not None and prediction_type:

@@ -13,8 +13,8 @@ from dermgen.config import InputError
 from dermgen.data.loading import to_uint8
 from dermgen.sampling import GeneratorOptions, class_indices, evaluating
 from dermgen.settings.ddpm import DdpmConfig
+from dermgen.training import diffusion
 from dermgen.training.checkpoints import checkpoints
-from dermgen.training.diffusion import denoising_target, min_snr_weights, per_image_mse, snr
 from dermgen.training.draws import Draws
 from dermgen.training.from_scratch import Batch, FromScratch
 from dermgen.training.optimizers import adamw
@@ -106,11 +106,10 @@ def denoising_losses(
     """
     timesteps = draws.integers(schedule.config.num_train_timesteps)
     noise = draws.normal(*images.shape[1:])
-    noisy = schedule.add_noise(images, noise, timesteps)
-    prediction = model(noisy, timesteps, class_labels=labels if _is_conditional(model) else None).sample
-    kind = schedule.config.prediction_type
-    losses = per_image_mse(prediction, denoising_target(schedule, images, noise, timesteps, kind))
-    return losses if snr_gamma is None else losses * min_snr_weights(snr(schedule, timesteps), snr_gamma, kind)
+    known = labels if _is_conditional(model) else None
+    return diffusion.denoising_losses(
+        lambda noisy: model(noisy, timesteps, class_labels=known).sample, schedule, images, noise, timesteps, snr_gamma
+    )
 
 
 def save(unet: UNet2DModel, schedule: DDPMScheduler, folder: Path) -> None:

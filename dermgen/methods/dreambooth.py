@@ -23,6 +23,7 @@ from dermgen.stable_diffusion.class_images import class_images, own_images
 from dermgen.stable_diffusion.denoising import DenoisingLoss
 from dermgen.stable_diffusion.inputs import LatentSource, PromptSource, check_prompts, cut_texts, tell_cut
 from dermgen.stable_diffusion.instances import DataSets
+from dermgen.stable_diffusion.pipeline import DTYPES
 from dermgen.stable_diffusion.validation import SampleGrids, held_out_loss
 from dermgen.stable_diffusion.weights import FullWeights, LoraWeights
 from dermgen.training.checkpoints import checkpoints
@@ -218,7 +219,7 @@ def _place(pipeline: StableDiffusionPipeline, weights: FullWeights | LoraWeights
     The autoencoder stays in float32 under fp16, where Stable Diffusion's overflows.
     """
     device = run.accelerator.device
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(run.accelerator.mixed_precision, torch.float32)
+    half = DTYPES.get(run.accelerator.mixed_precision, torch.float32)
     unet, text_encoder = weights.precisions(half)
     pipeline.vae.to(device, torch.float32 if half == torch.float16 else half).eval()
     pipeline.text_encoder.to(device, text_encoder).eval()

@@ -107,13 +107,9 @@ def write_picture(table: pd.DataFrame, files: Path, number: int, size: int) -> s
     if table.empty:
         return None
     chosen = subset(table, number, 0, "turns").sort_values("dx", kind="stable")
-    pictures = []
-    for name in chosen["path"]:
-        with Image.open(name) as image:
-            picture = image.convert("RGB")
-        picture.thumbnail((size, size))
-        pictures.append(picture)
-    contact_sheet(pictures, files / "samples.png", 8, list(chosen["dx"]) if (chosen["dx"] != "").all() else None)
+    pictures = [Image.open(path).convert("RGB") for path in chosen["path"]]
+    captions = list(chosen["dx"]) if (chosen["dx"] != "").all() else None
+    contact_sheet(pictures, files / "samples.png", 8, captions, largest=size)
     return "samples.png"
 
 

@@ -17,9 +17,8 @@ from dermgen.data.subsets import choose
 from dermgen.sampling import Request, generate_missing, is_whole, save_png
 from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
+from dermgen.stable_diffusion.pipeline import dtype_of
 from dermgen.training.draws import derive_seed
-
-PRECISIONS = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def own_images(folder: Path) -> list[Path]:
@@ -55,13 +54,13 @@ def class_images(
         accelerator: each process draws its share.
         batch_size: images drawn at a time and process.
         seed: of the drawn images.
-        precision: of drawing, one of `PRECISIONS`; default fp16 on a GPU, else fp32.
+        precision: of drawing, "no", "fp32", "fp16" or "bf16"; default fp16 on a GPU, else fp32.
         resumed: whether the run has trained on class images already.
 
     Raises:
         InputError: if a resumed run would be given other class images than it was begun with.
     """
-    dtype = PRECISIONS[precision or ("fp16" if accelerator.device.type in ("cuda", "xpu") else "fp32")]
+    dtype = dtype_of(precision, accelerator.device)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()

@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from dermgen.stable_diffusion.inputs import LatentSource, PromptSource
-from dermgen.training.diffusion import denoising_target, min_snr_weights, per_image_mse, snr
+from dermgen.training.diffusion import denoising_losses
 from dermgen.training.draws import Draws
 
 
@@ -57,16 +57,13 @@ class DenoisingLoss:
         if self.offset_noise:
             noise = noise + self.offset_noise * draws.normal(latents.shape[1], 1, 1)
         timesteps = draws.integers(self.noise_scheduler.config.num_train_timesteps)
-        noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
         labels = timesteps if self.timesteps_as_labels else None
-        inputs = noisy.to(self.unet_dtype), timesteps, hidden.to(self.unet_dtype)
-        prediction = self.unet(*inputs, class_labels=labels).sample
-        kind = self.noise_scheduler.config.prediction_type
-        target = denoising_target(self.noise_scheduler, latents, noise, timesteps, kind)
+
+        def predict(noisy: torch.Tensor) -> torch.Tensor:
+            inputs = noisy.to(self.unet_dtype), timesteps, hidden.to(self.unet_dtype)
+            return self.unet(*inputs, class_labels=labels).sample
+
         pixel_weights = None
         if self.mask_loss_weight:
             pixel_weights = 1 + self.mask_loss_weight * torch.cat([mask for _, mask in encoded])
-        loss = per_image_mse(prediction, target, pixel_weights)
-        if self.snr_gamma is not None:
-            loss = loss * min_snr_weights(snr(self.noise_scheduler, timesteps), self.snr_gamma, kind)
-        return loss
+        return denoising_losses(predict, self.noise_scheduler, latents, noise, timesteps, self.snr_gamma, pixel_weights)

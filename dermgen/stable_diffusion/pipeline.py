@@ -13,6 +13,13 @@ from dermgen.data.captions import load_tokenizer
 from dermgen.stable_diffusion.files import check_model
 from dermgen.stable_diffusion.weight_files import TAKEN, adapted_layers, is_zero
 
+DTYPES = {"no": torch.float32, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def dtype_of(precision: str | None, device: torch.device) -> torch.dtype:
+    """The data type that a setting names; by default fp16 on a GPU, else fp32."""
+    return DTYPES[precision or ("fp16" if device.type in ("cuda", "xpu") else "fp32")]
+
 
 def load_pipeline(
     name_or_path: str,

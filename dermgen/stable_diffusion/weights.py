@@ -22,6 +22,7 @@ from transformers import CLIPTextModel
 
 from dermgen import installation
 from dermgen.config import InputError, whole_file
+from dermgen.sampling import evaluating
 from dermgen.settings.dreambooth import UNET_TARGETS
 from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.training.trained_weights import load_trained_state
@@ -206,7 +207,9 @@ class LoraWeights:
         fresh.load_lora_weights(folder, weight_name=LORA_FILE)
         if self.train_text_encoder:
             ids = torch.arange(8, device=fresh.text_encoder.device)[None]
-            pair = [e(ids).last_hidden_state for e in (self.pipeline.text_encoder.eval(), fresh.text_encoder)]
+            encoders = self.pipeline.text_encoder, fresh.text_encoder
+            with evaluating(*encoders):
+                pair = [encoder(ids).last_hidden_state for encoder in encoders]
             _require_close(*pair, folder)
         return _compare(self.pipeline.unet, fresh.unet, folder)
 
@@ -239,19 +242,17 @@ def _stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state if any(".lora_A." in name for name in named) else named
 
 
-@torch.no_grad()
 def _compare(trained: UNet2DConditionModel, saved: UNet2DConditionModel, folder: Path) -> float:
     """Largest difference of two UNets on one random input, relative to the output; an error if it is not rounding."""
     config = trained.config
     rng = torch.Generator().manual_seed(0)
     latents = torch.randn(1, config.in_channels, 16, 16, generator=rng)
     text = torch.randn(1, 8, config.cross_attention_dim, generator=rng)
-    was_training = trained.training
     outputs = []
-    for unet in (trained.eval(), saved.eval()):
-        parts = [x.to(unet.device, unet.dtype) for x in (latents, text)]
-        outputs.append(unet(parts[0], torch.tensor([500], device=unet.device), parts[1]).sample)
-    trained.train(was_training)
+    with evaluating(trained, saved):
+        for unet in (trained, saved):
+            parts = [x.to(unet.device, unet.dtype) for x in (latents, text)]
+            outputs.append(unet(parts[0], torch.tensor([500], device=unet.device), parts[1]).sample)
     return _require_close(*outputs, folder)
 
 

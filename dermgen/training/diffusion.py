@@ -1,5 +1,6 @@
 """Losses of diffusion training: pure functions of tensors; no models are loaded here."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -67,6 +68,35 @@ def per_image_mse(
     if pixel_weights is not None:
         errors = errors * (pixel_weights / pixel_weights.mean(dim=(1, 2, 3), keepdim=True))
     return errors.mean(dim=(1, 2, 3))
+
+
+def denoising_losses(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    noise_scheduler,
+    images: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    snr_gamma: float | None = None,
+    pixel_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Errors of what a network predicts of noised images, (N,).
+
+    Args:
+        predict: the network, from noised images (N, C, H, W) to what they are made of.
+        noise_scheduler: its `prediction_type` decides the target.
+        images: (N, C, H, W), or latents.
+        noise: of the same shape.
+        timesteps: (N,).
+        snr_gamma: weigh by min-SNR.
+        pixel_weights: as of `per_image_mse`.
+    """
+    predicted_type = noise_scheduler.config.prediction_type
+    prediction = predict(noise_scheduler.add_noise(images, noise, timesteps))
+    target = denoising_target(noise_scheduler, images, noise, timesteps, predicted_type)
+    losses = per_image_mse(prediction, target, pixel_weights)
+    if snr_gamma is None:
+        return losses
+    return losses * min_snr_weights(snr(noise_scheduler, timesteps), snr_gamma, predicted_type)
 
 
 def prior_preservation(losses: torch.Tensor, prior_loss_weight: float) -> torch.Tensor:
