@@ -24,7 +24,7 @@ from safetensors import safe_open
 from dermgen import installation, trial
 from dermgen.config import InputError
 from dermgen.data import captions, duplicates, manifest, preprocess
-from dermgen.data.loading import folder_examples
+from dermgen.data.loading import folder_images
 from dermgen.data.prepared import Split
 from dermgen.data.subsets import choose
 from dermgen.job import saved_settings
@@ -149,7 +149,7 @@ def _data(settings: TrainConfig) -> Iterator[Line]:
             yield _captions(settings, list(table["caption"]))
     if folder := values.get("instance_data_dir"):
         try:
-            paths = [example.path for example in folder_examples(folder, "", "instance_data_dir")]
+            paths = [path for _, path in folder_images(folder, "instance_data_dir")]
         except InputError as error:
             yield Line("FIX", "data", str(error))
             return

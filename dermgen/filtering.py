@@ -15,6 +15,7 @@ from dermgen import plots, runs
 from dermgen.blocks import for_terminal
 from dermgen.config import InputError
 from dermgen.data import comparable, manifest
+from dermgen.data.loading import PixelSet
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.trained_on import TrainedOn
 from dermgen.evaluate import features, images, products, scores
@@ -154,12 +155,11 @@ def _realness(
             f"{', '.join(run.classes)}"
         )
     _refuse_if_seen(TrainedOn.ids(run.folder), held_out, f"the discriminator of {config.run}")
-    dataset = images.pixel_set(synthetic, run.resolution)
+    dataset = PixelSet.of(synthetic, run.resolution)
     logits = []
     for start in tqdm(range(0, len(dataset), config.batch_size), desc="discriminator", dynamic_ncols=True):
         rows = range(start, min(start + config.batch_size, len(dataset)))
-        pixels = torch.stack([dataset[i]["pixels"] for i in rows])
-        logits.append(critic.score(pixels, [synthetic["dx"][i] for i in rows]))
+        logits.append(critic.score(dataset.stack(rows), [synthetic["dx"][i] for i in rows]))
     return torch.cat(logits).double().numpy(), run.discriminator_sha256()[:12]
 
 

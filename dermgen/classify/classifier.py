@@ -19,7 +19,7 @@ from dermgen.classify.history import History
 from dermgen.classify.mixture import training_rows
 from dermgen.config import InputError
 from dermgen.data import comparable, manifest, trained_on
-from dermgen.data.loading import Example, LesionSet, check_readable, collate
+from dermgen.data.loading import LesionSet, check_readable, collate
 from dermgen.data.prepared import Split
 from dermgen.data.set_facts import SetFacts
 from dermgen.labels import from_labels
@@ -127,7 +127,7 @@ def read_images(config: ClassifierConfig) -> Images:
     if config.synthetic_dir:
         synthetic = manifest.read_synthetic(config.synthetic_dir)
         notes = comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic_dir)
-    check_readable([Example(path, "", "") for path in [*rows["path"].unique(), *val["path"], *test["path"]]])
+    check_readable([*rows["path"].unique(), *val["path"], *test["path"]])
     return Images(classes, rows, val, test, notes)
 
 

@@ -98,7 +98,7 @@ def _claim(folder: Path, config: PrepareConfig) -> None:
         (folder / name).mkdir(exist_ok=True)
 
 
-def _read_usable(config: PrepareConfig, folder: Path) -> sources.Source:
+def _read_usable(config: PrepareConfig, folder: Path) -> sources.RawTable:
     """The raw table; an error if nothing of it can be used, much is missing, or a split to keep is not there."""
     source = _read_source(config, folder)
     if source.table.empty:
@@ -111,7 +111,7 @@ def _read_usable(config: PrepareConfig, folder: Path) -> sources.Source:
     return source
 
 
-def _reject(source: sources.Source, results: Sequence[dict], folder: Path) -> pd.DataFrame:
+def _reject(source: sources.RawTable, results: Sequence[dict], folder: Path) -> pd.DataFrame:
     """Write `rejected.csv`, and return it; an error if too many of the files are bad."""
     refused = [i for i, r in enumerate(results) if r["reason"]]
     rejected = source.table.iloc[refused][["image_id", "path"]].assign(reason=[results[i]["reason"] for i in refused])
@@ -158,7 +158,7 @@ def _with_val(table: pd.DataFrame, groups: np.ndarray, config: PrepareConfig) ->
     return kept
 
 
-def _check_whole(source: sources.Source, config: PrepareConfig, folder: Path) -> None:
+def _check_whole(source: sources.RawTable, config: PrepareConfig, folder: Path) -> None:
     """Refuse a download that misses many of its images, unless that is meant."""
     missing = source.rejected[source.rejected["reason"] == sources.NO_FILE]
     total = len(source.table) + len(missing)
@@ -189,7 +189,7 @@ def _check_kept_split(table: pd.DataFrame, known: np.ndarray, config: PrepareCon
         )
 
 
-def _with_groups(source: sources.Source, config: PrepareConfig) -> tuple[sources.Source, bool, list[str]]:
+def _with_groups(source: sources.RawTable, config: PrepareConfig) -> tuple[sources.RawTable, bool, list[str]]:
     """The source with its lesions and patients in the manifest's columns, whether any is known, and where from."""
     where = str(config.data_dir or config.source)
     table, notes = find_groups(source.table, config.group_column, where, config.no_groups)
@@ -234,7 +234,7 @@ def _class_off_by(table: pd.DataFrame, config: PrepareConfig) -> dict[str, float
     return {dx: round(float(value), 6) for dx, value in off.items()}
 
 
-def _read_source(config: PrepareConfig, folder: Path) -> sources.Source:
+def _read_source(config: PrepareConfig, folder: Path) -> sources.RawTable:
     if config.source in sources.READERS:
         return sources.READERS[config.source](Path(config.data_dir))
     download_dir = folder / ".download"

@@ -40,8 +40,8 @@ SPLIT_WORDS = {
 
 
 @dataclass(frozen=True)
-class Source:
-    """A raw table with its classes and the rows that were refused (`image_id, path, reason`).
+class RawTable:
+    """What a reader finds on disk: a raw table, its classes, and the rows refused (`image_id, path, reason`).
 
     `notes` are sentences about the data, `unclear` counts the cells of a column that were read as unknown. The table
     has a column `split` if the folder comes with one.
@@ -54,7 +54,7 @@ class Source:
     unclear: dict[str, dict[str, int]] | None = None
 
 
-def ham10000(data_dir: Path) -> Source:
+def ham10000(data_dir: Path) -> RawTable:
     """HAM10000 from Kaggle or Dataverse: both image folders, the table (comma or tab), and masks if present."""
     table = _read(_find(data_dir, "HAM10000_metadata", ".csv", ".tab", ".tsv", ".txt", ""))
     _require(table, data_dir, "image_id", "lesion_id", "dx")
@@ -65,7 +65,7 @@ def ham10000(data_dir: Path) -> Source:
     return _match(table, data_dir, HAM10000, r"HAM10000_images_part_\d")
 
 
-def isic2018(data_dir: Path) -> Source:
+def isic2018(data_dir: Path) -> RawTable:
     """ISIC 2018 task 3: one-hot GroundTruth.csv, LesionGroupings.csv."""
     path, part = _ground_truth(data_dir, "ISIC2018_Task3_{}_GroundTruth")
     table = _join(_one_hot(_read(path), HAM10000), _find(data_dir, "*LesionGroupings", ".csv", needed=False))
@@ -73,7 +73,7 @@ def isic2018(data_dir: Path) -> Source:
     return _match(table, data_dir, HAM10000, f"ISIC2018_Task3_{part}_(Input|Images)")
 
 
-def isic2019(data_dir: Path) -> Source:
+def isic2019(data_dir: Path) -> RawTable:
     """ISIC 2019: one-hot GroundTruth.csv, Metadata.csv with age_approx, anatom_site_general, lesion_id, sex."""
     path, part = _ground_truth(data_dir, "ISIC_2019_{}_GroundTruth")
     table = _join(_one_hot(_read(path), ISIC2019), _find(data_dir, f"ISIC_2019_{part}_Metadata", ".csv", needed=False))
@@ -82,7 +82,7 @@ def isic2019(data_dir: Path) -> Source:
     return _match(table, data_dir, ISIC2019, f"ISIC_2019_{part}_Input")
 
 
-def isic2020(data_dir: Path) -> Source:
+def isic2020(data_dir: Path) -> RawTable:
     """ISIC 2020: image_name, patient_id, lesion_id in the second version, benign_malignant; classes are those two."""
     labels = [p for pattern in ("ISIC_2020_*GroundTruth", "train") for p in _matching(data_dir, pattern, (".csv",))]
     if not labels:
@@ -100,7 +100,7 @@ def isic2020(data_dir: Path) -> Source:
     return _match(table, data_dir, BINARY, "train|ISIC_2020_Training_(JPEG|Input)")
 
 
-def imagefolder(data_dir: Path) -> Source:
+def imagefolder(data_dir: Path) -> RawTable:
     """A folder per class, or a `metadata.csv` with `file_name` and `dx` or `label`; subfolders are included."""
     path = data_dir / "metadata.csv"
     if path.with_suffix(".jsonl").exists() and not path.exists():
@@ -118,7 +118,7 @@ def imagefolder(data_dir: Path) -> Source:
     return _class_folders(root, [("", f) for f in folders])
 
 
-def _class_folders(root: Path, parts: Sequence[tuple[str, Path]]) -> Source:
+def _class_folders(root: Path, parts: Sequence[tuple[str, Path]]) -> RawTable:
     """The photographs of class folders, each with the name of its split or ""."""
     listed = {folder: files.image_files(folder) for _, folder in parts}
     stems = {f: [p.stem for other, paths in listed.items() if other != f for p in paths] for f in listed}
@@ -155,7 +155,7 @@ def _class_folders(root: Path, parts: Sequence[tuple[str, Path]]) -> Source:
     return _finish(table, from_labels(classes), notes, others)
 
 
-def _table_of_files(table: pd.DataFrame, data_dir: Path) -> Source:
+def _table_of_files(table: pd.DataFrame, data_dir: Path) -> RawTable:
     """The rows of a `metadata.csv` that names its files."""
     _require(table, data_dir, "file_name")
     if "dx" not in table:
@@ -197,7 +197,7 @@ def _unwrap(folder: Path) -> Path:
 
 def hub_dataset(
     dataset_id: str, download_dir: Path, image_column: str, label_column: str, group_column: str | None, split: str
-) -> Source:
+) -> RawTable:
     """A data set that `datasets.load_dataset` can load, by Hub id or local folder; its images are copied as files.
 
     Raises:
@@ -244,7 +244,7 @@ def _copy(image: dict | None, stem: Path) -> str:
     return str(path)
 
 
-READERS: dict[str, Callable[[Path], Source]] = {
+READERS: dict[str, Callable[[Path], RawTable]] = {
     "ham10000": ham10000,
     "isic2018": isic2018,
     "isic2019": isic2019,
@@ -253,7 +253,7 @@ READERS: dict[str, Callable[[Path], Source]] = {
 }
 
 
-def _match(table: pd.DataFrame, data_dir: Path, taxonomy: Taxonomy, photo_folder: str) -> Source:
+def _match(table: pd.DataFrame, data_dir: Path, taxonomy: Taxonomy, photo_folder: str) -> RawTable:
     """Find the image and mask of each row by id, and report rows and files without a partner."""
     matched = files.match_ids(list(table["image_id"]), data_dir, photo_folder)
     source = _finish(table.assign(path=matched.photos, mask_path=matched.masks), taxonomy)
@@ -263,7 +263,7 @@ def _match(table: pd.DataFrame, data_dir: Path, taxonomy: Taxonomy, photo_folder
 
 def _finish(
     table: pd.DataFrame, taxonomy: Taxonomy, notes: Sequence[str] = (), others: Sequence[tuple[str, str]] = ()
-) -> Source:
+) -> RawTable:
     """Canonical columns and class codes; rows without an image, with an unknown label or a repeated id are rejected."""
     table = table.rename(columns={"diagnosis_confirm_type": "dx_type"})  # its name in the ISIC archive
     for column in RAW_COLUMNS:
@@ -299,7 +299,8 @@ def _finish(
     good = table["reason"] == ""
     rejected = table.loc[~good, ["image_id", "path", "reason"]]
     rejected = pd.concat([rejected, _listed(("", path, reason) for path, reason in others)], ignore_index=True)
-    return Source(table[good].drop(columns="reason").reset_index(drop=True), taxonomy, rejected, tuple(notes), unclear)
+    table = table[good].drop(columns="reason").reset_index(drop=True)
+    return RawTable(table, taxonomy, rejected, tuple(notes), unclear)
 
 
 def _listed(rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from dermgen import plots, statistics
 from dermgen.blocks import for_terminal
 from dermgen.config import InputError
 from dermgen.data import comparable, manifest, splits
+from dermgen.data.loading import PixelSet
 from dermgen.data.prepared import Split
 from dermgen.data.subsets import choose
 from dermgen.evaluate import features, images, pairs, products, scores
@@ -253,9 +254,9 @@ def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips)
     side = min(256, _side(chosen.table["path"].iloc[0]))
 
     def similarities(judged: features.FeatureSet, partners: Sequence[int]) -> dict[str, list[float]]:
-        return pairs.similarities(
-            images.pixels(judged.table, side), images.pixels(base.table.iloc[partners], side), lpips
-        )
+        drawn = PixelSet.of(judged.table, side).stack()
+        theirs = PixelSet.of(base.table.iloc[partners], side).stack()
+        return pairs.similarities(drawn, theirs, lpips)
 
     nearest = similarities(chosen, products.nearest(chosen.features, base.features, 1)[1][:, 0])
     floor = (

@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from dermgen.classify import networks
 from dermgen.config import InputError
 from dermgen.data.cache import cached_array, default_cache_dir, hash_file, hash_weights, key_of
+from dermgen.data.loading import PixelSet
 from dermgen.data.trained_on import TrainedOn
-from dermgen.evaluate.images import pixel_set
 from dermgen.training.augmentation import turned
 
 SHORT_NAMES = {"dinov2": "facebook/dinov2-base", "clip": "openai/clip-vit-base-patch32"}
@@ -96,12 +96,10 @@ def features(
     """
     hashes = hashes if hashes is not None else content_hashes(table)
     key = key_of("features", extractor.revision, extractor.width, extractor.resolution, RESIZE, orientation, *hashes)
-    dataset = pixel_set(table, extractor.resolution)
+    dataset = PixelSet.of(table, extractor.resolution)
 
     def compute(rows: Sequence[int]) -> np.ndarray:
-        with ThreadPoolExecutor() as pool:
-            batch = torch.stack(list(pool.map(lambda i: dataset[i]["pixels"], rows)))
-        embedded = extractor.embed(turned(batch, orientation)).float().cpu().numpy()
+        embedded = extractor.embed(turned(dataset.stack(rows), orientation)).float().cpu().numpy()
         bad = table["image_id"].iloc[list(rows)][~np.isfinite(embedded).all(axis=1)]
         if len(bad):
             raise InputError(f"{extractor.name} gives NaN or infinite features for {', '.join(bad.head(3))}")

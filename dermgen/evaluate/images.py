@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,12 +9,9 @@ from PIL import Image
 
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess, splits
-from dermgen.data.loading import Example, PixelSet, check_readable, folder_examples
+from dermgen.data.loading import check_readable, folder_images
 from dermgen.data.set_facts import SetFacts
 from dermgen.data.skin_tone import tone, typology_angle
-
-if TYPE_CHECKING:
-    import torch
 
 AGE_BANDS = ((0, 30, "under 30"), (30, 50, "30 to 49"), (50, 70, "50 to 69"), (70, 200, "70 and over"))
 
@@ -34,8 +30,8 @@ def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.D
     """
     folder = Path(folder)
     if folder.is_dir() and not (folder / "metadata.csv").exists():
-        examples = folder_examples(folder, "", "synthetic" if synthetic else "real")
-        table = pd.DataFrame({"image_id": [e.image_id for e in examples], "path": [e.path for e in examples]})
+        files = folder_images(folder, "synthetic" if synthetic else "real")
+        table = pd.DataFrame(files, columns=["image_id", "path"])
         table["file_name"] = [Path(path).name for path in table["path"]]
         table = table.assign(age=np.nan, **{c: "" for c in manifest.COLUMNS if c not in (*table.columns, "age")})
     else:
@@ -53,7 +49,7 @@ def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.D
             table = table[table["kept"] == "true"]
             if table.empty:
                 raise InputError(f"{folder}: the filter kept none of its images")
-    check_readable([Example(path, "", "") for path in table["path"]])
+    check_readable(list(table["path"]))
     table = table.reset_index(drop=True)
     return table.assign(group=splits.join_groups(table["lesion_id"], table["patient_id"]))
 
@@ -96,21 +92,6 @@ def subgroups(table: pd.DataFrame) -> pd.DataFrame:
         },
         index=table.index,
     )
-
-
-def pixels(table: pd.DataFrame, resolution: int) -> "torch.Tensor":
-    """All images, uint8 (N, 3, resolution, resolution): shorter side resized (bicubic, antialiased), middle cut."""
-    import torch
-
-    dataset = pixel_set(table, resolution)
-    with ThreadPoolExecutor() as pool:
-        return torch.stack(list(pool.map(lambda i: dataset[i]["pixels"], range(len(dataset)))))
-
-
-def pixel_set(table: pd.DataFrame, resolution: int) -> PixelSet:
-    """The same images one by one."""
-    examples = [Example(path, "", name) for path, name in zip(table["path"], table["image_id"], strict=True)]
-    return PixelSet(examples, [0] * len(examples), resolution, interpolation="bicubic")
 
 
 def _angle(path: str) -> float:

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from dermgen.config import InputError
+from dermgen.data.loading import PixelSet
 from dermgen.evaluate import features, scores
 from dermgen.evaluate.pairs import load_lpips
 from dermgen.sampling import ImageGenerator
@@ -92,7 +93,7 @@ def monitor(
     classes = table["dx"] if config.class_conditional else [""] * len(table)
     real_lpips = 0.0
     if network is not None:
-        pixels = torch.stack([item["pixels"] for item in features.pixel_set(table, config.resolution)])
+        pixels = PixelSet.of(table, config.resolution).stack()
         real_lpips = _pairwise_lpips(pixels, list(classes), network)
     return Monitor(extractor, np.asarray(real), _spread(real, classes), network, real_lpips)
 

@@ -9,7 +9,8 @@ from accelerate import Accelerator
 
 from dermgen.config import InputError
 from dermgen.data.duplicates import aligned_correlation, orient
-from dermgen.evaluate import features, images, products
+from dermgen.data.loading import PixelSet
+from dermgen.evaluate import features, products
 
 THUMBNAIL = 128
 COARSE_SCALES = (1, 0.95, 0.9, 0.85, 0.8, 1.06)
@@ -157,7 +158,7 @@ def _candidates(oriented: list[np.ndarray], base: np.ndarray, k: int, faiss: boo
 
 def thumbnails(table: pd.DataFrame) -> np.ndarray:
     """Grey pictures, uint8 (N, 128, 128)."""
-    dataset = images.pixel_set(table, THUMBNAIL)
+    dataset = PixelSet.of(table, THUMBNAIL)
 
     def grey(i: int) -> np.ndarray:
         return cv2.cvtColor(dataset[i]["pixels"].permute(1, 2, 0).numpy(), cv2.COLOR_RGB2GRAY)

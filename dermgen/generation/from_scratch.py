@@ -7,7 +7,7 @@ import torch
 
 from dermgen import runs, watermark
 from dermgen.config import InputError, require_seeds
-from dermgen.data.loading import Example, PixelSet
+from dermgen.data.loading import PixelSet
 from dermgen.generation.request import (
     NUMBER,
     InitImage,
@@ -95,9 +95,8 @@ class FromScratchModel:
         """The generator, on its device."""
         options = self.generator_options
         if self.init_images:  # resized as the training images were
-            examples = [Example(image.path, "", image.image_id) for image in self.init_images]
-            dataset = PixelSet(examples, [0] * len(examples), self.run.resolution, interpolation="bicubic")
-            options = dataclasses.replace(options, sources=torch.stack([item["pixels"] for item in dataset]))
+            paths, ids = zip(*((image.path, image.image_id) for image in self.init_images), strict=True)
+            options = dataclasses.replace(options, sources=PixelSet(paths, ids, self.run.resolution).stack())
         return runs.load_generator(self.run, device, **vars(options))
 
     def _init_images(self) -> list[InitImage]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dermgen.config import InputError, read_yaml
 from dermgen.data import captions, manifest
-from dermgen.data.loading import folder_examples
+from dermgen.data.loading import folder_images
 from dermgen.data.subsets import choose
 from dermgen.labels import Taxonomy
 from dermgen.settings.generate import GRID_FIELDS, GenerateConfig
@@ -38,7 +38,7 @@ def read_init_images(folder: str | None, split: str, dx: str | None = None) -> l
     if folder is None:
         return []
     if not Path(folder, "metadata.csv").exists():
-        return [InitImage(e.path, e.image_id) for e in folder_examples(folder, "", "init_images")]
+        return [InitImage(path, image_id) for image_id, path in folder_images(folder, "init_images")]
     table = manifest.select(manifest.read_real(folder, need_classes=False), dx=dx, split=split, where=folder)
     columns = ("path", "image_id", "dx", "license", "lesion_id")
     return [InitImage(*row) for row in zip(*(table[c] for c in columns), strict=True)]

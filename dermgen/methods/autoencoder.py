@@ -9,7 +9,8 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from dermgen.data import trained_on
-from dermgen.data.loading import PixelSet, check_readable, collate, manifest_examples, to_uint8, to_unit_range
+from dermgen.data.examples import files_of, manifest_examples
+from dermgen.data.loading import PixelSet, check_readable, collate, to_uint8, to_unit_range
 from dermgen.data.set_facts import SetFacts
 from dermgen.sampling import evaluating
 from dermgen.settings.autoencoder import AutoencoderConfig
@@ -38,11 +39,12 @@ def build(config: AutoencoderConfig) -> AutoencoderKL:
 def train(config: AutoencoderConfig) -> AutoencoderKL:
     """Train, and save the weights as `output_dir/vae` with the scaling factor measured on the training images."""
     examples = manifest_examples(config.data_dir, "train", exclude=config.exclude_classes or ())
-    check_readable(examples)
-    dataset = PixelSet(examples, [0] * len(examples), config.resolution)
+    paths, ids = [e.path for e in examples], [e.image_id for e in examples]
+    check_readable(files_of(examples))
+    dataset = PixelSet(paths, ids, config.resolution, interpolation="lanczos")
     run = Run(config)
-    rows = [{"image_id": e.image_id, "path": e.path, "dx": "", "synthetic": "false"} for e in examples]
-    data = [SetFacts.of(config.data_dir, [e.image_id for e in examples])]
+    rows = [{"image_id": i, "path": p, "dx": "", "synthetic": "false"} for i, p in zip(ids, paths, strict=True)]
+    data = [SetFacts.of(config.data_dir, ids)]
     trained_on.write(run.output_dir, run.accelerator, rows, data)
     vae = build(config)
     side = config.resolution // 2 ** (len(vae.config.block_out_channels) - 1)
@@ -96,7 +98,7 @@ def _swap_colors(images: torch.Tensor, chance: torch.Tensor, order: torch.Tensor
 def _scaling_factor(vae: AutoencoderKL, dataset: PixelSet, num_images: int = 256) -> float:
     """1 / standard deviation of the latents, which gives the diffusion model unit variance (Rombach et al. 2022)."""
     step = max(1, len(dataset) // num_images)
-    pixels = torch.stack([dataset[i]["pixels"] for i in range(0, len(dataset), step)])
+    pixels = dataset.stack(range(0, len(dataset), step))
     with evaluating(vae):
         latents = [vae.encode(to_unit_range(part).to(vae.device)).latent_dist.mean for part in pixels.split(32)]
     return 1 / float(torch.cat(latents).std())

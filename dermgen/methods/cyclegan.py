@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 
 from dermgen.config import InputError
-from dermgen.data.loading import LesionSet, to_uint8, to_unit_range
+from dermgen.data.loading import PixelSet, to_uint8, to_unit_range
 from dermgen.data.subsets import subset
 from dermgen.evaluate.monitoring import measure_samples, monitor
 from dermgen.sampling import Critic, GeneratorOptions, ImageCritic, evaluating, taken_in_turn
@@ -22,6 +22,9 @@ from dermgen.training.adversarial import frozen, least_squares_discriminator_los
 from dermgen.training.draws import Draws
 from dermgen.training.from_scratch import FromScratch
 from dermgen.training.lesions import Lesions, read_lesions
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class TranslationGenerator(ModelMixin, ConfigMixin):
@@ -321,11 +324,9 @@ def _initialize(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _pixels(rows, config: CycleganConfig, count: int) -> torch.Tensor:
+def _pixels(rows: "pd.DataFrame", config: CycleganConfig, count: int) -> torch.Tensor:
     """A random subset of a manifest's rows, uint8 (N, 3, H, W)."""
-    classes = list(dict.fromkeys(filter(None, rows["dx"])))
-    dataset = LesionSet(subset(rows, count, config.seed), classes, config.resolution)
-    return torch.stack([item["pixels"] for item in dataset])
+    return PixelSet.of(subset(rows, count, config.seed), config.resolution).stack()
 
 
 def _save_samples(training: FromScratch, generators: nn.ModuleDict, shown: Sequence) -> None:

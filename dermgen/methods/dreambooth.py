@@ -15,7 +15,8 @@ from torch import nn
 from dermgen.config import InputError
 from dermgen.data import preprocess, trained_on
 from dermgen.data.cache import default_cache_dir, key_of
-from dermgen.data.loading import Example, check_readable, collate, folder_examples, manifest_examples
+from dermgen.data.examples import Example, files_of, folder_examples, manifest_examples
+from dermgen.data.loading import check_readable, collate
 from dermgen.data.set_facts import SetFacts
 from dermgen.settings.dreambooth import DreamboothConfig
 from dermgen.stable_diffusion.base_model import BaseModel
@@ -108,9 +109,9 @@ def _read_images(config: DreamboothConfig, base: BaseModel) -> tuple[list[Exampl
         print("warning: --class_prompt and --class_data_dir are not used without --with_prior_preservation")
     instances, held_out = _instances(config), _held_out(config) if config.held_out_steps else []
     base.check()
-    check_readable(instances + held_out)
+    check_readable(files_of(instances + held_out))
     if config.with_prior_preservation:
-        check_readable([Example(str(p), "", p.stem) for p in own_images(Path(config.class_data_dir))])
+        check_readable([str(path) for path in own_images(Path(config.class_data_dir))])
     return instances, held_out
 
 

@@ -16,7 +16,7 @@ from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.generated import Generated
-from dermgen.data.loading import Example, check_readable
+from dermgen.data.loading import check_readable
 from dermgen.data.origins import License, parse_license
 from dermgen.data.set_facts import SetFacts, combined_license
 from dermgen.data.trained_on import TrainedOn
@@ -179,7 +179,7 @@ def _with_files(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
             f"{len(missing)} of the {len(paths)} images of {folder} are missing (as {missing[0]}): make them again, or "
             "take their rows out of metadata.csv"
         )
-    check_readable([Example(path, "", "") for path in paths])
+    check_readable(paths)
     return table.assign(path=paths, sha256=list(map(hash_file, paths)))
 
 

@@ -12,7 +12,8 @@ from diffusers import StableDiffusionPipeline
 
 from dermgen.config import InputError
 from dermgen.data.cache import hash_weights, key_of
-from dermgen.data.loading import Example, image_files
+from dermgen.data.examples import Example
+from dermgen.data.loading import image_files
 from dermgen.data.subsets import choose
 from dermgen.sampling import Request, generate_missing, is_whole, save_png
 from dermgen.stable_diffusion.base_model import BaseModel

@@ -18,18 +18,19 @@ from torch.utils.data import Dataset
 
 from dermgen.config import InputError
 from dermgen.data.cache import cached_array, hash_file, hash_weights, key_of
-from dermgen.data.loading import PixelSet, collate, to_unit_range
+from dermgen.data.examples import PromptedSet
+from dermgen.data.loading import collate, to_unit_range
 from dermgen.training.draws import Draws
 
 
 class CachedLatents(Dataset):
-    """Items of a `PixelSet` with their latents in place of pixels: `{moments, image_id, prompt_id}`.
+    """Items of a `PromptedSet` with their latents in place of pixels: `{moments, image_id, prompt_id}`.
 
     `moments` is (F, 2C, h, w) float32: mean and standard deviation of the latent, F = 2 with the mirrored image as a
     second row, else 1; one more channel holds the lesion mask where the set has masks.
     """
 
-    def __init__(self, pixels: PixelSet, moments: np.ndarray):
+    def __init__(self, pixels: PromptedSet, moments: np.ndarray):
         self.pixels, self.moments = pixels, moments
 
     def __len__(self) -> int:
@@ -44,7 +45,7 @@ class CachedLatents(Dataset):
 
 
 def cache_latents(
-    pixels: PixelSet, vae: AutoencoderKL, flip: bool, cache_dir: Path, accelerator: Accelerator, batch_size: int = 8
+    pixels: PromptedSet, vae: AutoencoderKL, flip: bool, cache_dir: Path, accelerator: Accelerator, batch_size: int = 8
 ) -> CachedLatents:
     """Encode a whole set once, or find it on disk. `pixels` must crop at a fixed place.
 

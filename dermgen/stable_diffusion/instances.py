@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch.utils.data import Dataset
 
 from dermgen.config import InputError
-from dermgen.data.loading import Example, PixelSet, always_square
+from dermgen.data.examples import Example, PromptedSet, always_square
 from dermgen.stable_diffusion.inputs import cache_latents
 
 # Of decoded images of each set: decoding takes a sixth of a small model's step, and few images usually fit in.
@@ -54,7 +54,7 @@ class DataSets:
         cached = self.cache_dir is not None and fixed_crop
         keep = 0 if cached else KEPT_BYTES
         numbers = [self.prompt_numbers[e.prompt] for e in examples]
-        pixels = PixelSet(examples, numbers, self.resolution, fixed_crop, self.interpolation, self.masks, keep)
+        pixels = PromptedSet(examples, numbers, self.resolution, fixed_crop, self.interpolation, self.masks, keep)
         if cached:
             return cache_latents(pixels, self.vae, self.flip, self.cache_dir, self.accelerator)
         if self.cache_dir is not None and self.accelerator.is_main_process:

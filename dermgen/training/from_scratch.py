@@ -133,9 +133,9 @@ class FromScratch:
         dataset = LesionSet(self.lesions.val_of_classes, self.classes, self.config.resolution)
         seeds = self.seeds(VALIDATION, len(dataset))
         for start in range(0, len(dataset), batch_size):
-            items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-            pixels = torch.stack([item["pixels"] for item in items]).to(device)
-            labels = torch.tensor([item["label"] for item in items], device=device)
+            rows = range(start, min(start + batch_size, len(dataset)))
+            pixels = dataset.images.stack(rows).to(device)
+            labels = torch.tensor([dataset.labels[i] for i in rows], device=device)
             yield Batch(to_unit_range(pixels), labels, Draws(seeds[start : start + batch_size], device))
 
     def held_out_loss(self, network: nn.Module, losses: Callable[[Batch], torch.Tensor]) -> dict[str, float]:

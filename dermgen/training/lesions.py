@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dermgen.config import InputError
 from dermgen.data import manifest
-from dermgen.data.loading import Example, check_readable
+from dermgen.data.loading import check_readable
 from dermgen.data.subsets import subset
 from dermgen.labels import from_labels
 from dermgen.settings.training import FromScratchConfig
@@ -77,5 +77,5 @@ def read_lesions(config: FromScratchConfig, folder: str | None = None, only: Seq
         raise InputError(f"{where}: {', '.join(absent)} has no images in the train split")
     if config.class_conditional and len(classes) < 2:
         raise InputError(f"class_conditional needs at least 2 classes, {where} has {len(classes)}: leave it out")
-    check_readable([Example(path, "", "") for path in (*train["path"], *val["path"])])
+    check_readable([*train["path"], *val["path"]])
     return Lesions(where, train, val, classes)

@@ -5,7 +5,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch.distributions import Normal, kl_divergence
 
-from dermgen.data.loading import PixelSet, manifest_examples, to_unit_range
+from dermgen.data import manifest
+from dermgen.data.loading import PixelSet, to_unit_range
 from dermgen.methods import autoencoder
 from dermgen.methods.autoencoder import AutoencoderConfig, edge_loss
 from dermgen.training.augmentation import turn
@@ -69,8 +70,8 @@ def test_training_improves_reconstructions_and_measures_the_latents_scale(manife
         logging_steps=5,
         report_to="none",
     )
-    images = PixelSet(examples := manifest_examples(manifest_dir, "val"), [0] * len(examples), 32)
-    pixels = to_unit_range(torch.stack([images[i]["pixels"] for i in range(len(images))]))
+    table = manifest.select(manifest.read_real(manifest_dir), split="val")
+    pixels = to_unit_range(PixelSet(table["path"], table["image_id"], 32, "lanczos").stack())
 
     @torch.no_grad()
     def error(vae):

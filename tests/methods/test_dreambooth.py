@@ -175,7 +175,8 @@ def test_a_folder_of_plain_images_of_any_shape_is_cropped_at_random(train, tmp_p
 def test_the_first_loss_of_an_untrained_step_is_the_mean_squared_error_computed_by_hand(
     train, base_dir, manifest_dir, kind
 ):
-    from dermgen.data.loading import manifest_examples, to_unit_range
+    from dermgen.data.examples import manifest_examples
+    from dermgen.data.loading import to_unit_range
     from dermgen.stable_diffusion.pipeline import load_pipeline
     from dermgen.training.draws import Order, derive_seed
 
@@ -304,7 +305,7 @@ def test_a_leaky_manifest_marks_the_run_and_what_is_drawn_from_it(train, phantom
 
 
 def test_instance_images_are_of_one_class_and_one_per_lesion_first(manifest_dir):
-    from dermgen.data.loading import manifest_examples
+    from dermgen.data.examples import manifest_examples
 
     table = manifest.read(manifest_dir)
     train = table[(table["dx"] == "mel") & (table["split"] == "train")]

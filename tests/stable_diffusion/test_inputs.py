@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from PIL import Image
 
 from dermgen.config import InputError
-from dermgen.data.loading import Example, PixelSet, collate, manifest_examples
+from dermgen.data.examples import Example, PromptedSet, manifest_examples
+from dermgen.data.loading import collate
 from dermgen.stable_diffusion.inputs import (
     LatentSource,
     PromptSource,
@@ -31,7 +32,7 @@ def pipeline(base_dir):
 
 def pixel_set(folder, resolution=32, masks=False, interpolation="lanczos"):
     examples = manifest_examples(folder, "train")[:6]
-    return PixelSet(examples, list(range(6)), resolution, True, interpolation, masks)
+    return PromptedSet(examples, list(range(6)), resolution, True, interpolation, masks)
 
 
 def cached(pixels, pipeline, folder, flip=False):
@@ -151,7 +152,7 @@ def test_a_set_that_keeps_its_images_reads_each_file_once_as_far_as_they_fit(tmp
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for i, path in enumerate(paths):
         Image.new("RGB", (8, 8), (80 * i, 0, 0)).save(path)
-    pixels = PixelSet([Example(str(p), "", p.stem) for p in paths], [5, 6, 7], 8, keep=2 * 3 * 8 * 8)
+    pixels = PromptedSet([Example(str(p), "", p.stem) for p in paths], [5, 6, 7], 8, keep=2 * 3 * 8 * 8)
     before = [pixels[i] for i in range(3)]
     for path in paths:
         path.unlink()
