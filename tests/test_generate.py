@@ -465,3 +465,11 @@ def test_a_run_that_names_no_weights_of_its_base_is_still_read(base_dir, lora_di
     monkeypatch.chdir(tmp_path)
     assert_same_images(run(old, tmp_path / "a", num_images=1), run(lora_dir, tmp_path / "b", num_images=1))
     assert f"does not record which base model it had; {tmp_path / 'sd'} is taken" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_initial_images_are_taken_from_the_split_that_init_split_names(base_dir, manifest_dir, tmp_path, split):
+    folder = run(base_dir, tmp_path / "a", init_images=str(manifest_dir), init_split=split, num_images=2)
+    table = manifest.read_real(manifest_dir)
+    used = manifest.read_synthetic(folder)["source_image_id"]
+    assert set(used) <= set(table.loc[table["split"] == split, "image_id"])

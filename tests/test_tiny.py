@@ -5,6 +5,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from dermgen import tiny
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file
@@ -52,3 +53,11 @@ def test_an_unknown_class_or_a_missing_manifest_is_one_sentence(manifest_dir, tm
         train_tiny(settings(manifest_dir, tmp_path, exclude_classes=["wart"]))
     with pytest.raises(InputError, match="no such folder: /nowhere"):
         train_tiny(settings("/nowhere", tmp_path / "b"))
+
+
+def test_each_stage_has_its_own_batch_size_and_learning_rate(manifest_dir, tmp_path):
+    config = settings(manifest_dir, tmp_path, autoencoder_batch_size=3, unet_learning_rate=0.5)
+    first = tiny._autoencoder_settings(config, tmp_path, {"data_dir": config.data_dir})
+    second = tiny._text_to_image_settings(config, tmp_path, {"data_dir": config.data_dir})
+    assert (first.train_batch_size, second.train_batch_size) == (3, 2)
+    assert second.learning_rate == 0.5

@@ -292,3 +292,17 @@ def test_a_set_with_one_class_is_refused(manifest_dir, tmp_path):
     manifest.write_view(table[table["dx"] == "nv"], manifest_dir, tmp_path / "nevi")
     with pytest.raises(InputError, match="nevi has only the class nv: a classifier needs two or more"):
         classifier.train(config(tmp_path / "run", tmp_path / "nevi"))
+
+
+def test_label_smoothing_blends_the_loss_with_that_of_all_classes_alike(manifest_dir, tmp_path):
+    """Which is linear in the share."""
+
+    def first_loss(share):
+        folder = tmp_path / str(share)
+        classifier.train(config(folder, manifest_dir, label_smoothing=share, max_train_steps=1, logging_steps=1))
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return next(line["loss"] for line in lines if "loss" in line)
+
+    none, quarter, half = map(first_loss, (0.0, 0.25, 0.5))
+    assert quarter == pytest.approx((none + half) / 2, rel=1e-5)
+    assert quarter != pytest.approx(none, rel=1e-5)

@@ -434,3 +434,20 @@ def test_an_old_manifest_without_ids_warns_of_no_groups_and_is_not_split_again(t
     assert "NO GROUPS" in Split.of(folder).warnings()[0]
     with pytest.raises(InputError, match="was split by an earlier version"):
         run(raw, tmp_path / "m", source="imagefolder", no_groups=True)
+
+
+def test_a_hub_data_set_is_prepared_from_the_split_and_columns_that_are_named(tmp_path):
+    files = []
+    for i in range(12):
+        Image.fromarray(draw_lesion("nv", 9, i, 64)[0][0]).save(tmp_path / f"{i}.png")
+        files.append(str(tmp_path / f"{i}.png"))
+    features = datasets.Features({"photo": datasets.Image(), "finding": datasets.ClassLabel(names=["nv", "mel"])})
+    for split, names in (("train", files[:2]), ("validation", files[2:])):
+        rows = {"photo": names, "finding": [i % 2 for i in range(len(names))]}
+        data = datasets.Dataset.from_dict(rows, features=features)
+        data.to_parquet(tmp_path / "hub" / "data" / f"{split}-00000.parquet")
+    settings = {"image_column": "photo", "label_column": "finding", "hub_split": "validation"}
+    settings |= {"resolution": 32, "num_workers": 1, "no_groups": True, "find_duplicates": False}
+    config = PrepareConfig(source=str(tmp_path / "hub"), output_dir=str(tmp_path / "m"), license="CC0-1.0", **settings)
+    folder = prepare(config)
+    assert manifest.read(folder)["dx"].value_counts().to_dict() == {"nv": 5, "mel": 5}

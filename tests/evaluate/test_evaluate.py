@@ -444,3 +444,9 @@ def test_the_interval_of_a_median_resamples_lesions():
     assert alone.value == together.value == pytest.approx(np.median(values))
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
     assert _median([np.inf, np.inf, 1.0]) == Estimate(value=None, low=1.0, high=None)
+
+
+@pytest.mark.slow
+def test_pixels_are_compared_of_as_many_images_as_max_pairs_allows(tested_dir, synthetic_dir, tmp_path):
+    pairs = evaluate(config(tested_dir, synthetic_dir, tmp_path / "e", max_pairs=5)).pairs
+    assert (pairs.n, pairs.n_floor) == (5, 5)

@@ -85,3 +85,16 @@ def test_training_improves_reconstructions_and_measures_the_latents_scale(manife
     with torch.no_grad():
         spread = (saved.encode(pixels).latent_dist.mean * saved.config.scaling_factor).std()
     assert 0.7 < spread < 1.4
+
+
+def test_edges_count_in_the_loss_by_their_weight(manifest_dir, tmp_path):
+    def weights(name, edge_weight):
+        settings = {"channels": [8, 16], "resolution": 32, "train_batch_size": 2, "max_train_steps": 1}
+        settings |= {"edge_weight": edge_weight, "lr_warmup_steps": 0, "report_to": "none"}
+        vae = autoencoder.train(
+            AutoencoderConfig(data_dir=str(manifest_dir), output_dir=str(tmp_path / name), **settings)
+        )
+        return torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+    assert torch.equal(weights("a", 0.0), weights("b", 0.0))
+    assert not torch.equal(weights("a", 0.0), weights("c", 10.0))

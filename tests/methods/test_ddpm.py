@@ -168,3 +168,18 @@ def test_no_group_of_the_network_is_one_channel():
         norms = [m for m in unet.modules() if isinstance(m, torch.nn.GroupNorm)]
         assert norms
         assert all(m.num_channels // m.num_groups >= 4 for m in norms)
+
+
+def test_images_that_lose_their_class_train_the_embedding_of_none_alone(manifest_dir, tmp_path):
+    def embeddings(name, **changes):
+        train("ddpm", manifest_dir, tmp_path / name, max_train_steps=1, lr_warmup_steps=0, **changes)
+        unet = DiffusionPipeline.from_pretrained(tmp_path / name).unet
+        return unet.class_embedding.weight.detach()
+
+    untrained = embeddings("untrained", learning_rate=0.0)
+    dropped = embeddings("dropped", class_dropout=1 - 1e-9)
+    kept = embeddings("kept", class_dropout=0.0)
+    assert torch.equal(dropped[:-1], untrained[:-1])
+    assert not torch.equal(dropped[-1], untrained[-1])
+    assert not torch.equal(kept[:-1], untrained[:-1])
+    assert torch.equal(kept[-1], untrained[-1])

@@ -448,3 +448,13 @@ def test_a_run_writes_down_what_it_and_its_base_have_learnt(train, manifest_dir)
     above = train("above", pretrained_model_name_or_path=str(base), instance_class="nv", instance_prompt="a nevus")
     nevi = {hash_file(manifest_dir / n) for n in table.query("split == 'train' and dx == 'nv'")["file_name"]}
     assert TrainedOn.read(above).sha256 == own | nevi
+
+
+@pytest.mark.slow
+def test_offset_noise_is_added_at_its_strength(train):
+    first = {
+        strength: losses(train(str(strength), max_train_steps=1, offset_noise=True, offset_noise_strength=strength))[0]
+        for strength in (0.0, 0.1, 1.0)
+    }
+    assert first[0.0] == losses(train(max_train_steps=1))[0]
+    assert len(set(first.values())) == 3

@@ -505,3 +505,14 @@ def test_a_gan_without_classes_filters_what_it_drew(tested_dir, tmp_path):
     assert (found.n, found.kept) == (20, 10)
     assert "recall" in found.cost["kept"]
     assert (tmp_path / "kept" / "sheets" / "kept_and_dropped.png").exists()
+
+
+def test_intensities_are_scaled_where_the_option_says_so(manifest_dir, tmp_path):
+    def first_loss(scaling):
+        folder = tmp_path / str(scaling)
+        train("vae", manifest_dir, folder, max_train_steps=1, intensity_scaling=scaling)
+        return json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["mse"]
+
+    hardly, also_hardly, much = map(first_loss, (1e-9, 2e-9, 0.5))
+    assert hardly == pytest.approx(also_hardly, rel=1e-5)
+    assert hardly != pytest.approx(much, rel=1e-3)

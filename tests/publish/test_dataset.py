@@ -86,6 +86,13 @@ def test_shards_stay_under_their_size_and_hold_each_image_once(world, hub, tmp_p
         assert sum(len(i["bytes"]) for i in images) <= 3 * max(sizes)
 
 
+def test_max_shard_size_is_in_mebibytes(world, hub, monkeypatch):
+    written = []
+    monkeypatch.setattr("dermgen.publish.shards.write_parquet", lambda *args: written.append(args[-1]))
+    publish(world.drawn, world.results, max_shard_size=3)
+    assert written == [3 * 2**20]
+
+
 def test_a_large_set_becomes_tar_shards_by_itself(world, hub, monkeypatch):
     monkeypatch.setattr("dermgen.publish.shards.TAR_FROM", 1000)
     publish(world.drawn, world.results)
