@@ -29,6 +29,7 @@ from dermgen.data.subsets import subset
 from dermgen.evaluate import features
 from dermgen.evaluate.pairs import similarities
 from dermgen.stable_diffusion.pipeline import load_pipeline
+from dermgen.training.run_record import RunRecord
 
 ROOT = Path(__file__).parent.parent
 ENDLESS = 10_000_000
@@ -111,8 +112,7 @@ def train(name: str, folder: Path, args: argparse.Namespace) -> dict:
     )
     stopped = run_for(f"{command} --max_train_steps {ENDLESS}", folder / "run", args.minutes * 60, folder / "train.log")
     run(f"{command} --max_train_steps {stopped['steps']}")
-    facts = json.loads((folder / "run" / "provenance.json").read_text())
-    return stopped | {"parameters": facts["parameters"]}
+    return stopped | {"parameters": RunRecord.read(folder / "run").parameters}
 
 
 def train_stable_diffusion(folder: Path, args: argparse.Namespace) -> dict:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dermgen.config import InputError
+from dermgen.data.prepared import Prepared
 from dermgen.results.audit import Audit
 from dermgen.results.classifier import ClassifierResult
 from dermgen.results.common import is_one
@@ -18,7 +19,7 @@ STAGES = ("data", "training", "generated", *RESULTS)
 
 def of(folder: Path) -> list[str]:
     """The stages of `STAGES` whose results a folder holds; "training" and "generated" only where it holds no other."""
-    stages = ["data"] if (folder / "prepare.json").exists() else []
+    stages = ["data"] if Prepared.is_one(folder) else []
     stages += [stage for stage, kind in RESULTS.items() if is_one(kind, folder)]
     if not stages and (folder / "metrics.jsonl").exists():
         return ["training"]

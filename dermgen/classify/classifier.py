@@ -133,10 +133,14 @@ def read_images(config: ClassifierConfig) -> Images:
 
 def _record(images: Images, config: ClassifierConfig, run: Run) -> None:
     """Record what the run is trained on and measured on, and print what a reader should know of it."""
-    folders = [config.data_dir, *([config.synthetic_dir] if config.synthetic_dir else [])]
-    data = [SetFacts.of(folder, images.train["image_id"]) for folder in folders]
+    rows = images.train
+    data = [
+        SetFacts.of(folder, rows.loc[rows["synthetic"] == synthetic, "image_id"])
+        for folder, synthetic in ((config.data_dir, "false"), (config.synthetic_dir, "true"))
+        if folder
+    ]
     base_model = None if config.from_scratch else config.pretrained_model_name_or_path
-    trained_on.write(run.output_dir, run.accelerator, images.train.to_dict("records"), data, base_model)
+    trained_on.write(run.output_dir, run.accelerator, rows.to_dict("records"), data, base_model)
     run.record(
         classes=images.classes,
         test_sources=sorted(set(images.test["source"]) - {""}),

@@ -129,12 +129,11 @@ def write(
     Raises:
         InputError: if the run was begun with other images, by their ids, classes or bytes.
     """
-    times = Counter((row["image_id"], row["dx"], row["synthetic"]) for row in rows)
-    path_of = {row["image_id"]: row["path"] for row in rows}
-    ids = [image_id for image_id, *_ in times]
+    # A synthetic image may have the id of the real one that it was made from.
+    times = Counter((row["image_id"], row["dx"], row["synthetic"], row["path"]) for row in rows)
     with ThreadPoolExecutor() as pool:
-        hash_of = dict(zip(ids, pool.map(hash_file, map(path_of.get, ids)), strict=True))
-    table = [[*image, str(n), hash_of[image[0]]] for image, n in times.items()]
+        hashes = list(pool.map(hash_file, [path for *_, path in times]))
+    table = [[*image[:3], str(n), sha256] for (image, n), sha256 in zip(times.items(), hashes, strict=True)]
     own = run_dir / OWN
     if own.exists() and [list(row.values()) for row in _rows(own)] != table:
         raise InputError(
@@ -161,7 +160,7 @@ def write(
         }
         write_json(run_dir / FACTS, json.loads((run_dir / FACTS).read_text()) | facts)
     accelerator.wait_for_everyone()
-    return hash_of
+    return {row[0]: row[-1] for row in table}
 
 
 def _distinct(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

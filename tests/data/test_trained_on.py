@@ -58,6 +58,19 @@ def test_synthetic_images_are_known_by_id_and_do_not_count_as_photographs(tmp_pa
     assert (known.sha256, known.image_ids) == (frozenset(), {"a"})
 
 
+def test_a_synthetic_image_with_the_id_of_a_real_one_does_not_stand_for_it(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "provenance.json").write_text("{}")
+    rows = []
+    for synthetic in ("false", "true"):
+        path = tmp_path / f"{synthetic}.png"
+        path.write_bytes(synthetic.encode())
+        rows.append({"image_id": "a", "dx": "mel", "synthetic": synthetic, "path": str(path)})
+    trained_on.write(run, Accelerator(), rows, [CLINIC])
+    assert TrainedOn.read(run).sha256 == {hash_file(tmp_path / "false.png")}
+
+
 @pytest.mark.parametrize("other", [{"a": b"changed"}, {"b": b"a"}, {"a": b"a", "b": b"b"}])
 def test_a_run_is_not_resumed_with_other_images(tmp_path, other):
     begin(tmp_path / "run", {"a": b"a"})
