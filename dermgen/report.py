@@ -16,7 +16,7 @@ from dermgen import __version__, plots, stages
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted
 from dermgen.classify.comparison import intervals
 from dermgen.config import InputError, whole_file
-from dermgen.data import manifest, preprocess
+from dermgen.data import manifest, preparation_report, preprocess
 from dermgen.data.prepared import Prepared, Split
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import subset
@@ -110,33 +110,14 @@ def _for_page(blocks: Sequence[Block]) -> list[dict[str, Any]]:
 
 
 def _data(folder: Path, plot: Path) -> list[Block]:
-    prepared, table = Prepared.read(folder), manifest.read(folder)
-    audit = prepared.audit
-    counts = pd.crosstab(table["dx"].replace("", "unknown"), table["split"]).reindex(
-        columns=list(manifest.SPLITS), fill_value=0
-    )
+    table = manifest.read(folder)
+    counts = pd.crosstab(table["dx"].replace("", "unknown"), table["split"])
+    counts = counts.reindex(columns=list(manifest.SPLITS), fill_value=0)
     bars, grid = Path(f"{plot}_classes.png"), Path(f"{plot}_images.png")
     plots.bars(bars, "Images per class", "images", {s: counts[s].to_dict() for s in counts.columns})
     _grid(table, folder, grid)
-    rows = [[dx, *map(str, counts.loc[dx]), str(counts.loc[dx].sum())] for dx in counts.index]
-    crossing = audit.groups_crossing_splits
-    blocks: list[Block] = [
-        *map(Warning, Split.of(folder).warnings()),
-        Text(
-            f"{counted(audit.images, 'image')} of {counted(audit.groups, 'group')}; a group is a lesion or "
-            "patient with its near-duplicates. Groups in more than one split: "
-            f"{'not known' if crossing is None else crossing}. "
-            f"Near-duplicates under different ids: {counted(audit.near_duplicate_pairs, 'pair')}. "
-            f"Licence: {', '.join(sorted(set(table['license']) - {''})) or 'unknown'}."
-        ),
-        Table(["class", *counts.columns, "all"], rows),
-    ]
-    if prepared.rejected:
-        blocks.append(
-            Table(["left out because", "files"], [[reason, str(n)] for reason, n in prepared.rejected.items()])
-        )
     return [
-        *blocks,
+        *preparation_report.blocks(Prepared.read(folder), table),
         Picture(bars, "Images per class and split"),
         Picture(grid, "Some of the prepared images", photographs=True),
     ]

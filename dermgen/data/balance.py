@@ -107,24 +107,12 @@ def _permutation_p(
     return as_unlike / (1 + PERMUTATIONS)
 
 
-def as_lines(differences: Sequence[dict]) -> list[str]:
-    """The comparison for a terminal."""
-    lines = []
-    for d in differences:
-        form = "{:.2f}" if not d["value"] else "{:.1%}"
-        shares = ", ".join(f"{name} {form.format(number)}" for name, number in d["splits"].items())
-        lines.append(f"{d['column']}{' ' + d['value'] if d['value'] else ''}: {shares} (p = {d['p_holm']:.3g})")
-    return lines
-
-
 def warning(differences: Sequence[dict]) -> str | None:
     """A warning if the splits differ by more than chance explains, else None."""
     unlike = [d["column"] for d in differences if d["p_holm"] < ALARM]
     if not unlike:
         return None
-    return (
-        f"warning: the splits differ by more than chance explains in {', '.join(unlike)}: scores on them are misleading"
-    )
+    return f"the splits differ by more than chance explains in {', '.join(unlike)}: scores on them are misleading"
 
 
 def _rarest_class(dx: pd.Series, groups: Sequence[int]) -> np.ndarray:

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from dermgen.blocks import Picture, Text, for_terminal
 from dermgen.config import InputError
 from dermgen.data import balance, captions, duplicates, manifest, preprocess, sources, splits
 from dermgen.data.groups import any_known, find_groups, require_groups
 from dermgen.data.names import file_stems
+from dermgen.data.preparation_report import blocks
 from dermgen.data.prepared import AS_GIVEN, BY_GROUPS, BY_IMAGE, NO_GROUPS, Prepared, SplitAudit
 from dermgen.data.processing import ODD_MASKS, Steps, process_all
 from dermgen.data.sheets import contact_sheet
@@ -82,7 +84,8 @@ def prepare(config: PrepareConfig) -> Path:
         near_duplicates=[[table["image_id"][i], table["image_id"][j]] for i, j in pairs],
     )
     prepared.write(folder)
-    print(_report(prepared, folder, lines))
+    sheet = Picture(folder / "sheets" / "before_after.png", "Before and after", photographs=True)
+    print(for_terminal([*blocks(prepared, table), *map(Text, lines), sheet, Text(f"Written to {folder}")]))
     return folder
 
 
@@ -256,50 +259,3 @@ def _before_after(raw: pd.DataFrame, table: pd.DataFrame, folder: Path, config: 
         images += [Image.fromarray(photo), Image.open(folder / table["file_name"][i])]
         names += [f"{table['image_id'][i]}", f"{table['dx'][i]}, {table['split'][i]}"]
     contact_sheet(images, folder / "sheets" / "before_after.png", 8, names, largest=160)
-
-
-def _crossing(prepared: Prepared) -> str:
-    audit = prepared.audit
-    if audit.groups_crossing_splits is None:
-        return "  groups crossing splits: nobody can tell, since no lesion or patient ids are known   NO GROUPS"
-    if prepared.split_method == NO_GROUPS:
-        return f"  groups crossing splits: at least {audit.groups_crossing_splits}, of near-duplicates   NO GROUPS"
-    unknown = audit.images_of_unknown_group
-    told = f" ({unknown} images of unknown lesion and patient are a group each)" if unknown else ""
-    return f"  groups crossing splits: {audit.groups_crossing_splits}{told}"
-
-
-def _report(prepared: Prepared, folder: Path, lines: list[str]) -> str:
-    audit, rejected = prepared.audit, prepared.rejected
-    text = [
-        f"{audit.images} images of {audit.groups} groups (lesions, patients and near-duplicates)",
-        "  classes    " + ", ".join(f"{c} {n}" for c, n in audit.images_per_class.items()),
-        "  splits     " + ", ".join(f"{s} {n}" for s, n in audit.images_per_split.items()),
-        "  splits compared: the value that differs most in each column; a small p means more than chance",
-        *(f"    {line}" for line in balance.as_lines(audit.differences)),
-        "  near-duplicates under different ids: "
-        f"{audit.near_duplicate_pairs} pairs"
-        + ("" if prepared.split_kept else f", {audit.groups_joined} groups joined"),
-        _crossing(prepared) + ("   LEAKY" if prepared.leaky else ""),
-        "  rejected   " + (", ".join(f"{n} x {reason}" for reason, n in rejected.items()) or "none"),
-        *(f"  converted  {n} x {what}" for what, n in prepared.converted.items()),
-        *(f"  masks      {prepared.masks[kind]} {kind}" for kind in ODD_MASKS if kind in prepared.masks),
-        *(
-            f"  {column:10} {sum(lost.values())} cells read as unknown: {', '.join(map(repr, list(lost)[:5]))}"
-            for column, lost in prepared.read_as_unknown.items()
-        ),
-        *(f"  note       {note}" for note in prepared.notes),
-        *(f"  {line}" for line in lines),
-        f"Written to {folder}; before and after: {folder / 'sheets' / 'before_after.png'}",
-    ]
-    if prepared.leaky:
-        print("warning: the split is by image; scores on it are LEAKY and will be marked so", file=sys.stderr)
-    elif prepared.split_kept and audit.groups_crossing_splits:
-        print(
-            f"warning: at least {audit.groups_crossing_splits} groups of near-duplicates are in more than one split "
-            "of those that the data came with, so scores will be too good: leave out --keep_split to split it anew",
-            file=sys.stderr,
-        )
-    if unlike := balance.warning(audit.differences):
-        print(unlike, file=sys.stderr)
-    return "\n".join(text)

@@ -371,10 +371,11 @@ def test_near_duplicates_across_a_kept_split_are_reported_with_their_number(tmp_
     settings = {"source": "imagefolder", "keep_split": True, "no_groups": True, "resolution": 128}
     folder = run(tmp_path / "raw", tmp_path / "m", **settings)
     assert facts(folder)["audit"]["groups_crossing_splits"] == 1
-    printed = capsys.readouterr()
-    assert "groups crossing splits: at least 1, of near-duplicates   NO GROUPS" in printed.out
-    assert "joined" not in printed.out
-    assert "at least 1 groups of near-duplicates are in more than one split" in printed.err
+    out = capsys.readouterr().out
+    assert "NO GROUPS: " in out
+    assert "Groups in more than one split: at least 1, of near-duplicates." in out
+    assert "join" not in out
+    assert "at least 1 group of near-duplicates is in more than one split" in out
 
 
 def test_a_kept_split_needs_known_words_and_whole_lesions(phantoms, tmp_path):

@@ -1,0 +1,99 @@
+"""What `dermgen prepare` reports of a manifest, on the terminal and on the page."""
+
+import pandas as pd
+
+from dermgen.blocks import Block, Table, Text, Warning, counted, number
+from dermgen.data import balance
+from dermgen.data.manifest import SPLITS
+from dermgen.data.prepared import NO_GROUPS, OLD_SPLIT, Prepared, Split
+from dermgen.data.processing import ODD_MASKS
+
+
+def blocks(prepared: Prepared, table: pd.DataFrame) -> list[Block]:
+    """Warnings, the splits and how they compare, and what was left out or changed.
+
+    Args:
+        prepared: the record beside the manifest.
+        table: the manifest.
+    """
+    audit = prepared.audit
+    split = Split(prepared.leaky, OLD_SPLIT if prepared.split_method is None else prepared.split_method)
+    unlike = balance.warning(audit.differences)
+    pairs = f"Near-duplicates under different ids: {counted(audit.near_duplicate_pairs, 'pair')}"
+    if audit.groups_joined and not prepared.split_kept:
+        pairs += f", which join {counted(audit.groups_joined, 'group')} to others"
+    left_out = [[reason, f"{n:,}"] for reason, n in prepared.rejected.items()]
+    return [
+        *map(Warning, split.warnings()),
+        *([Warning(_crossing_warning(audit.groups_crossing_splits))] if _leaks_as_given(prepared) else []),
+        *([Warning(unlike)] if unlike else []),
+        Text(
+            f"{counted(audit.images, 'image')} of {counted(audit.groups, 'group')}; a group is a lesion or patient "
+            f"with its near-duplicates. Groups in more than one split: {_crossing(prepared)}. {pairs}. "
+            f"Licence: {', '.join(sorted(set(table['license']) - {''})) or 'unknown'}."
+        ),
+        _classes(table),
+        *([_comparison(audit.differences)] if audit.differences else []),
+        *([Table(["left out because", "files"], left_out)] if left_out else []),
+        *(Text(line) for line in _changes(prepared)),
+    ]
+
+
+def _leaks_as_given(prepared: Prepared) -> bool:
+    return bool(prepared.split_kept and not prepared.leaky and prepared.audit.groups_crossing_splits)
+
+
+def _crossing_warning(groups: int) -> str:
+    which = counted(groups, "group of near-duplicates is", "groups of near-duplicates are")
+    return (
+        f"at least {which} in more than one split of those that the data came with, so scores will be too good: leave "
+        "out --keep_split to split it anew"
+    )
+
+
+def _crossing(prepared: Prepared) -> str:
+    """How many groups are in several splits, as far as that is known."""
+    audit = prepared.audit
+    if audit.groups_crossing_splits is None:
+        return "unknown, since there are no lesion or patient ids"
+    if prepared.split_method == NO_GROUPS:
+        return f"at least {audit.groups_crossing_splits}, of near-duplicates"
+    unknown = audit.images_of_unknown_group
+    alone = counted(unknown, "image", "images") + " of unknown lesion and patient are a group each"
+    return f"{audit.groups_crossing_splits}" + (f" ({alone})" if unknown else "")
+
+
+def _classes(table: pd.DataFrame) -> Table:
+    """Images of each class in each split."""
+    counts = pd.crosstab(table["dx"].replace("", "unknown"), table["split"])
+    counts = counts.reindex(columns=list(SPLITS), fill_value=0)
+    rows = [[dx, *(f"{n:,}" for n in counts.loc[dx]), f"{counts.loc[dx].sum():,}"] for dx in counts.index]
+    return Table(["class", *SPLITS, "all"], [*rows, ["all", *(f"{n:,}" for n in counts.sum()), f"{len(table):,}"]])
+
+
+def _comparison(differences: list[dict]) -> Table:
+    """Of each column the value whose share differs most between the splits; a small p means more than chance."""
+    rows = []
+    for entry in differences:
+        form = "{:.1%}" if entry["value"] else "{:.2f}"
+        shares = [form.format(entry["splits"][name]) if name in entry["splits"] else "–" for name in SPLITS]
+        rows.append([f"{entry['column']} {entry['value']}".strip(), *shares, number(entry["p_holm"])])
+    return Table(["splits differ most in", *SPLITS, "p (chance)"], rows)
+
+
+def _changes(prepared: Prepared) -> list[str]:
+    """What was changed, or read in a way that may not be meant."""
+    return [
+        *(f"Converted: {counted(n, 'image')}, {what}." for what, n in prepared.converted.items()),
+        *(
+            f"Masks: {counted(prepared.masks[kind], 'is', 'are')} {kind}."
+            for kind in ODD_MASKS
+            if kind in prepared.masks
+        ),
+        *(
+            f"Column {column}: {counted(sum(texts.values()), 'cell')} read as unknown: "
+            f"{', '.join(map(repr, list(texts)[:5]))}."
+            for column, texts in prepared.read_as_unknown.items()
+        ),
+        *(f"Note: {note}" for note in prepared.notes),
+    ]
