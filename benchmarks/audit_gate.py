@@ -1,9 +1,9 @@
-"""What the audit's rule says of honest sets, and of sets with planted copies, by the number of held-out images.
+"""The audit's verdicts on honest sets, and on sets with planted copies, by the number of held-out images.
 
     python benchmarks/audit_gate.py [--repeats 2000]
 
-Distances are drawn, no image is: honest ones from one distribution for held-out and synthetic images, copies at 0 to
-0.02 ("clear") or at half the threshold ("altered", as a strong crop). Of 500 synthetic images 3 % are copies.
+Distances are simulated, without images: honest ones from one distribution for held-out and synthetic images, copies at
+0 to 0.02 ("clear") or at half the threshold ("altered", like a strong crop). Of 500 synthetic images 3 % are copies.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""What survives: commands that are killed, run out of disk, or may not write.
+"""Robustness of commands that are killed, run out of disk space, or may not write.
 
     python benchmarks/chaos.py [--seed 0] [--kills 60 20 20 20] [--only ddpm prepare]
 
 Every command is killed with SIGKILL at random moments, trainings also while they write a checkpoint; then the same
-command is run again, and all that it leaves must be what two undisturbed runs left, byte for byte, but for the clock,
-the run's id and the command line. Inputs, and a user's files beside the output, must keep their bytes. Then every
-command writes to a disk that is too small, and to one that is read-only: it must end with one sentence, and after the
-disk has grown, the same command must end like an undisturbed run. The disks need Linux and root.
+command is run again, and everything that it leaves must equal the output of two undisturbed runs, byte for byte,
+except for times, the run's id and the command line. Inputs, and a user's files beside the output, must be unchanged.
+Then every command writes to a disk that is too small, and to one that is read-only: it must end with one sentence, and
+after the disk has grown, the same command must end like an undisturbed run. The disks need Linux and root.
 
 Commands run in forks of one process that has imported torch, each in a folder of its own; one thread each.
 """
@@ -196,7 +196,7 @@ def ended(pid: int) -> int:
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """What is in a folder: each file's hash by its name, of JSON without what is volatile."""
+    """The content of a folder: each file's hash by its name, for JSON without volatile values."""
     found = {}
     paths = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
     for path in paths:
@@ -227,7 +227,7 @@ def steady(value):
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> str:
-    """ "" where they are equal."""
+    """What differs; "" if they are equal."""
     parts = []
     for what, names in (
         ("missing", expected.keys() - found.keys()),
@@ -274,7 +274,7 @@ class Row:
 
 
 def undisturbed(command: Command, place: Path) -> tuple[dict[str, str], float]:
-    """What the command leaves, the same twice, and its seconds."""
+    """The output of the command, the same in two runs, and its seconds."""
     found = []
     for i in range(2):
         folder = place / f"{command.name}-reference-{i}"
@@ -325,7 +325,7 @@ def one_sentence(folder: Path, status: int) -> str:
 
 
 def disks(command: Command, place: Path, expected: dict) -> list[Row]:
-    """A disk that is too small at several sizes, then grown; and one that may only be read."""
+    """Disks of several sizes that are too small and then grown, and one that is read-only."""
     used = sum(p.stat().st_size for p in (place / f"{command.name}-reference-0" / "out").rglob("*") if p.is_file())
     small, good = [], 0
     for share in (0.02, 0.3, 0.6, 0.9):

@@ -1,12 +1,12 @@
-"""Every generative method with the same time to train, on the same split, drawn and scored alike: one table.
+"""Every generative method with the same training time on the same split, sampled and scored alike: one table.
 
     python benchmarks/compare_methods.py --data_dir data/ham10000_64 --classifier runs/classifier --minutes 60
 
-Each method trains at 64 pixels for `--minutes` from its tiny recipe, widened as `METHODS` says, is then stopped as
-Ctrl-C would stop it, and draws as many images as the test split has, or `--num_images`, in its shares of the classes.
-A CycleGAN translates nevi of the train split to melanomas; a Stable Diffusion learns at most 1,000 images of a class.
-Features are a classifier's, trained on the same train split, or those of any extractor of `dermgen evaluate`. Peak
-memory is that of the process on the host. Run again with the same settings, it goes on.
+Each method trains at 64 pixels for `--minutes` with its tiny recipe, widened by `METHODS`, is then stopped as by
+Ctrl-C, and generates as many images as the test split has, or `--num_images`, in its class shares. A CycleGAN
+translates nevi of the train split to melanomas; a Stable Diffusion trains on at most 1,000 images of a class. Features
+are those of a classifier trained on the same train split, or of any extractor of `dermgen evaluate`. Peak memory is
+that of the process on the host. The same command resumes.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def compare(name: str, folder: Path, args: argparse.Namespace) -> dict:
 
 
 def train(name: str, folder: Path, args: argparse.Namespace) -> dict:
-    """Train until the time is over, stop, and let the same command write the final weights."""
+    """Train until the time is up, stop, and let the same command write the final weights."""
     script, recipe, _, flags = METHODS[name]
     command = (
         f"train_scripts/{script}.py --config train_scripts/configs/{recipe}.yaml {SHARED} --data_dir {args.data_dir} "
@@ -134,7 +134,7 @@ def train_stable_diffusion(folder: Path, args: argparse.Namespace) -> dict:
 
 
 def run_for(command: str, run_dir: Path, seconds: float, log: Path) -> dict:
-    """Start a training, stop it when its time is over; steps, images a second and peak memory until then."""
+    """Start a training and stop it when its time is up; returns steps, images per second and peak memory."""
     with log.open("w") as file:
         process = subprocess.Popen([sys.executable, *command.split()], cwd=ROOT, stdout=file, stderr=file)
     start, first = time.monotonic(), None
@@ -180,7 +180,7 @@ def draw(name: str, folder: Path, args: argparse.Namespace) -> dict:
 
 
 def agreement(folder: Path, args: argparse.Namespace) -> dict:
-    """Share of the images in which the classifier sees the class that was asked for; None without classes."""
+    """Share of images that the classifier assigns to the requested class; None without classes."""
     extractor = features.load(args.classifier)
     made = manifest.read(folder / "images")
     if not extractor.classes or (made["dx"] == "").any():
@@ -214,7 +214,7 @@ def reconstructions(name: str, folder: Path, args: argparse.Namespace) -> dict:
 
 
 def run(command: str) -> str:
-    """Run a Python command from the top folder; what it wrote to stderr and stdout."""
+    """Run a Python command from the top folder; returns what it wrote to stderr and stdout."""
     result = subprocess.run([sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{command}\n{result.stderr[-3000:]}")
@@ -222,7 +222,7 @@ def run(command: str) -> str:
 
 
 def table(rows: list[dict]) -> str:
-    """The results as two Markdown tables: what each method costs, and what its images are worth."""
+    """The results as two Markdown tables: the cost of each method, and the scores of its images."""
     costs, worths = [], []
     for row in rows:
         costs.append(
@@ -253,7 +253,7 @@ def table(rows: list[dict]) -> str:
 
 
 def interval(scores: dict, name: str) -> str:
-    """A score with its interval and the floor, or nothing where there is none."""
+    """A score with its interval and the floor, or "" if it is missing."""
     if name not in scores:
         return ""
     score = scores[name]

@@ -1,8 +1,8 @@
-"""What the random numbers of a training step cost, as a share of the step of a small UNet; exit status 1 from 3 % on.
+"""Cost of the random numbers of a training step, as a share of the step of a small UNet; exit status 1 from 3 %.
 
     python benchmarks/draws.py
 
-4 images of 16 x 16 latents a step; Stable Diffusion 1.5 at 512 px computes over a hundred times more in a step.
+4 images of 16 x 16 latents per step; Stable Diffusion 1.5 at 512 px computes over a hundred times more per step.
 """
 
 import sys

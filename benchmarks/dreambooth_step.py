@@ -1,12 +1,12 @@
-"""Steps per second and peak memory of DreamBooth-LoRA, with caching on and off, and of a peer's script beside it.
+"""Steps per second and peak memory of DreamBooth-LoRA, with and without caching, beside another project's script.
 
     python benchmarks/dreambooth_step.py [--peer PATH/train_dreambooth_lora.py] [--steps 60] [--rounds 3]
 
 Every contender runs in a process of its own, with the same command line: 24 instance and 24 class photographs of
 600 x 450, batch 4 + 4, `--center_crop`, a fixed seed. The numbers are multiples of the batch, since the peer ends an
 epoch with a smaller batch and would have less to do in a step. Speed is taken between two runs of different length, so
-that loading, caching and saving cancel; contenders take turns, and the best of the rounds counts. CPU time says how
-much work a step is where the wall clock depends on other programs.
+that loading, caching and saving cancel; contenders take turns, and the best round counts. CPU time measures the work of
+a step where the wall clock depends on other programs.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How often the 95 % intervals of `dermgen evaluate` hold what they should, on samples of normal distributions.
+"""Coverage of the 95 % intervals of `dermgen evaluate` on samples of normal distributions.
 
     python benchmarks/intervals.py [--repeats 200]
 
-Each line draws that many pairs of real and synthetic sets and counts the intervals that hold the score's mean over
-all of them: 0.95 is right, more is cautious. In brackets the intervals' mean width in parts of the width that would be
-right; "certain" where all samples gave one value. "Pairs" are shifted sets, real ones of two similar images a lesion.
+Each line draws that many pairs of real and synthetic sets and counts the intervals that contain the score's mean over
+all of them: 0.95 is right, more is conservative. In brackets the intervals' mean width relative to the right width;
+"certain" if all samples gave one value. "Pairs" are shifted sets with two similar real images per lesion.
 """
 
 import argparse

@@ -4,9 +4,9 @@
     python benchmarks/outputs.py compare before.json
 
 Runs each command once on phantoms, from drawing them to writing the cards, with fixed seeds. The record holds the
-SHA-256 of each file without the clock, the run's id, the command line, the version and this machine's paths, and beside
-it the values of JSON, YAML and CSV, the lines of text, and what the command printed. `compare` runs the commands again,
-prints every difference with its folder, file and key, and exits with 1 if there is one.
+SHA-256 of each file without times, the run's id, the command line, the version and this machine's paths, and also the
+values of JSON, YAML and CSV, the lines of text, and what the command printed. `compare` runs the commands again, prints
+every difference with its folder, file and key, and exits with 1 if there is one.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def start(words: list[str], printed: Path) -> None:
 
 
 def describe(path: Path, place: Path) -> dict[str, Any]:
-    """The SHA-256 of a file without what is volatile, and its values by key, or its lines."""
+    """The SHA-256 of a file without volatile values, and its values by key, or its lines."""
     if path.suffix in (".json", ".jsonl", ".yaml", ".csv"):
         values = dict(flat(chaos.steady(parsed(path)), place))
         few = {"values": values} if len(values) <= MOST_VALUES else {}
@@ -160,7 +160,7 @@ def parsed(path: Path) -> Any:
 
 
 def flat(value: Any, place: Path, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The values inside of dictionaries and lists, each with its path."""
+    """The values inside dictionaries and lists, each with its path."""
     if isinstance(value, dict | list) and value:
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             if name != "dermgen":  # its version

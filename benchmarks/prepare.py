@@ -1,8 +1,8 @@
-"""Seconds and peak memory of `dermgen prepare` on a HAM10000 folder, and of a second run that finds its images done.
+"""Seconds and peak memory of `dermgen prepare` on a HAM10000 folder, and of a second run with all images prepared.
 
     python benchmarks/prepare.py --data_dir data/raw/ham10000 [--resolution 256]
 
-Memory is the proportional set size (what is shared is counted once) of the command and its workers together, sampled
+Memory is the proportional set size (shared memory is counted once) of the command and its workers together, sampled
 ten times a second; Linux only.
 """
 

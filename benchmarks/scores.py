@@ -45,7 +45,7 @@ print(json.dumps({"seconds": time.perf_counter() - start, "fid": fid["frechet_in
 
 
 def measure(code: str, files: list[Path]) -> tuple[dict, float]:
-    """What one process printed, and its peak memory in MiB."""
+    """The output of one process, and its peak memory in MiB."""
     child = subprocess.Popen([sys.executable, "-c", code, *map(str, files)], stdout=subprocess.PIPE, text=True)
     text = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)

@@ -1,9 +1,9 @@
-"""Seconds of a training step on all cores, alone and beside one busy process, by how its threads wait.
+"""Seconds of a training step on all cores, alone and beside one busy process, by the way its threads wait.
 
     python benchmarks/shared_cores.py [--steps 30]
 
 The network is the UNet of `dermgen tiny`. A thread that has finished its share of an operation spins until the others
-have; beside another process they wait for one that is not running, and spin the time away that it needs.
+have; beside another process threads wait for one that is not running, and by spinning take the time that it needs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NETWORK = {"sample_size": 16, "in_channels": 8, "out_channels": 8, "block_out_ch
 
 
 def train(steps: int) -> None:
-    """In a process of its own: print the median seconds of a step after three that warm up."""
+    """In a separate process: print the median seconds of a step after three warm-up steps."""
     import time
 
     import torch

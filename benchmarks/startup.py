@@ -1,4 +1,4 @@
-"""Seconds until a command answers `--help`, and until it refuses a wrong flag: the best of three, warm files.
+"""Seconds until a command answers `--help`, and until it refuses a wrong flag: the best of three, with warm file cache.
 
 python benchmarks/startup.py
 """

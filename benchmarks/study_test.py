@@ -1,9 +1,9 @@
-"""How often a study calls a difference real where there is none, by the test lesions of the rarest class.
+"""How often a study calls a difference real that does not exist, by the number of test lesions of the rarest class.
 
     python benchmarks/study_test.py [--repeats 400]
 
-Two arms of 3 seeds get 60 % (or 90 %) of lesions right, independently of each other, so that in truth they are equal;
-the seeds of an arm agree on 95 % of lesions. Three classes of 40, 30 and N test lesions. The nominal rate is 5 %.
+Two arms of 3 seeds get 60 % (or 90 %) of lesions right, independently of each other, so that they are truly equal; the
+seeds of an arm agree on 95 % of lesions. Three classes of 40, 30 and N test lesions. The nominal rate is 5 %.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How often the watermark is found after what happens to images, and how often where there is none.
+"""How often the watermark is detected after common changes of images, and how often in unmarked images.
 
     python benchmarks/watermark.py --data_dir data/raw/ham10000 [--num_images 1000] [--resolution 512]
 
-`--data_dir` is any folder of photographs; each is cut to its middle square, resized, and marked. False alarms are
-counted over all images of the folder, at their own size.
+`--data_dir` is any folder of photographs; each is cropped to its middle square, resized, and marked. False alarms are
+counted over all images of the folder, at their original size.
 """
 
 import argparse

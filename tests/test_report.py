@@ -116,9 +116,9 @@ def test_a_browser_shows_the_page_without_an_error_or_sideways_scrolling(page, w
         text=True,
         timeout=120,
     )
-    said = [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
-    assert len(said) == 1, said
-    scroll, inner = map(int, re.search(r"WIDTH (\d+) (\d+)", said[0]).groups())
+    console_lines = [line for line in result.stderr.splitlines() if ":CONSOLE" in line]
+    assert len(console_lines) == 1, console_lines
+    scroll, inner = map(int, re.search(r"WIDTH (\d+) (\d+)", console_lines[0]).groups())
     assert scroll <= inner
     with Image.open(shot) as image:
         colors = image.convert("RGB").getcolors(2**24)

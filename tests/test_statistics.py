@@ -7,7 +7,7 @@ from scipy import stats
 from dermgen import statistics
 
 
-def test_images_of_one_lesion_are_drawn_together():
+def test_images_of_one_lesion_are_resampled_together():
     weights = statistics.resampled_weights(["a", "a", "b", "c", "c"], 200, 0)
     assert (weights[:, 0] == weights[:, 1]).all()
     assert (weights[:, 3] == weights[:, 4]).all()
@@ -15,7 +15,7 @@ def test_images_of_one_lesion_are_drawn_together():
     assert weights.std(axis=0).min() > 0
 
 
-def test_the_standard_error_of_a_mean_is_its_textbook_one():
+def test_the_standard_error_of_a_mean_agrees_with_scipy():
     values = np.random.default_rng(0).normal(3, 2, size=400)
     assert statistics.standard_error(values) == pytest.approx((stats.sem(values), 400))
 
@@ -24,7 +24,7 @@ def test_images_of_one_lesion_count_as_one_observation():
     values = np.repeat(np.random.default_rng(0).normal(size=100), 4)
     error, n = statistics.standard_error(values, np.repeat(np.arange(100), 4))
     assert n == 100
-    assert error == pytest.approx(stats.sem(values[::4]))  # four copies tell no more than one
+    assert error == pytest.approx(stats.sem(values[::4]))  # four copies carry no more information than one
 
 
 def test_mcnemar_is_the_binomial_test_of_the_cases_on_which_the_two_differ():
@@ -33,7 +33,7 @@ def test_mcnemar_is_the_binomial_test_of_the_cases_on_which_the_two_differ():
     assert statistics.mcnemar(a, b) == pytest.approx(stats.binomtest(14, 17).pvalue, rel=1e-9)
 
 
-def test_holm_by_hand():
+def test_holms_correction_agrees_with_a_calculation_by_hand():
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([]) == []
 
@@ -44,22 +44,22 @@ def test_wilson_agrees_with_scipy():
     assert statistics.wilson(0, 50)[1] > 0.05
 
 
-def test_with_many_seeds_alike_the_interval_is_that_of_the_lesions():
-    found = statistics.mean_over_seeds(np.array([0.3, 0.3, 0.3]), 0.01)
-    assert (found.low, found.high) == pytest.approx((0.3 - 0.196, 0.3 + 0.196), abs=1e-3)
-    assert found.p == pytest.approx(2 * stats.norm.sf(3))
+def test_if_all_seeds_agree_the_interval_is_that_of_the_lesions():
+    estimate = statistics.mean_over_seeds(np.array([0.3, 0.3, 0.3]), 0.01)
+    assert (estimate.low, estimate.high) == pytest.approx((0.3 - 0.196, 0.3 + 0.196), abs=1e-3)
+    assert estimate.p == pytest.approx(2 * stats.norm.sf(3))
 
 
-def test_with_lesions_without_end_the_interval_is_the_t_interval_of_the_seeds():
+def test_without_variance_over_lesions_the_interval_is_the_t_interval_of_the_seeds():
     seeds = np.array([0.1, 0.2, 0.4, 0.25])
-    found = statistics.mean_over_seeds(seeds, 0.0)
+    estimate = statistics.mean_over_seeds(seeds, 0.0)
     expected = stats.ttest_1samp(seeds, 0)
     interval = expected.confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert found.p == pytest.approx(expected.pvalue)
+    assert (estimate.low, estimate.high) == pytest.approx((interval.low, interval.high))
+    assert estimate.p == pytest.approx(expected.pvalue)
 
 
-def test_of_differences_by_chance_one_in_twenty_is_called_real():
+def test_about_one_in_twenty_chance_differences_is_called_real():
     rng = np.random.default_rng(0)
     called = 0
     for _ in range(3000):
@@ -74,7 +74,7 @@ def test_no_difference_at_all_is_not_real():
 
 
 @pytest.mark.parametrize("n", [1, 3, 5, 6, 7, 12])
-def test_lesions_that_all_agree_are_judged_about_as_by_the_sign_test(n):
+def test_lesions_that_all_agree_are_significant_if_the_sign_test_says_so(n):
     variance, freedom = statistics.null_variance(np.full(n, 1 / n), np.arange(n))
     p = statistics.mean_over_seeds(np.ones(3), variance, freedom).p
     assert (p < 0.05) == (stats.binomtest(n, n).pvalue < 0.05)

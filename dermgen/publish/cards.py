@@ -1,6 +1,6 @@
-"""Cards: what is known of a model or a data set, written into the templates of `model_cards/`.
+"""Cards: facts about a model or a data set, filled into the templates of `model_cards/`.
 
-A template is Jinja with every undefined name an error; what was not measured is None, and the template says so.
+A template is Jinja in which an undefined name is an error; what was not measured is None, and the template says so.
 """
 
 import json
@@ -14,7 +14,7 @@ import jinja2
 from huggingface_hub import DatasetCard, EvalResult, ModelCard
 
 from dermgen import __version__
-from dermgen.blocks import for_card, number, percent
+from dermgen.blocks import counted, for_card, number, percent
 from dermgen.config import InputError
 from dermgen.data.origins import COLLECTIONS, License, Origin, origin, parse_license
 from dermgen.data.set_facts import SetFacts
@@ -27,7 +27,7 @@ from dermgen.results.common import label
 from dermgen.results.evaluation import Evaluation
 from dermgen.statistics import wilson
 
-BESIDE = Path(__file__).parents[2] / "model_cards"  # of a clone; a wheel brings them as data files
+BESIDE = Path(__file__).parents[2] / "model_cards"  # of a clone; a wheel installs them as data files
 TEMPLATES = BESIDE if BESIDE.is_dir() else Path(sysconfig.get_path("data"), "share", "dermgen", "model_cards")
 
 
@@ -38,12 +38,12 @@ def render(
 
     Args:
         template: a name in `model_cards/`.
-        facts: what the template may tell.
-        kind: of repository, whose metadata the card opens with.
-        own: path of a user's template in place of that one.
+        facts: values that the template may use, by name.
+        kind: of repository, which decides what metadata is valid.
+        own: path of a user's template to use instead.
 
     Raises:
-        InputError: for a template that is missing or wrong, or asks for a fact that there is not.
+        InputError: for a template that is missing or wrong, or uses an unknown name.
     """
     path = TEMPLATES / template if own is None else Path(own)
     if not path.is_file():
@@ -58,6 +58,7 @@ def render(
     environment.filters |= {
         "num": number,
         "share": percent,
+        "counted": counted,
         "blocks": for_card,
         "label": label,
         "python": _python,
@@ -66,7 +67,7 @@ def render(
         text = environment.get_template(path.name).render(facts)
     except jinja2.UndefinedError as error:
         raise InputError(
-            f"the card template {path} asks for something that is not known: {error.message}; the fields are "
+            f"the card template {path} uses an unknown field: {error.message}; the fields are "
             f"{', '.join(sorted(facts))}"
         ) from error
     except jinja2.TemplateNotFound as error:
@@ -76,9 +77,9 @@ def render(
     try:
         card = (ModelCard if kind == "model" else DatasetCard)(text, ignore_metadata_errors=False)
     except ValueError as error:
-        raise InputError(f"the card template {path} gives no card: its metadata is not valid ({error})") from error
+        raise InputError(f"the card template {path} gives an invalid card: its metadata is wrong ({error})") from error
     if not card.data.to_dict():
-        raise InputError(f"the card template {path} gives no card: it must open with ---, {{{{ card_data }}}} and ---")
+        raise InputError(f"the card template {path} must open with ---, {{{{ card_data }}}} and ---")
     return text
 
 
@@ -93,18 +94,18 @@ def shared_facts(
     published: Collection[str] | None = None,
     trained_on: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """What every card tells, of a model or a set.
+    """The fields of every card, for a model or a data set.
 
     Args:
-        data: facts of the training images, one entry a manifest.
-        base_data: likewise of the base model's, where they are known.
+        data: facts about the training images, one entry per manifest.
+        base_data: the same for the base model, if known.
         license: of what is published.
         evidence: results about it.
-        stops: gates that were shut.
-        force: why it was published all the same.
-        data_license: what the publisher says of images whose manifest does not.
-        published: SHA-256 of the images of a set.
-        trained_on: SHA-256 of the real training images, where they are known.
+        stops: checks that failed.
+        force: the reason for publishing despite them.
+        data_license: the publisher's statement for images whose manifest has no licence.
+        published: SHA-256 of the images of a data set.
+        trained_on: SHA-256 of the real training images, if known.
     """
     sources = sorted({source for entry in (*data, *base_data) for source in entry.sources} - {""})
     bibtex = dict.fromkeys(b for s in sources if s in COLLECTIONS for b in [COLLECTIONS[s].bibtex] if b)
@@ -148,27 +149,27 @@ def eval_results(task: str, evidence: Evidence) -> list[EvalResult]:
 
 
 def consent(data: Sequence[SetFacts]) -> list[str]:
-    """What is known of whether the patients agreed, a sentence for each kind of source."""
+    """What is known about the patients' consent, a sentence for each kind of source."""
     sources = {source for entry in data for source in entry.sources}
     origins = {origin(source) for source in sources}
     public = sorted(source for source in sources if origin(source) is Origin.COLLECTION)
-    told = []
+    sentences = []
     if public:
-        told.append(
+        sentences.append(
             f"The photographs of {' and '.join(public)} were published for research by those who took them; consent "
             "and ethics approval are described there and were not verified again."
         )
     if Origin.PHANTOM in origins:
-        told.append("The phantoms were drawn by a program: no patient is in them.")
+        sentences.append("The phantoms were drawn by a program: no patient is in them.")
     if Origin.OTHER in origins or not sources:
-        told.append(
-            "Whether the patients in the other images agreed to this use is not recorded with them: whoever published "
-            "this answers for it."
-            if told
-            else "Whether the patients agreed to this use is not recorded with the images: whoever published this "
-            "answers for it."
+        sentences.append(
+            "Whether the patients in the other images consented to this use is not recorded with them; the publisher "
+            "is responsible for it."
+            if sentences
+            else "Whether the patients consented to this use is not recorded with the images; the publisher is "
+            "responsible for it."
         )
-    return told
+    return sentences
 
 
 def slug(name: str) -> str:
@@ -177,21 +178,21 @@ def slug(name: str) -> str:
 
 
 def class_names(codes: Sequence[str], taxonomy: str | None) -> list[tuple[str, str]]:
-    """Codes with what they mean, where the taxonomy tells."""
-    of = next((t for t in TAXONOMIES.values() if t.name == taxonomy), None)
-    return [(code, lesion.name if of and (lesion := of.find(code)) else "") for code in codes]
+    """Codes with their meaning, "" if the taxonomy is unknown."""
+    known = next((t for t in TAXONOMIES.values() if t.name == taxonomy), None)
+    return [(code, lesion.name if known and (lesion := known.find(code)) else "") for code in codes]
 
 
-def _data(entry: SetFacts, said: str | None) -> dict[str, Any]:
+def _data(entry: SetFacts, stated: str | None) -> dict[str, Any]:
     names = dict(class_names(list(entry.images_per_class), entry.taxonomy))
-    of = [parse_license(text or said or "") for text in entry.licenses]
+    licenses = [parse_license(text or stated or "") for text in entry.licenses]
     return {
         "images": entry.images,
         "lesions": entry.lesions,
         "synthetic": entry.synthetic,
         "classes": [(code, names[code], n) for code, n in entry.images_per_class.items()],
         "sources": [source for source in entry.sources if source],
-        "licenses": [license for license in of if license],
+        "licenses": [license for license in licenses if license],
         "preparation": entry.preparation,
         "audit": entry.audit,
         "split_warnings": entry.split.warnings(),
@@ -199,7 +200,7 @@ def _data(entry: SetFacts, said: str | None) -> dict[str, Any]:
 
 
 def _memorization(evidence: Evidence, published: Collection[str] | None) -> Audit | None:
-    """The audit's result for what is published."""
+    """The audit's result for the published images or weights."""
     if evidence.audit is None:
         return None
     copies, n = copies_among(evidence, published)
@@ -210,7 +211,7 @@ def _memorization(evidence: Evidence, published: Collection[str] | None) -> Audi
 
 
 def _scores(scores: Evaluation, trained_on: Collection[str] | None) -> dict[str, Any]:
-    """A result, without paths, and whether none of its real images was in the training set."""
+    """A result without paths, and whether none of its real images was in the training set."""
     unseen = trained_on is not None and not set(scores.reference.sha256) & set(trained_on)
     extractor = replace(scores.extractor, name=without_paths_in(scores.extractor.name))
     return {
@@ -221,5 +222,5 @@ def _scores(scores: Evaluation, trained_on: Collection[str] | None) -> dict[str,
 
 
 def _python(text: str) -> str:
-    """A text as it stands in Python code, in double quotes."""
+    """A text as a Python literal in double quotes."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What other stages have found about the very images, or the very weights, that are to be published."""
+"""Results of other stages about exactly those images, or those weights, that are to be published."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ from dermgen.results.study import Study
 
 @dataclass
 class Evidence:
-    """Results that are about what is published, and why others were left out.
+    """Results about what is published, and the reasons why others were left out.
 
-    Several audits are one: a copy is what any of them calls so, and they have compared with what any of them has.
-    `audit` is the one with the most copies, whose figures a card tells, with the folder that it lies in.
+    Several audits count as one: an image is a copy if any of them says so, and was compared with the real images of all
+    of them. `audit` is the one with the largest share of copies, which a card reports, and `audit_folder` its folder.
     """
 
     audit: Audit | None = None
@@ -40,13 +40,13 @@ class Evidence:
 
     @property
     def unknown_sources(self) -> frozenset[str]:
-        """Ids of photographs that images were drawn over and that no audit knows."""
+        """Ids of photographs that images were made from and that no audit compared with."""
         sets = [set(audit.unknown_sources) for audit in self.audits]
         return frozenset(set.intersection(*sets)) if sets else frozenset()
 
     @property
     def leaky(self) -> bool:
-        """Whether any of it was measured on data that was split by image."""
+        """Whether any result was measured on data that was split by image."""
         return any(r.leaky for r in (*([self.audit] if self.audit else []), *self.scores, *self.studies))
 
 
@@ -54,7 +54,7 @@ def gather(folders: Sequence[str | Path], hashes: frozenset[str] | None = None, 
     """The results in `folders` that are about certain images, or about any images of certain weights.
 
     Args:
-        folders: of stages, or that hold such.
+        folders: result folders of stages, or folders that contain them.
         hashes: SHA-256 of the images that are published.
         model: SHA-256 of the weights that are published.
 
@@ -76,7 +76,7 @@ def gather(folders: Sequence[str | Path], hashes: frozenset[str] | None = None, 
             else:
                 (evidence.scores if isinstance(result, Evaluation) else evidence.studies).append(result)
     if audits:
-        # One that has not seen all of it says nothing of the rest: it counts only where there is no other.
+        # An audit of some of the images says nothing about the rest: it counts only if there is no other.
         whole = [pair for pair in audits if hashes is None or hashes <= set(pair[0].images.sha256)]
         audits = whole or [max(audits, key=lambda pair: len(hashes & set(pair[0].images.sha256)))]
         evidence.audits = [audit for audit, _ in audits]
@@ -86,19 +86,19 @@ def gather(folders: Sequence[str | Path], hashes: frozenset[str] | None = None, 
 
 
 def copies_among(evidence: Evidence, hashes: Collection[str] | None) -> tuple[int, int]:
-    """Copies, and images, of those that are published; of the audit with the most copies where `hashes` is None."""
+    """Copies and images among those that are published; those of `evidence.audit` if `hashes` is None."""
     if hashes is None:
         return evidence.audit.copies, evidence.audit.n
     return len(set(hashes) & evidence.copied), len(set(hashes))
 
 
 def _mismatch(result: Audit | Evaluation | Study, hashes: frozenset[str] | None, model: str | None) -> str | None:
-    """Why a result says nothing of what is published; None if it does."""
+    """Why a result is not about what is published; None if it is."""
     if result.images is None:
-        return "it does not say of which images it is; run that command again"
+        return "it does not record its images; run that command again"
     if model is not None:
         return None if result.images.models == [model] else "its images were generated with other weights"
     shared = hashes & set(result.images.sha256)
     if isinstance(result, Audit):
-        return None if shared else "it is of other images"
-    return None if shared == hashes else f"it is of {len(shared)} of the {len(hashes)} images that are published"
+        return None if shared else "it is about other images"
+    return None if shared == hashes else f"it covers {len(shared)} of the {len(hashes)} published images"

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: may a repository be written, the upload itself, and every failure as one sentence."""
+"""The Hugging Face Hub: whether a repository can be written, the upload, and every failure as one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +10,10 @@ from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx, validate_repo_id
 
+from dermgen.blocks import counted
 from dermgen.config import InputError, write_json
 
-# In every repository that dermgen has written: what it is, so that another one's is never overwritten.
+# Marks every repository that dermgen wrote, so that no other repository is ever overwritten.
 MARKER = "dermgen.json"
 NOT_CONTENT = frozenset({".gitattributes"})
 
@@ -33,15 +34,15 @@ class Target:
 
 
 def named(repo_id: str, repo_type: RepoType, public: bool = False) -> Target:
-    """The repository of that name, without asking the Hub.
+    """The repository of that name, without contacting the Hub.
 
     Raises:
-        InputError: if it cannot be a name.
+        InputError: if the name is not valid.
     """
     for prefix in ("models/", "datasets/", "spaces/"):
         if repo_id.startswith(prefix):
             raise InputError(
-                f"--repo_id must be like org/name, got {repo_id!r}: leave {prefix} out, the command tells the type"
+                f"--repo_id must be like org/name, got {repo_id!r}: leave {prefix} out, the command implies it"
             )
     try:
         validate_repo_id(repo_id)
@@ -51,10 +52,10 @@ def named(repo_id: str, repo_type: RepoType, public: bool = False) -> Target:
 
 
 def check(target: Target) -> Target:
-    """Whether the token that huggingface_hub finds may write there; the name in full. Nothing is made.
+    """Check that huggingface_hub's token may write there; returns the target with its full name. Creates nothing.
 
     Raises:
-        InputError: without a token or network, for a name that belongs to something else, or without the right to
+        InputError: without a token or network, for a name that is used for something else, or without the right to
             write.
     """
     api = HfApi()
@@ -71,52 +72,52 @@ def check(target: Target) -> Target:
         if not api.repo_exists(target.repo_id, repo_type=target.repo_type):
             return target
         info = api.repo_info(target.repo_id, repo_type=target.repo_type)
-        there = {file.rfilename for file in info.siblings or []} - NOT_CONTENT
-        if there and MARKER not in there:
+        files = {file.rfilename for file in info.siblings or []} - NOT_CONTENT
+        if files and MARKER not in files:
             raise InputError(
-                f"{target.repo_id} is on the Hub already, with {len(there)} files that dermgen did not put there: "
-                "choose another --repo_id"
+                f"{target.repo_id} is on the Hub already, with {counted(len(files), 'file')} that dermgen did not "
+                "write: choose another --repo_id"
             )
         if not info.private and not target.public:
             raise InputError(
-                f"{target.repo_id} is public on the Hub: say so with --public, or choose another --repo_id"
+                f"{target.repo_id} is public on the Hub: confirm with --public, or choose another --repo_id"
             )
         api.auth_check(target.repo_id, repo_type=target.repo_type, write=True)
     return target
 
 
 def _require_rights(user: dict, repo_id: str) -> None:
-    """What the Hub tells of a token without anything being made; a fine-grained one shows its rights only by use."""
+    """Check what the Hub reports about a token; the rights of a fine-grained one show only when it is used."""
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise InputError(_told_status(403, repo_id))
+        raise InputError(_explain_status(403, repo_id))
     owners = {user["name"], *(org["name"] for org in user.get("orgs", []))}
     if repo_id.split("/")[0] not in owners:
-        told = " or ".join(sorted(owners))
-        raise InputError(f"{repo_id!r} does not belong to {told}, whose token this is: mend --repo_id")
+        names = " or ".join(sorted(owners))
+        raise InputError(f"{repo_id!r} does not belong to {names}, whose token this is: fix --repo_id")
 
 
 def create(target: Target) -> None:
-    """Make the repository, private; one that is there stays as it is. The proof that it may be written.
+    """Create the repository, private; an existing one is unchanged. This proves that it can be written.
 
     Raises:
-        InputError: if it cannot be made.
+        InputError: if it cannot be created.
     """
     with sentences(target.repo_id):
         HfApi().create_repo(target.repo_id, repo_type=target.repo_type, private=True, exist_ok=True)
 
 
 def upload(target: Target, folder: Path, message: str) -> str:
-    """Make the repository hold exactly what `folder` holds; returns its address.
+    """Make the content of the repository exactly that of `folder`; returns its URL.
 
-    What an interrupted upload has sent is not sent again. The repository stays private until all is there.
+    Files that an interrupted upload has sent are not sent again. The repository stays private until it is complete.
 
     Raises:
-        InputError: if the Hub refuses the card or the upload; says how to go on.
+        InputError: if the Hub refuses the card or the upload; the message says how to resume.
     """
     create(target)
     api = HfApi()
     with sentences(
-        target.repo_id, f"{target.repo_id} may hold a part of it, privately; the same command goes on with the rest"
+        target.repo_id, f"{target.repo_id} may hold part of it, privately; run the same command again to resume"
     ):
         _validate(folder / "README.md", target.repo_type)
         api.upload_folder(
@@ -140,13 +141,13 @@ def _validate(card: Path, repo_type: RepoType) -> None:
 
 
 def write_marker(folder: Path, facts: dict) -> None:
-    """Say in the repository what it is and that dermgen wrote it."""
+    """Mark the repository as written by dermgen, with facts about its content."""
     write_json(folder / MARKER, facts)
 
 
 @contextmanager
 def sentences(repo_id: str, then: str = "") -> Iterator[None]:
-    """Within the block a failure of the Hub or the network is an `InputError` that says what to do; `then` is added."""
+    """Turn failures of the Hub or the network in the block into an `InputError` that says what to do, and `then`."""
     try:
         yield
     except InputError:
@@ -159,14 +160,14 @@ def sentences(repo_id: str, then: str = "") -> Iterator[None]:
         OSError,
         RuntimeError,
     ) as error:
-        told = _told(error, repo_id)
-        if told is None:
+        message = _explain(error, repo_id)
+        if message is None:
             raise
-        raise InputError(f"{told}{f'. {then}' if then else ''}") from error
+        raise InputError(f"{message}{f'. {then}' if then else ''}") from error
 
 
-def _told(error: BaseException, repo_id: str) -> str | None:
-    """What went wrong, in words; None for what is no matter of the Hub's."""
+def _explain(error: BaseException, repo_id: str) -> str | None:
+    """A message about what went wrong; None if the error is unrelated to the Hub."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
@@ -176,27 +177,27 @@ def _told(error: BaseException, repo_id: str) -> str | None:
         if isinstance(link, LocalTokenNotFoundError):
             return f"cannot write to {repo_id!r} on the Hub without a token: `hf auth login`, or set HF_TOKEN"
         if isinstance(link, httpx.HTTPStatusError) and link.response is not None:
-            told = _told_status(link.response.status_code, repo_id)
-            said = getattr(link, "server_message", None)
-            return f"{told} (the Hub says: {' '.join(said.split())[:200]})" if said else told
+            message = _explain_status(link.response.status_code, repo_id)
+            from_hub = getattr(link, "server_message", None)
+            return f"{message} (the Hub says: {' '.join(from_hub.split())[:200]})" if from_hub else message
     for link in chain:
         if isinstance(link, (httpx.TransportError, ConnectionError, TimeoutError)):
-            return f"the Hub cannot be reached ({type(link).__name__}): look at the network and try again"
+            return f"the Hub cannot be reached ({type(link).__name__}): check the network and try again"
     return None
 
 
-def _told_status(status: int, repo_id: str) -> str:
+def _explain_status(status: int, repo_id: str) -> str:
     if status == 401:
-        return f"the Hub does not know the token that would write to {repo_id!r}: `hf auth login`, or set HF_TOKEN anew"
+        return f"the Hub does not accept the token for {repo_id!r}: `hf auth login`, or set HF_TOKEN again"
     if status == 403:
         return (
-            f"the token may not write to {repo_id!r}: take one with write permission there, from the Hub's settings, "
-            "with `hf auth login`"
+            f"the token may not write to {repo_id!r}: create one with write permission in the Hub's settings, then "
+            "`hf auth login`"
         )
     if status == 404:
-        return f"the Hub has no {repo_id!r} that this token may see: look at --repo_id and the token's permissions"
+        return f"the Hub has no {repo_id!r} that this token may see: check --repo_id and the token's permissions"
     if status in (409, 412):
         return f"{repo_id!r} was changed by somebody else at the same time (the Hub answers {status}): try again"
     if status >= 500 or status == 429:
-        return f"the Hub is out of order or too busy (it answers {status}): try again later"
-    return f"the Hub refuses (it answers {status})"
+        return f"the Hub is unavailable or too busy (it answers {status}): try again later"
+    return f"the Hub refuses the request (it answers {status})"

@@ -1,4 +1,4 @@
-"""What must not leave this machine: EXIF, patients' ids, paths of folders here, tokens."""
+"""What must not be published: EXIF, patients' ids, paths of this machine, tokens."""
 
 import io
 import json
@@ -16,18 +16,18 @@ from dermgen.data import preprocess
 from dermgen.data.preprocess import FORMATS
 
 TEXTS = (".json", ".jsonl", ".yaml", ".yml", ".md", ".txt", ".csv")
-# Any absolute path of two or more parts; an address on the web has no blank or quote before its slashes.
+# Any absolute path of two or more parts; a URL has no blank or quote before its slashes.
 PATH = re.compile(r"""(?:^|[\s"'=:,(\[`>])((?:/|~/|[A-Za-z]:[\\/]{1,2}|\\{2,4})[\w.@+-]+(?:[/\\][^\s"'`<>,)\]]+)+)""")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-# Where a bare number can be a patient's: names and ids are full of other numbers.
+# Columns in which a bare number can be a patient's id: names and other ids are full of numbers.
 DESCRIBING = ("caption", "prompt", "prompt_read", "negative_prompt", "negative_prompt_read")
 LONGEST_TEXT = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in a file that is to be sent."""
+    """Something in a file that must not be published."""
 
     kind: str  # EXIF, patient id, path or token
     file: str
@@ -50,28 +50,28 @@ def without_paths(value: Any) -> Any:
         return f"{name}={without_paths(rest)}"
     if value.startswith(("/", "~", "./", "../")) or DRIVE.match(value):
         return re.split(r"[\\/]", value.rstrip("\\/"))[-1] or value
-    # A relative path is one where something is: Hub ids have a slash too.
+    # A relative path must exist to count as one: Hub ids have a slash too.
     return Path(value).name if "/" in value and len(value) < 1000 and Path(value).exists() else value
 
 
 def without_paths_in(text: str) -> str:
-    """A text with each of its words that is a path reduced to its last name."""
+    """A text in which each word that is a path is reduced to its last name."""
     return " ".join(without_paths(word) for word in text.split(" "))
 
 
 def scan(folder: Path, patient_ids: Collection[str] = ()) -> list[Finding]:
-    """Everything in the files of `folder` that must not leave, at most one finding of each kind per file."""
+    """Everything in the files of `folder` that must not be published, at most one finding of each kind per file."""
     ids = _Ids(patient_ids)
     token = get_token()
-    found = []
+    findings = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         file = path.relative_to(folder).as_posix()
         seen = set()
         for kind, what in _in_file(path, file, ids, token):
             if kind not in seen:
                 seen.add(kind)
-                found.append(Finding(kind, file, what))
-    return found
+                findings.append(Finding(kind, file, what))
+    return findings
 
 
 def _in_file(path: Path, file: str, ids: "_Ids", token: str | None) -> Iterator[tuple[str, str]]:
@@ -145,10 +145,10 @@ def _safetensors_metadata(path: Path) -> dict:
 
 
 class _Ids:
-    """Patients' ids, found in texts as whole words whatever stands between their parts.
+    """Patients' ids, matched in texts as whole words whatever separates their parts.
 
-    `P-0042` is found in `photo_p_0042.jpg`. Ids of under 3 letters or digits are in every text and are not looked for;
-    bare numbers only in what describes an image.
+    `P-0042` matches `photo_p_0042.jpg`. Ids of under 3 letters or digits occur in every text and are not searched for;
+    bare numbers only in descriptions of an image.
     """
 
     def __init__(self, ids: Collection[str]):

@@ -1,4 +1,4 @@
-"""What publishing a model and a data set have in common: settings, the folder of what is sent, gates, card, upload."""
+"""What publishing a model and a data set share: settings, the local folder of the repository, checks, card, upload."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from dermgen import __version__
+from dermgen.blocks import counted
 from dermgen.data.origins import License, parse_license
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import subset
@@ -20,14 +21,14 @@ from dermgen.settings.publish import PublishConfig
 
 @dataclass
 class Publication:
-    """Something on its way to the Hub: `files` is the folder that the repository will be."""
+    """A model or data set to be published: `files` is the local folder with the content of the repository."""
 
     config: PublishConfig
     target: hub.Target
     files: Path
 
     def keep(self, source: Path, name: str) -> None:
-        """Put a file among the files; linked, since weights are large."""
+        """Add a file under a name; as a hard link where possible, since weights are large."""
         target = self.files / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -38,49 +39,49 @@ class Publication:
     def finish(
         self, stops: Sequence[gates.Stop], card: Callable[[Sequence[gates.Stop]], str], patient_ids: Collection[str]
     ) -> str | None:
-        """Look through the files, pass the last gate, write the card, send or show it all; the address if it was sent.
+        """Check the files, write the card, and upload everything or show it; returns the URL if it was uploaded.
 
         Args:
-            stops: known so far.
-            card: the text, given all stops, which it tells if they were forced.
-            patient_ids: that must not occur anywhere.
+            stops: failed checks so far.
+            card: gives the text for all failed checks, which it lists if they were overridden.
+            patient_ids: ids that must not occur anywhere.
 
         Raises:
-            InputError: if a gate is shut, or the upload fails.
+            InputError: if a check fails, or the upload.
         """
         readme = self.files / "README.md"
         readme.write_text(card(stops), encoding="utf-8")
-        more = gates.privacy(privacy.scan(self.files, patient_ids))
-        if more:
-            stops = [*stops, *more]
-            readme.write_text(card(stops), encoding="utf-8")  # it tells how many, never what
+        private = gates.privacy(privacy.scan(self.files, patient_ids))
+        if private:
+            stops = [*stops, *private]
+            readme.write_text(card(stops), encoding="utf-8")  # it says how many, never what
         if self.config.dry_run:
             print(readme.read_text(encoding="utf-8"))
             print(self.list_files())
         what = f"the {self.target.repo_type} {self.target.repo_id}"
         gates.pass_or_stop(stops, self.config.force, what)
         if self.config.dry_run:
-            print(f"Nothing was sent. The same command without --dry_run sends {self.files} to {self.target.url}")
+            print(f"Nothing was uploaded. Without --dry_run, {self.files} would be sent to {self.target.url}")
             return None
         url = hub.upload(self.target, self.files, f"Published by dermgen {__version__}")
-        print(f"Published {'for everybody' if self.target.public else 'privately'}: {url}")
+        print(f"Published {'publicly' if self.target.public else 'privately'}: {url}")
         return url
 
     def list_files(self) -> str:
-        """The files with their sizes, a line each."""
+        """The files with their sizes, one per line."""
         paths = sorted(p for p in self.files.rglob("*") if p.is_file())
         sizes = [p.stat().st_size for p in paths]
         lines = [f"{_size(n):>10}  {p.relative_to(self.files).as_posix()}" for p, n in zip(paths, sizes, strict=True)]
-        return "\n".join([*lines, f"{_size(sum(sizes)):>10}  in {len(paths)} files"])
+        return "\n".join([*lines, f"{_size(sum(sizes)):>10}  in {counted(len(paths), 'file')}"])
 
 
 def begin(config: PublishConfig, repo_type: hub.RepoType, stops: Sequence[gates.Stop]) -> Publication:
-    """Pass the gates that are known by now, ask the Hub whether it may be, and make an empty folder for the files.
+    """Stop at failed checks, check access to the Hub, and make an empty folder for the files.
 
-    A dry run does neither: it shows first what would be sent.
+    A dry run does neither check, so that it can show what would be uploaded.
 
     Raises:
-        InputError: if a gate is shut, the Hub says no, or the folder is something else's.
+        InputError: if a check failed, the Hub refuses, or the folder holds something else.
     """
     target = hub.named(config.repo_id, repo_type, config.public)
     if not config.dry_run:
@@ -96,12 +97,12 @@ def begin(config: PublishConfig, repo_type: hub.RepoType, stops: Sequence[gates.
 
 
 def write_picture(table: pd.DataFrame, files: Path, number: int, size: int) -> str | None:
-    """Some of a set's images as `samples.png`, classes in turn; its name, None if there are none to show.
+    """Write some images of a set, classes in turn, as `samples.png`; returns its name, None without images.
 
     Args:
         table: rows of a manifest with `path`.
         files: where the picture is written.
-        number: of images at most.
+        number: largest number of images.
         size: largest height and width of each, in pixels.
     """
     if table.empty:
@@ -114,7 +115,7 @@ def write_picture(table: pd.DataFrame, files: Path, number: int, size: int) -> s
 
 
 def own_license(config: PublishConfig, data: License | None) -> License | None:
-    """What it is published under: as asked, else as the images ask."""
+    """The licence of the publication: as requested, otherwise that of the images."""
     return parse_license(config.license) if config.license else data
 
 

@@ -124,6 +124,6 @@ def test_fair_splits_rarely_get_the_warning():
     for seed in range(60):
         table = skewed(seed, 150)
         chosen = np.random.default_rng((seed, 1)).choice(list(FRACTIONS), 150, p=list(FRACTIONS.values()))
-        means = balance.compare(table.assign(split=chosen[table["group"]]), table["group"], seed=0)
-        warned += balance.warning(means) is not None
+        differences = balance.compare(table.assign(split=chosen[table["group"]]), table["group"], seed=0)
+        warned += balance.warning(differences) is not None
     assert warned <= 3

@@ -1,4 +1,4 @@
-"""`--push_to_hub` finds out before the training whether it will work, and whatever fails after it loses nothing."""
+"""`--push_to_hub` checks before the training whether it will work, and a failure after it loses nothing."""
 
 import json
 
@@ -19,7 +19,7 @@ def config(world, folder, **changes):
     return small.config("ddpm", world.real, folder, **settings)
 
 
-def test_before_the_training_it_asks_for_the_reason_that_it_will_need(world, hub, tmp_path):
+def test_a_missing_reason_is_an_error_before_the_training(world, hub, tmp_path):
     with pytest.raises(InputError, match=r"(?s)memorisation: nobody has looked.*--hub_force REASON"):
         check_upload(config(world, tmp_path / "run"))
     assert hub.repos == {}
@@ -45,7 +45,7 @@ def test_before_the_training_a_base_model_whose_weights_are_sent_needs_a_licence
     assert ("that of the base model some/model, whose weights are sent, is unknown" in str(error.value)) == sent
 
 
-def test_before_the_training_it_finds_a_token_that_may_not_write(world, hub, tmp_path, monkeypatch):
+def test_a_token_that_may_not_write_is_an_error_before_the_training(world, hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", READ)
     with pytest.raises(InputError, match="may not write"):
         check_upload(config(world, tmp_path / "run", hub_force="backup, audit follows"))
@@ -62,7 +62,7 @@ def test_the_run_is_published_with_the_reason_on_its_card(world, hub, tmp_path):
     assert (tmp_path / "run" / "README.md").read_text().startswith("---\n")
 
 
-def test_an_upload_that_fails_leaves_a_whole_run_and_says_how_to_send_it(world, hub, tmp_path, monkeypatch):
+def test_a_failed_upload_leaves_a_whole_run_and_says_how_to_publish_it(world, hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     settings = config(world, tmp_path / "run", hub_force="backup, audit follows")
     check_upload(settings)

@@ -1,4 +1,4 @@
-"""What a card says of consent, of scores and of limits is true of the images that it is about."""
+"""What a card says about consent, scores and lesions is true of its images, and its template is the intended one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ def entry(*sources):
     return SetFacts(images=1, lesions=None, licenses=[""], sources=list(sources))
 
 
-def test_consent_is_told_for_each_kind_of_source():
+def test_consent_has_a_sentence_for_each_kind_of_source():
     assert cards.consent([entry("dermgen phantoms")]) == [
         "The phantoms were drawn by a program: no patient is in them."
     ]
@@ -34,33 +34,33 @@ def test_consent_is_told_for_each_kind_of_source():
     assert len(cards.consent([entry("HAM10000"), entry("our clinic")])) == 2
 
 
-def test_scores_are_told_of_the_set_that_they_were_measured_on(world):
-    found = read(Evaluation, world.results / "scores")
-    found = replace(
-        found,
+def test_scores_name_the_data_set_that_they_were_measured_on_and_no_path(world):
+    scores = read(Evaluation, world.results / "scores")
+    scores = replace(
+        scores,
         reference=Reference(sources=["ISIC 2019"], splits=[], sha256=[]),
-        extractor=replace(found.extractor, name="classifier /lustre/clinic/runs/cls"),
+        extractor=replace(scores.extractor, name="classifier /lustre/clinic/runs/cls"),
     )
-    results = cards.eval_results("text-to-image", Evidence(scores=[found]))
+    results = cards.eval_results("text-to-image", Evidence(scores=[scores]))
     assert {(r.dataset_name, r.dataset_type, r.dataset_split) for r in results} == {("ISIC 2019", "isic-2019", None)}
     assert all("lustre" not in r.metric_name and "classifier cls" in r.metric_name for r in results)
 
 
-def test_images_are_called_unseen_only_if_they_are(world):
-    found = read(Evaluation, world.results / "scores")
-    reference = found.reference.sha256
-    assert found.reference.splits == ["test"]
+def test_images_are_called_held_out_only_if_known_not_to_be_trained_on(world):
+    scores = read(Evaluation, world.results / "scores")
+    reference = scores.reference.sha256
+    assert scores.reference.splits == ["test"]
 
-    def called_unseen(trained_on):
-        facts = cards.shared_facts([], [], None, Evidence(scores=[found]), [], None, None, trained_on=trained_on)
+    def called_held_out(trained_on):
+        facts = cards.shared_facts([], [], None, Evidence(scores=[scores]), [], None, None, trained_on=trained_on)
         return facts["scores"][0]["held_out"]
 
-    assert called_unseen(["other"])
-    assert not called_unseen([reference[3]])
-    assert not called_unseen(None)
+    assert called_held_out(["other"])
+    assert not called_held_out([reference[3]])
+    assert not called_held_out(None)
 
 
-def test_a_file_in_the_working_folder_is_no_template_unless_it_is_named(world, tmp_path, monkeypatch):
+def test_a_file_in_the_working_folder_is_not_a_template_unless_it_is_named(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     card = render_card(describe(world.run), "me/model")
     Path("ddpm.md").write_text("---\nlicense: mit\n---\nsomebody's notes")
@@ -72,7 +72,7 @@ def test_a_file_in_the_working_folder_is_no_template_unless_it_is_named(world, t
         render_card(describe(world.run), "me/model", config=missing)
 
 
-def test_lesions_are_not_counted_where_they_are_not_known(world, tmp_path):
+def test_lesions_are_counted_only_if_they_are_known(world, tmp_path):
     assert SetFacts.of(world.drawn).lesions is None
     real = SetFacts.of(world.real)
     assert real.lesions == manifest.read(world.real)["lesion_id"].nunique()

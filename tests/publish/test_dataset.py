@@ -1,4 +1,4 @@
-"""A set leaves as Parquet or tar shards that `datasets` loads with one line, real images only where their licence allows."""
+"""A set is published as Parquet or tar shards that `datasets` loads with one line, real images only if licensed."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from dermgen.results.common import ImageSet, read
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """What is put together lands under the folder that a user is in, and `datasets` caches nothing of other tests."""
+    """Publications are put together under the working folder, and `datasets` caches nothing of other tests."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
@@ -37,35 +37,35 @@ def publish(folder, *evidence, repo_id="me/set", **settings):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
-def test_every_image_comes_back_with_its_bytes_and_columns(kind, streaming, world, hub, monkeypatch):
+@pytest.mark.parametrize("shards", ["parquet", "webdataset"])
+def test_every_image_is_loaded_with_its_bytes_and_columns(shards, streaming, world, hub, monkeypatch):
     import datasets
 
-    publish(world.drawn, world.results, format=kind)
+    publish(world.drawn, world.results, format=shards)
     rows = datasets.load_dataset("me/set", split="train", streaming=streaming)
     table = manifest.read(world.drawn)
-    name = "image" if kind == "parquet" else "png"
+    name = "image" if shards == "parquet" else "png"
     rows = rows.cast_column(name, datasets.Image(decode=False))
-    found = {}
+    loaded = {}
     for row in rows:
-        facts = row if kind == "parquet" else row["json"]
-        found[facts["image_id"]] = (row[name]["bytes"], facts)
-    assert set(found) == set(table["image_id"])
+        facts = row if shards == "parquet" else row["json"]
+        loaded[facts["image_id"]] = (row[name]["bytes"], facts)
+    assert set(loaded) == set(table["image_id"])
     for row in table.to_dict("records"):
-        content, facts = found[row["image_id"]]
+        content, facts = loaded[row["image_id"]]
         assert content == (world.drawn / row["file_name"]).read_bytes()
         assert (facts["seed"], facts["synthetic"], facts["caption"]) == (int(row["seed"]), True, row["caption"])
-        dx = rows.features["dx"].int2str(facts["dx"]) if kind == "parquet" else facts["dx"]
+        dx = rows.features["dx"].int2str(facts["dx"]) if shards == "parquet" else facts["dx"]
         assert dx == row["dx"]
 
 
 def test_the_snippet_of_the_card_runs(world, hub):
     publish(world.drawn, world.results)
     text = hub.repos["dataset", "me/set"].files["README.md"].decode()
-    found = {}
-    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], found)
-    assert found["dataset"]["train"].num_rows == 100
-    assert isinstance(found["first"]["image"], Image.Image)
+    namespace = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], namespace)
+    assert namespace["dataset"]["train"].num_rows == 100
+    assert isinstance(namespace["first"]["image"], Image.Image)
 
 
 def test_shards_stay_under_their_size_and_hold_each_image_once(world, hub, tmp_path):
@@ -101,7 +101,7 @@ def test_a_large_set_becomes_tar_shards_by_itself(world, hub, monkeypatch):
     assert not any(name.endswith(".parquet") for name in names)
 
 
-def test_the_card_counts_what_is_there(world, hub):
+def test_the_card_states_licence_counts_copies_source_and_scores(world, hub):
     publish(world.drawn, world.results)
     text = hub.repos["dataset", "me/set"].files["README.md"].decode()
     card = DatasetCard(text)
@@ -114,29 +114,29 @@ def test_the_card_counts_what_is_there(world, hub):
     assert "100 synthetic images against" in scores
 
 
-@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
-def test_a_5050_set_has_all_real_images_in_their_splits(kind, world, hub):
+@pytest.mark.parametrize("shards", ["parquet", "webdataset"])
+def test_a_5050_set_has_all_real_images_in_their_splits(shards, world, hub):
     """The synthetic images are of two classes, the real ones of seven."""
     from datasets import load_dataset
 
     real = manifest.read(world.real)
-    publish(world.drawn, world.results, include_real=str(world.real), format=kind)
-    found = load_dataset("me/set")
+    publish(world.drawn, world.results, include_real=str(world.real), format=shards)
+    loaded = load_dataset("me/set")
     names = real["split"].replace({"val": "validation"})
-    assert set(found) == set(names)
-    for name, part in found.items():
-        rows = [row["json"] for row in part] if kind == "webdataset" else part.remove_columns("image").to_list()
+    assert set(loaded) == set(names)
+    for name, part in loaded.items():
+        rows = [row["json"] for row in part] if shards == "webdataset" else part.remove_columns("image").to_list()
         ids = {
             synthetic: sorted(r["image_id"] for r in rows if r["synthetic"] == synthetic) for synthetic in (False, True)
         }
         assert ids[False] == sorted(real.loc[names == name, "image_id"])
-        taught = real[(names == "train") & real["dx"].isin(["mel", "nv"])]
-        assert len(ids[True]) == (len(taught) if name == "train" else 0)
+        of_both = real[(names == "train") & real["dx"].isin(["mel", "nv"])]
+        assert len(ids[True]) == (len(of_both) if name == "train" else 0)
         assert not any("patient_id" in row for row in rows)
         assert {row["license"] for row in rows} == {"CC BY-NC 4.0"}
 
 
-def test_real_images_are_never_sent_unasked_or_without_a_licence(world, hub, tmp_path):
+def test_real_images_are_never_published_without_request_and_licence(world, hub, tmp_path):
     with pytest.raises(
         InputError, match=r"real images, which are published only as a folder of their own, by --include_real"
     ):
@@ -151,7 +151,7 @@ def test_real_images_are_never_sent_unasked_or_without_a_licence(world, hub, tmp
     assert hub.repos == {}
 
 
-def test_an_audit_that_has_not_seen_every_image_stops_it(world, hub, tmp_path, capsys):
+def test_a_set_that_was_not_wholly_audited_is_not_published(world, hub, tmp_path, capsys):
     with pytest.raises(InputError, match="memorisation: nobody has looked"):
         publish(world.drawn)
     newer = shutil.copytree(world.drawn, tmp_path / "newer")
@@ -161,12 +161,11 @@ def test_an_audit_that_has_not_seen_every_image_stops_it(world, hub, tmp_path, c
         InputError, match=r"1 of the 100 images are not those that were audited \(new, or changed since\)"
     ):
         publish(newer, world.results)
-    told = capsys.readouterr().out
-    assert "scores (scores): it is of 99 of the 100 images that are published" in told
+    assert "scores (scores): it covers 99 of the 100 published images" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_copies_stop_it_and_can_be_left_out(world, hub, tmp_path):
+def test_a_set_with_copies_is_not_published_unless_they_are_left_out(world, hub, tmp_path):
     copied = changed(world.drawn, tmp_path / "copied")
     real = manifest.read(world.real)
     sources = real[real["split"] == "train"]["file_name"].head(12)
@@ -184,13 +183,13 @@ def test_copies_stop_it_and_can_be_left_out(world, hub, tmp_path):
     assert "88 synthetic images" in text
 
 
-def test_a_leaky_run_stops_its_images_too(world, hub, tmp_path):
+def test_images_of_a_leaky_run_are_not_published(world, hub, tmp_path):
     leaky = changed(world.drawn, tmp_path / "leaky", source="dermgen 0.1.0, LEAKY", model="gone")
     with pytest.raises(InputError, match="split: LEAKY"):
         publish(leaky, world.results)
 
 
-def test_exif_and_a_patient_of_the_training_images_stop_it(world, hub, tmp_path):
+def test_a_set_with_exif_or_a_training_patients_id_is_not_published(world, hub, tmp_path):
     patient = manifest.read(world.real)["patient_id"][0]
     folder = changed(world.drawn, tmp_path / "exif", caption=f"nevus of {patient}")
     path = folder / manifest.read(folder)["file_name"][0]
@@ -203,13 +202,13 @@ def test_exif_and_a_patient_of_the_training_images_stop_it(world, hub, tmp_path)
 
 
 @pytest.mark.slow
-def test_ids_and_file_names_of_a_clinics_photographs_are_not_told(world, hub, tmp_path):
+def test_ids_and_file_names_of_a_clinics_photographs_are_not_published(world, hub, tmp_path):
     from datasets import load_dataset
 
     named = [f"Smith_John_{i}" for i in range(len(manifest.read(world.real)))]
     clinic = changed(world.real, tmp_path / "clinic", image_id=named, source="our clinic", patient_id="")
-    told = changed(world.drawn, tmp_path / "told", nearest_train_id="Smith_John_3")
-    publish(told, world.results, include_real=str(clinic))
+    revealing = changed(world.drawn, tmp_path / "revealing", nearest_train_id="Smith_John_3")
+    publish(revealing, world.results, include_real=str(clinic))
     for content in hub.repos["dataset", "me/set"].files.values():
         assert b"Smith" not in content
     rows = load_dataset("me/set", split="test")
@@ -220,32 +219,32 @@ def test_ids_and_file_names_of_a_clinics_photographs_are_not_told(world, hub, tm
 
 
 @pytest.mark.slow
-def test_images_drawn_over_photographs_need_an_audit_that_knows_those(world, hub, tmp_path):
+def test_images_made_from_photographs_need_an_audit_against_those(world, hub, tmp_path):
     from datasets import load_dataset
 
     known = manifest.read(world.real)["image_id"][0]
-    for source, told in (("Smith_John_1962", False), (known, True)):
+    for source, audited in (("Smith_John_1962", False), (known, True)):
         drawn = changed(world.drawn, tmp_path / source, source_image_id=source)
         results = judge(world.real, drawn, tmp_path / f"r_{source}", scores=False)
-        if not told:
+        if not audited:
             with pytest.raises(InputError, match="images were drawn over 1 photographs that the audit does not know"):
                 publish(drawn, results)
-            publish(drawn, results, force="to see what is told")
+            publish(drawn, results, force="to see the columns")
             assert "source_image_id" not in load_dataset("me/set", split="train").column_names
         else:
             publish(drawn, results, repo_id="me/known")
             assert load_dataset("me/known", split="train")["source_image_id"][0] == known
 
 
-def test_images_drawn_over_held_out_ones_do_not_join_the_training_split(world, tmp_path):
+def test_images_made_from_held_out_ones_do_not_join_the_training_split(world, tmp_path):
     real = manifest.read(world.real)
     drawn = changed(world.drawn, tmp_path / "d", source_image_id=real.loc[real["split"] == "test", "image_id"].iloc[0])
     with pytest.raises(InputError, match="were drawn over held-out images"):
         publish(drawn, include_real=str(world.real), dry_run=True)
 
 
-def test_a_run_that_was_trained_anew_since_does_not_say_what_an_older_one_was_trained_on(world, hub, tmp_path):
-    """Its licence would stand for images that other weights drew."""
+def test_a_run_trained_again_does_not_vouch_for_images_of_its_older_weights(world, hub, tmp_path):
+    """Otherwise its licence would be stated for images that other weights generated."""
     drawn = changed(world.drawn, tmp_path / "drawn", model=str(world.run), model_sha256="ab" * 32)
     publish(drawn, world.results, force="to see the licence")
     card = hub.repos["dataset", "me/set"].files["README.md"].decode()
@@ -254,7 +253,7 @@ def test_a_run_that_was_trained_anew_since_does_not_say_what_an_older_one_was_tr
 
 
 @pytest.mark.slow
-def test_dropped_images_stay_out_and_the_card_tells_of_the_filter(world, hub, tmp_path):
+def test_dropped_images_are_left_out_and_the_card_mentions_the_filter(world, hub, tmp_path):
     from datasets import load_dataset
 
     from dermgen.filtering import FilterConfig, filter_images
@@ -272,19 +271,19 @@ def test_dropped_images_stay_out_and_the_card_tells_of_the_filter(world, hub, tm
     assert "Chosen by" not in hub.repos["dataset", "me/all"].files["README.md"].decode()
 
 
-def test_a_set_of_another_program_and_one_without_splits_are_told_apart(world, hub, tmp_path):
+def test_a_set_of_another_program_is_published_and_real_images_without_splits_are_refused(world, hub, tmp_path):
     table = manifest.read(world.drawn)
     other = changed(world.drawn, tmp_path / "other")
     manifest.write(table[[c for c in manifest.COLUMNS if c in table]].assign(license="CC0"), other)
     (other / "provenance.json").unlink()
-    publish(other, world.results, force="their program wrote nothing down")
+    publish(other, world.results, force="their program records nothing")
     assert DatasetCard(hub.repos["dataset", "me/set"].files["README.md"].decode()).data.license == "cc0-1.0"
     lost = changed(world.real, tmp_path / "lost", split="")
     with pytest.raises(InputError, match="real images of .* have no split"):
         publish(world.drawn, include_real=str(lost), dry_run=True)
 
 
-def test_missing_files_and_wrong_folders_are_told(world, tmp_path):
+def test_missing_files_and_wrong_folders_are_errors(world, tmp_path):
     broken = shutil.copytree(world.drawn, tmp_path / "broken")
     next((broken / "images").glob("*.png")).unlink()
     with pytest.raises(InputError, match="1 of the 100 images of .* are missing"):
@@ -293,14 +292,14 @@ def test_missing_files_and_wrong_folders_are_told(world, tmp_path):
         publish(world.run, dry_run=True)
 
 
-def test_the_same_set_is_put_together_to_the_same_bytes(world, tmp_path):
-    found = []
+def test_the_same_set_gives_the_same_bytes(world, tmp_path):
+    hashes = []
     for _ in range(2):
         publish(world.drawn, world.results, dry_run=True)
         folder = tmp_path / "published/set/repository"
-        found.append({p.relative_to(folder): hash_file(p) for p in folder.rglob("*") if p.is_file()})
-    assert found[0] == found[1]
-    assert len(found[0]) == 4
+        hashes.append({p.relative_to(folder): hash_file(p) for p in folder.rglob("*") if p.is_file()})
+    assert hashes[0] == hashes[1]
+    assert len(hashes[0]) == 4
 
 
 def test_a_set_without_classes_is_published_without_them(base_dir, world, hub, tmp_path):
@@ -317,7 +316,7 @@ def test_a_set_without_classes_is_published_without_them(base_dir, world, hub, t
 
 
 @pytest.mark.slow
-def test_a_model_that_does_not_record_what_it_was_trained_on_stops_it(base_dir, world, tmp_path):
+def test_images_of_a_model_with_an_unknown_training_set_are_not_published(base_dir, world, tmp_path):
     folder = draw(base_dir, tmp_path / "d", classes="mel:3", num_inference_steps=1)
     results = judge(world.real, folder, tmp_path / "r", scores=False)
     with pytest.raises(InputError, match="not recorded what the model was trained on"):
@@ -325,7 +324,7 @@ def test_a_model_that_does_not_record_what_it_was_trained_on_stops_it(base_dir, 
 
 
 def two_audits(world, tmp_path, **of_each):
-    """Two audits that differ in what they found."""
+    """Two audits with different results."""
     results = tmp_path / "r"
     for name in ("a", "b"):
         shutil.copytree(world.results / "audit", results / name)
@@ -333,7 +332,7 @@ def two_audits(world, tmp_path, **of_each):
     return results
 
 
-def test_a_copy_is_what_any_of_several_audits_calls_so(world, hub, tmp_path):
+def test_an_image_is_a_copy_if_any_of_several_audits_says_so(world, hub, tmp_path):
     hashes = sorted(hash_file(p) for p in (world.drawn / "images").glob("*.png"))
     results = two_audits(world, tmp_path, copied=(hashes[:9], hashes[9:18]), copies=(9, 9))
     with pytest.raises(InputError, match="18 of 100 images copy a training image"):
@@ -344,18 +343,18 @@ def test_a_copy_is_what_any_of_several_audits_calls_so(world, hub, tmp_path):
     assert "0 of 82 synthetic images are copies" in text
 
 
-def test_an_audit_of_a_few_images_does_not_stand_in_for_what_another_did_not_compare_with(world, hub, tmp_path):
-    found = json.loads((world.results / "audit" / "audit.json").read_text())
-    one = {"sha256": found["images"]["sha256"][:1], "models": found["images"]["models"]}
-    results = two_audits(world, tmp_path, images=(found["images"], one), train=(["ab"], found["train"]))
+def test_an_audit_of_a_few_images_does_not_complete_one_that_compared_with_too_little(world, hub, tmp_path):
+    audit = json.loads((world.results / "audit" / "audit.json").read_text())
+    one = {"sha256": audit["images"]["sha256"][:1], "models": audit["images"]["models"]}
+    results = two_audits(world, tmp_path, images=(audit["images"], one), train=(["ab"], audit["train"]))
     with pytest.raises(InputError, match="did not compare with .* real training images"):
         publish(world.drawn, results)
 
 
-def test_two_audits_may_know_the_sources_and_the_training_images_between_them(world, hub, tmp_path):
-    found = json.loads((world.results / "audit" / "audit.json").read_text())
-    half = len(found["train"]) // 2
-    parts = (found["train"][:half], found["train"][half:])
+def test_two_audits_together_may_cover_the_sources_and_the_training_images(world, hub, tmp_path):
+    audit = json.loads((world.results / "audit" / "audit.json").read_text())
+    half = len(audit["train"]) // 2
+    parts = (audit["train"][:half], audit["train"][half:])
     results = two_audits(world, tmp_path, train=parts, unknown_sources=(["x", "y"], ["y", "z"]))
     with pytest.raises(InputError, match="drawn over 1 photographs that the audit does not know"):
         publish(world.drawn, results)
@@ -366,12 +365,12 @@ def test_two_audits_may_know_the_sources_and_the_training_images_between_them(wo
 
 def test_splits_that_the_model_was_trained_on_are_not_published_as_held_out(world, tmp_path):
     real = manifest.read(world.real)
-    turned = changed(world.real, tmp_path / "t", split=real["split"].replace({"train": "test", "test": "train"}))
+    swapped = changed(world.real, tmp_path / "t", split=real["split"].replace({"train": "test", "test": "train"}))
     with pytest.raises(InputError, match="the model was trained on .* held-out images"):
-        publish(world.drawn, world.results, include_real=str(turned), dry_run=True)
+        publish(world.drawn, world.results, include_real=str(swapped), dry_run=True)
 
 
-def test_an_audit_that_cannot_tell_is_no_pass_and_says_what_to_do(world):
+def test_an_audit_that_cannot_tell_does_not_pass_and_says_what_to_do(world):
     hashes = [f"h{i}" for i in range(100)]
     audit = replace(
         read(Audit, world.results / "audit"), copies=5, n=100, max_copy_rate=0.01, verdict="cannot tell", passed=False,
@@ -387,7 +386,7 @@ def test_an_audit_that_cannot_tell_is_no_pass_and_says_what_to_do(world):
     assert gates.memorization(evidence, "it", ["t"], hashes[5:]) == []  # as --without_copies leaves the set
 
 
-def test_when_all_are_copies_it_says_so(world, hub, tmp_path):
+def test_a_set_of_copies_alone_cannot_be_published_without_them(world, hub, tmp_path):
     hashes = sorted(hash_file(p) for p in (world.drawn / "images").glob("*.png"))
     results = two_audits(world, tmp_path, copied=(hashes, hashes), copies=(100, 100))
     with pytest.raises(InputError, match="100 of 100 images copy a training image"):
@@ -396,10 +395,10 @@ def test_when_all_are_copies_it_says_so(world, hub, tmp_path):
         publish(world.drawn, results, without_copies=True)
 
 
-def test_patients_with_numbers_for_ids_stop_nothing_but_where_they_are_told(world, hub, tmp_path):
+def test_numeric_patient_ids_are_refused_in_captions_and_ignored_elsewhere(world, hub, tmp_path):
     real = manifest.read(world.real)
     numbered = changed(world.real, tmp_path / "n", patient_id=[f"{i:05d}" for i in range(len(real))])
     publish(world.drawn, world.results, include_real=str(numbered))
-    told = changed(world.drawn, tmp_path / "told", caption="nevus of 00003")
+    revealing = changed(world.drawn, tmp_path / "revealing", caption="nevus of 00003")
     with pytest.raises(InputError, match="privacy: patient id in data/train"):
-        publish(told, world.results, include_real=str(numbered), dry_run=True)
+        publish(revealing, world.results, include_real=str(numbered), dry_run=True)

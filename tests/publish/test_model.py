@@ -1,4 +1,4 @@
-"""A run leaves with its card, through the gates, to a Hub that speaks the real client's protocol, and loads from there."""
+"""A run is published with its card after its checks, to a Hub that speaks the real protocol, and loads from there."""
 
 import ast
 import json
@@ -29,7 +29,7 @@ from dermgen.settings.dreambooth import DreamboothLoraConfig
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """What is put together lands under the folder that a user is in."""
+    """Publications are put together under the working folder."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -88,7 +88,7 @@ def test_an_audited_model_arrives_privately_with_the_bytes_that_were_shown(world
     }  # fmt: skip
 
 
-def test_nothing_that_is_sent_tells_of_this_machine(world, hub, tmp_path, capsys):
+def test_no_published_file_contains_a_path_a_patient_or_the_token(world, hub, tmp_path, capsys):
     publish(world.run, world.results)
     for name, content in hub.repos["model", "me/model"].files.items():
         assert str(world.real.parent).encode() not in content, name
@@ -98,7 +98,7 @@ def test_nothing_that_is_sent_tells_of_this_machine(world, hub, tmp_path, capsys
     assert WRITE not in "".join(capsys.readouterr())
 
 
-def test_a_card_tells_what_was_measured_and_its_metadata_too(world, hub):
+def test_a_card_and_its_metadata_report_the_measured_scores_and_copies(world, hub):
     publish(world.run, world.results)
     text = hub.repos["model", "me/model"].files["README.md"].decode()
     card = ModelCard(text)
@@ -106,18 +106,18 @@ def test_a_card_tells_what_was_measured_and_its_metadata_too(world, hub):
     scores = json.loads((world.results / "scores" / "evaluation.json").read_text())["groups"][0]["scores"]
     assert card.data.license == "cc-by-nc-4.0"
     assert card.data.pipeline_tag == "unconditional-image-generation"
-    told = {r.metric_type: r.metric_value for r in card.data.eval_results}
-    assert told == {k: pytest.approx(v["value"], abs=1e-6) for k, v in scores.items() if v["value"] is not None}
+    reported = {r.metric_type: r.metric_value for r in card.data.eval_results}
+    assert reported == {k: pytest.approx(v["value"], abs=1e-6) for k, v in scores.items() if v["value"] is not None}
     assert f"{audit['copies']} of {audit['n']} synthetic images are copies" in text
     assert "CC BY-NC 4.0" in text
     assert "@article{tschandl2018ham10000" in text
     assert runs.find(world.run).sha256() in text
     assert "Not for diagnosis" in text
     assert "Do they help a classifier?\n\nNot measured." in text
-    assert "gates were shut" not in text
+    assert "despite failed checks" not in text
 
 
-def test_without_an_audit_it_stops_and_says_what_to_run(world, hub):
+def test_a_model_without_an_audit_is_not_published_and_the_error_says_what_to_run(world, hub):
     with pytest.raises(InputError, match="memorisation: nobody has looked.*dermgen audit --real"):
         publish(world.run)
     assert hub.repos == {}
@@ -132,14 +132,14 @@ def test_an_audit_of_another_models_images_does_not_count(world, hub, tmp_path, 
     assert "its images were generated with other weights" in capsys.readouterr().out
 
 
-def test_too_many_copies_stop_it(world, hub, tmp_path):
+def test_a_model_with_too_many_copies_is_not_published(world, hub, tmp_path):
     shutil.copytree(world.results, tmp_path / "r")
     change(tmp_path / "r/audit/audit.json", copies=15)
     with pytest.raises(InputError, match=r"15 of 100 images copy a training image, more than the audit's 10.0%"):
         publish(world.run, tmp_path / "r")
 
 
-def test_a_leaky_split_and_an_unknown_licence_stop_it(world, hub, tmp_path):
+def test_a_model_with_a_leaky_split_or_an_unknown_licence_is_not_published(world, hub, tmp_path):
     shutil.copytree(world.run, tmp_path / "run")
     provenance = json.loads((world.run / "provenance.json").read_text())
     change(tmp_path / "run/provenance.json", data=[provenance["data"][0] | {"leaky": True, "licenses": ["", "CC0"]}])
@@ -151,7 +151,7 @@ def test_a_leaky_split_and_an_unknown_licence_stop_it(world, hub, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_audit_against_other_photographs_than_those_of_the_training_does_not_count(world, hub, tmp_path, tested_dir):
+def test_an_audit_against_other_photographs_than_the_training_images_does_not_count(world, hub, tmp_path, tested_dir):
     other = changed(tested_dir, tmp_path / "other")
     table = manifest.read(other)
     for name in table["file_name"]:
@@ -163,7 +163,7 @@ def test_an_audit_against_other_photographs_than_those_of_the_training_does_not_
         publish(world.run, results)
 
 
-def test_the_worst_of_several_audits_counts_and_one_of_a_few_images_is_none(world, hub, tmp_path):
+def test_the_worst_of_several_audits_counts_and_one_of_a_few_images_does_not(world, hub, tmp_path):
     shutil.copytree(world.results / "audit", tmp_path / "r" / "a")
     shutil.copytree(world.results / "audit", tmp_path / "r" / "b")
     change(tmp_path / "r/a/audit.json", copies=15, n=120)
@@ -177,7 +177,7 @@ def test_the_worst_of_several_audits_counts_and_one_of_a_few_images_is_none(worl
         publish(world.run, tmp_path / "r")
 
 
-def test_leaky_results_stop_it_and_are_marked(world, hub, tmp_path):
+def test_leaky_results_prevent_publication_and_are_marked_if_forced(world, hub, tmp_path):
     shutil.copytree(world.results, tmp_path / "r")
     change(tmp_path / "r/scores/evaluation.json", leaky=True)
     with pytest.raises(InputError, match="split: LEAKY"):
@@ -186,7 +186,7 @@ def test_leaky_results_stop_it_and_are_marked(world, hub, tmp_path):
     assert "**LEAKY: the data was split by image" in hub.repos["model", "me/model"].files["README.md"].decode()
 
 
-def test_a_card_says_that_a_score_stands_on_the_old_split(world, hub, tmp_path):
+def test_a_card_warns_of_scores_on_the_old_split(world, hub, tmp_path):
     shutil.copytree(world.results, tmp_path / "r")
     change(tmp_path / "r/scores/evaluation.json", split_method=OLD_SPLIT)
     publish(world.run, tmp_path / "r")
@@ -202,7 +202,7 @@ def test_adapters_at_another_strength_are_other_weights(lora, base_dir, tmp_path
     assert len(hashes[1.0] | hashes[0.5] | hashes[0.0]) == 3
 
 
-def test_a_base_models_licence_binds_whoever_sends_its_weights_on(base_dir, world, hub, tmp_path):
+def test_publishing_a_base_models_weights_requires_and_states_its_licence(base_dir, world, hub, tmp_path):
     run = a_pipeline(base_dir, world, tmp_path / "run", "someone/base")
     with pytest.raises(
         InputError, match="licence: that of the base model someone/base, whose weights are sent, is unknown"
@@ -218,14 +218,14 @@ def test_a_base_models_licence_binds_whoever_sends_its_weights_on(base_dir, worl
     assert card.data.base_model == "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
-def test_a_run_that_went_on_after_its_weights_were_written_is_not_published(world, tmp_path):
+def test_a_run_that_was_trained_further_since_its_weights_were_written_is_not_published(world, tmp_path):
     run = shutil.copytree(world.run, tmp_path / "run")
     shutil.copytree(run / "checkpoint-1", run / "checkpoint-7")
     with pytest.raises(InputError, match="was resumed up to step 7 since its weights were written at step 1"):
         publish(run, dry_run=True)
 
 
-def test_a_finished_run_that_is_started_again_keeps_what_is_written_of_it(world, tmp_path):
+def test_a_finished_run_that_is_started_again_keeps_its_record(world, tmp_path):
     small.train("ddpm", world.real, tmp_path / "run", max_train_steps=1)
     path = tmp_path / "run" / "provenance.json"
     change(path, device="another machine's", training_seconds=7200)
@@ -234,12 +234,12 @@ def test_a_finished_run_that_is_started_again_keeps_what_is_written_of_it(world,
     assert (facts["device"], facts["training_seconds"], facts["finished_step"]) == ("another machine's", 7200, 1)
 
 
-def test_a_licence_that_gives_away_more_than_the_datas_stops_it(world, hub):
+def test_a_licence_more_permissive_than_the_datas_is_refused(world, hub):
     with pytest.raises(InputError, match=r"apache-2.0 gives away more than that of the data, CC BY-NC 4.0"):
         publish(world.run, world.results, license="apache-2.0")
 
 
-def test_a_forced_publication_tells_so_on_its_card(world, hub):
+def test_the_card_of_a_forced_publication_lists_failed_checks_and_the_reason(world, hub):
     publish(world.run, force="internal test of the upload")
     text = hub.repos["model", "me/model"].files["README.md"].decode()
     assert 'The reason given: "internal test of the upload".' in text
@@ -248,7 +248,9 @@ def test_a_forced_publication_tells_so_on_its_card(world, hub):
     assert "Do they copy training images?\n\nNot measured." in text
 
 
-def test_what_must_not_leave_is_not_told_on_a_forced_card_either(world, hub, tmp_path, monkeypatch):
+def test_a_forced_card_counts_private_findings_without_showing_them_and_a_token_cannot_be_forced(
+    world, hub, tmp_path, monkeypatch
+):
     run = shutil.copytree(world.run, tmp_path / "run")
     settings = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(settings | {"only_classes": ["seen in Pat_PHL_00003"]}))
@@ -264,12 +266,12 @@ def test_what_must_not_leave_is_not_told_on_a_forced_card_either(world, hub, tmp
     assert WRITE not in str(error.value)
 
 
-def test_a_reason_is_more_than_a_word(world):
+def test_a_reason_of_a_single_word_is_refused(world):
     with pytest.raises(InputError, match="--force needs a reason in words"):
         publish(world.run, force="yes")
 
 
-def test_a_dry_run_writes_and_shows_everything_and_sends_nothing(world, hub, tmp_path, capsys):
+def test_a_dry_run_writes_and_shows_everything_and_makes_no_request(world, hub, tmp_path, capsys):
     assert publish(world.run, world.results, dry_run=True) is None
     out = capsys.readouterr().out
     files = tmp_path / "published/model/repository"
@@ -279,13 +281,13 @@ def test_a_dry_run_writes_and_shows_everything_and_sends_nothing(world, hub, tmp
     assert hub.requests == []
 
 
-def test_a_dry_run_needs_no_network_and_stops_at_the_same_gates(world, capsys):
+def test_a_dry_run_shows_the_card_without_a_network_and_fails_the_same_checks(world, capsys):
     with pytest.raises(InputError, match="nobody has looked"):
         publish(world.run, dry_run=True)
     assert "## Training data" in capsys.readouterr().out
 
 
-def test_adapters_arrive_with_their_scale_and_prompt_and_load_in_plain_diffusers(lora, base_dir, hub, tmp_path):
+def test_published_adapters_load_in_plain_diffusers_with_their_scale_and_prompt(lora, base_dir, hub, tmp_path):
     from diffusers import StableDiffusionPipeline
 
     publish(lora, force="trying the loading only")
@@ -293,9 +295,9 @@ def test_adapters_arrive_with_their_scale_and_prompt_and_load_in_plain_diffusers
     assert "rank 3, alpha 6" in text
     assert ModelCard(text).data["instance_prompt"] == "photo of sks melanoma"
     code = snippet(text).replace("PATH OF THE BASE MODEL", str(base_dir))
-    found = {}
-    exec(code, found)
-    loaded = found["pipeline"].unet
+    namespace = {}
+    exec(code, namespace)
+    loaded = namespace["pipeline"].unet
     (tmp_path / "lora").mkdir()
     shutil.copy(lora / "pytorch_lora_weights.safetensors", tmp_path / "lora")
     here = StableDiffusionPipeline.from_pretrained(base_dir)
@@ -308,7 +310,7 @@ def test_adapters_arrive_with_their_scale_and_prompt_and_load_in_plain_diffusers
 
 
 def a_pipeline(base_dir, world, folder, base=None):
-    """A run of DreamBooth on all weights, as far as its files tell."""
+    """A folder with the files of a DreamBooth run on all weights."""
     shutil.copytree(base_dir, folder)
     provenance = json.loads((world.run / "provenance.json").read_text()) | {"base_on_hub": base is not None}
     del provenance["method"]
@@ -319,7 +321,7 @@ def a_pipeline(base_dir, world, folder, base=None):
     return folder
 
 
-def test_a_prompt_with_quotes_stands_in_the_cards_code_as_it_is(lora, tmp_path):
+def test_a_prompt_with_quotes_is_escaped_correctly_in_the_cards_code(lora, tmp_path):
     folder = shutil.copytree(lora, tmp_path / "run")
     prompt = 'a "sks" lesion, 5\\6 mm'
     settings = yaml.safe_load((folder / "config.yaml").read_text())
@@ -332,13 +334,13 @@ def test_a_whole_pipeline_loads_from_the_hub(base_dir, world, hub, tmp_path):
     publish(a_pipeline(base_dir, world, tmp_path / "run"), force="trying the loading only")
     sent = hub.repos["model", "me/model"].files["unet/config.json"]
     assert json.loads(sent)["_name_or_path"] == "unet"
-    found = {}
-    exec(snippet(hub.repos["model", "me/model"].files["README.md"].decode()), found)
-    assert found["image"].size == (32, 32)
+    namespace = {}
+    exec(snippet(hub.repos["model", "me/model"].files["README.md"].decode()), namespace)
+    assert namespace["image"].size == (32, 32)
 
 
 @pytest.mark.parametrize("method", ["ddpm", "vae", "dcgan", "stylegan2", "cyclegan"])
-def test_a_model_trained_from_scratch_draws_after_the_download_what_it_drew_before(method, world, hub, tmp_path):
+def test_a_downloaded_model_trained_from_scratch_generates_the_same_images(method, world, hub, tmp_path):
     folder = world.run
     if method != "ddpm":
         small.train(method, world.real, tmp_path / "run", max_train_steps=1)
@@ -347,31 +349,31 @@ def test_a_model_trained_from_scratch_draws_after_the_download_what_it_drew_befo
     files = hub.repos["model", "me/model"].files
     assert not any("discriminator" in name for name in files)
     text = files["README.md"].decode()
-    found = {}
-    exec(snippet(text), found)
+    namespace = {}
+    exec(snippet(text), namespace)
     run = runs.find(folder)
-    sources = {"direction": "a_to_b", "sources": found["photographs"]} if method == "cyclegan" else {}
+    sources = {"direction": "a_to_b", "sources": namespace["photographs"]} if method == "cyclegan" else {}
     generator = runs.load_generator(run, torch.device("cpu"), **sources)
     label = run.classes[1] if method == "cyclegan" else run.classes[0]
-    assert torch.equal(found["images"], generator.sample([label] * 4, [0, 1, 2, 3]))
+    assert torch.equal(namespace["images"], generator.sample([label] * 4, [0, 1, 2, 3]))
     assert ModelCard(text).data.license == "cc-by-nc-4.0"
 
 
-def test_a_classifier_needs_no_audit_and_answers_from_the_hub(a_classifier, world, hub):
+def test_a_classifier_needs_no_audit_and_predicts_from_the_hub(a_classifier, world, hub):
     from PIL import Image
 
     publish(a_classifier)
     files = hub.repos["model", "me/model"].files
     assert not any("predictions" in name or "training_set" in name for name in files)
     text = files["README.md"].decode()
-    found = {}
-    exec(snippet(text), found)
+    namespace = {}
+    exec(snippet(text), namespace)
     path = next((world.real / "images").glob("*.png"))
-    answer = {a["label"]: a["score"] for a in found["classify"](Image.open(path), top_k=7)}
+    answer = {a["label"]: a["score"] for a in namespace["classify"](Image.open(path), top_k=7)}
     results = json.loads((a_classifier / "results.json").read_text())
     assert set(answer) == set(results["classes"])
-    told = {r.metric_type: r.metric_value for r in ModelCard(text).data.eval_results}
-    assert told["bma"] == pytest.approx(results["test"]["bma"], abs=1e-6)
+    reported = {r.metric_type: r.metric_value for r in ModelCard(text).data.eval_results}
+    assert reported["bma"] == pytest.approx(results["test"]["bma"], abs=1e-6)
     row = re.search(r"\| BMA \(mean recall\) \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \|", text)
     assert float(row[2]) <= float(row[1]) <= float(row[3])
 
@@ -391,7 +393,7 @@ def test_the_best_weights_can_be_published_in_place_of_the_last(world, hub, tmp_
         ("provenance.json", "no run of dermgen, so nothing is known of it"),
     ],
 )
-def test_a_run_that_did_not_finish_is_told_from_one_that_did(take_away, message, world, tmp_path):
+def test_an_unfinished_run_and_a_folder_without_a_record_are_errors(take_away, message, world, tmp_path):
     shutil.copytree(world.run, tmp_path / "run")
     path = tmp_path / "run" / take_away
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -399,12 +401,12 @@ def test_a_run_that_did_not_finish_is_told_from_one_that_did(take_away, message,
         publish(tmp_path / "run", dry_run=True)
 
 
-def test_a_set_of_images_is_no_model(world):
+def test_a_set_of_images_is_not_published_as_a_model(world):
     with pytest.raises(InputError, match="holds images, not a model: dermgen publish dataset"):
         publish(world.drawn, dry_run=True)
 
 
-def test_a_template_of_ones_own_that_asks_for_something_unknown_says_what_there_is(world, tmp_path):
+def test_a_users_template_must_use_known_fields_and_open_with_metadata(world, tmp_path):
     template = tmp_path / "mine.md"
     template.write_text("---\n{{ card_data }}\n---\n# {{ title }} by {{ author }}")
     with pytest.raises(InputError, match="'author' is undefined; the fields are .*title"):

@@ -1,4 +1,4 @@
-"""EXIF, patients' ids, paths and tokens are found wherever they hide in what would be sent."""
+"""EXIF, patients' ids, paths and tokens are found wherever they hide in files to be published."""
 
 import io
 import json
@@ -23,7 +23,7 @@ def kinds(folder, ids=()):
     return [(f.kind, f.file) for f in scan(folder, ids)]
 
 
-def test_a_clean_folder_has_nothing_to_tell(tmp_path):
+def test_a_clean_folder_has_no_findings(tmp_path):
     picture(tmp_path / "a.png")
     (tmp_path / "README.md").write_text("See https://example.org/home/data/x and data/ham10000, 1/2 and/or 3.")
     (tmp_path / "config.json").write_text('{"model": "org/name", "ratio": "/"}')
@@ -69,12 +69,14 @@ def test_a_patients_id_is_found_in_names_texts_and_tables(tmp_path):
     (tmp_path / "notes.md").write_text("as in patient P-0042")
     pq.write_table(pa.table({"caption": ["nevus", "melanoma, P.0042"]}), tmp_path / "t.parquet")
     pq.write_table(pa.table({"patient_id": ["anything"]}), tmp_path / "u.parquet")
-    found = kinds(tmp_path, ["P-0042"])
-    assert found == [("patient id", name) for name in ("notes.md", "photo_p_0042_left.png", "t.parquet", "u.parquet")]
+    findings = kinds(tmp_path, ["P-0042"])
+    assert findings == [
+        ("patient id", name) for name in ("notes.md", "photo_p_0042_left.png", "t.parquet", "u.parquet")
+    ]
     assert kinds(tmp_path, ["P-004", "42"]) == [("patient id", "u.parquet")]
 
 
-def test_a_bare_number_is_a_patients_only_where_images_are_described(tmp_path):
+def test_a_bare_number_counts_as_a_patient_id_only_in_descriptions_of_images(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -86,15 +88,15 @@ def test_a_bare_number_is_a_patients_only_where_images_are_described(tmp_path):
     assert kinds(tmp_path, ["512", "1024", "01024"]) == [("patient id", "b.parquet")]
 
 
-def test_a_jpegs_comment_is_read_and_a_plain_tiff_has_no_exif(tmp_path):
+def test_a_jpegs_comment_is_searched_and_a_plain_tiff_has_no_exif(tmp_path):
     picture(tmp_path / "a.jpg", comment=b"P-0042 of /home/me/x")
     picture(tmp_path / "b.tif")
     picture(tmp_path / "c.tif", tiffinfo={271: "camera"})
-    found = kinds(tmp_path, ["P-0042"])
-    assert found == [("path of this machine", "a.jpg"), ("patient id", "a.jpg"), ("EXIF", "c.tif")]
+    findings = kinds(tmp_path, ["P-0042"])
+    assert findings == [("path of this machine", "a.jpg"), ("patient id", "a.jpg"), ("EXIF", "c.tif")]
 
 
-def test_images_inside_of_shards_are_opened(tmp_path):
+def test_images_inside_shards_are_searched(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -111,7 +113,7 @@ def test_images_inside_of_shards_are_opened(tmp_path):
     assert kinds(tmp_path) == [("EXIF", "t.parquet"), ("EXIF", "t.tar"), ("path of this machine", "t.tar")]
 
 
-def test_the_header_of_weights_is_read(tmp_path):
+def test_a_path_in_the_header_of_weights_is_found(tmp_path):
     save_file({"w": np.zeros(2)}, tmp_path / "m.safetensors", metadata={"base": "/home/me/model"})
     assert kinds(tmp_path) == [("path of this machine", "m.safetensors")]
 
@@ -120,12 +122,12 @@ def test_a_token_is_found_and_never_repeated(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "another-kind-of-token")
     (tmp_path / "a.txt").write_text(f"token {TOKEN}")
     (tmp_path / "b.txt").write_text("another-kind-of-token")
-    found = scan(tmp_path)
-    assert [f.kind for f in found] == ["token", "token"]
-    assert not any(TOKEN in str(f) or "another-kind" in str(f) for f in found)
+    findings = scan(tmp_path)
+    assert [f.kind for f in findings] == ["token", "token"]
+    assert not any(TOKEN in str(f) or "another-kind" in str(f) for f in findings)
 
 
-def test_paths_shrink_to_their_last_name_and_hub_ids_stay(tmp_path, monkeypatch):
+def test_paths_are_reduced_to_their_last_name_and_hub_ids_stay(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "lora").mkdir(parents=True)
     facts = {
