@@ -1,4 +1,4 @@
-"""`dermgen app`: a page that draws from a model, with the nearest training image beside each sample."""
+"""`dermgen app`: a page that generates from a model, with the nearest training image beside each sample."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import gradio
 
 BANNER = (
-    "**The samples are synthetic.** They are no photographs of patients, they are not for diagnosis, and they are no "
+    "**The samples are synthetic.** They are not photographs of patients, not for diagnosis, and not "
     "evidence of how a disease looks."
 )
 STYLE = ".banner {background: #7a1f1f; padding: 0.6em 1em; border-radius: 6px} .banner * {color: white}"
@@ -44,7 +44,7 @@ def app(config: AppConfig) -> None:
     """Serve the page until it is interrupted.
 
     Raises:
-        InputError: if Gradio is not installed, or the model cannot be had.
+        InputError: if Gradio is not installed, or the model cannot be loaded.
     """
     studio = Studio(config)
     try:
@@ -78,13 +78,13 @@ def launch(page: "gradio.Blocks", port: int = 0) -> str:
 
 
 class Studio:
-    """What the page's buttons do: draw a set like `dermgen generate`, look up neighbours, zip it."""
+    """What the page's buttons do: generate a set like `dermgen generate`, find its nearest training images, zip it."""
 
     def __init__(self, config: AppConfig):
         self.config = config
         self.folder = Path(tempfile.mkdtemp(prefix="dermgen-app-"))
         os.environ["GRADIO_TEMP_DIR"] = str(self.folder / "shown")  # Gradio keeps what it shows, real images too
-        self.lock = threading.Lock()  # one device, one drawing at a time
+        self.lock = threading.Lock()  # one device, one set at a time
         self.sets = 0
         self._loaded: tuple[Any, ImageGenerator] | None = None
         self.record = RunRecord.read(config.model)
@@ -106,12 +106,12 @@ class Studio:
 
     @property
     def classes(self) -> list[str]:
-        """Those that can be requested."""
+        """The classes that can be requested."""
         if self.takes_prompts:
             return list(HAM10000.codes)
         return list(self.record.classes) if self.record.class_conditional else []
 
-    def draw(self, requested: dict[str, Any], num_images: int, seed: int, steps: int, guidance: float) -> Path:
+    def generate(self, requested: dict[str, Any], num_images: int, seed: int, steps: int, guidance: float) -> Path:
         """A manifest folder of new images.
 
         Args:
@@ -135,44 +135,44 @@ class Studio:
             return generate(config, self._loaded[1])
 
     def nearest(self, folder: Path) -> list[tuple[Image.Image, str]] | None:
-        """The nearest training image of each image in the folder, with what is to be said of it; None without any."""
+        """The nearest training image of each image in the folder, with its caption; None without training images."""
         if self.train is None:
             return None
         if self.neighbours is None:
             self.neighbours = Neighbours(self.train, features.load("pixels"), Accelerator())
         distance, rows, _ = self.neighbours.nearest(images.read(folder, True))
-        told = []
+        captioned = []
         for d, row in zip(distance, rows, strict=True):
             word = "nothing to compare" if np.isnan(d) else f"distance {d:.2f}"
             if self.threshold is not None and d < self.threshold:
                 word += ", A COPY?"
             picture = Image.fromarray(preprocess.read_image(Path(self.train["path"][row])))
-            told.append((picture, f"real, {word}, {self.train['image_id'][row]}"))
-        return told
+            captioned.append((picture, f"real, {word}, {self.train['image_id'][row]}"))
+        return captioned
 
     def legend(self) -> str:
-        """What the pictures are."""
+        """What the pictures show."""
         if self.train is None:
-            return "There are no training images here to compare with: give --real, their manifest."
+            return "There are no training images here to compare with: give their manifest with --real."
         text = "Right of each sample: the **real** training image that is nearest to it. Distance 0 is the same picture"
         if self.threshold is None:
             return f"{text}; with --audit, copies are marked."
-        return f"{text}; below {self.threshold:.2f} lie copies, as the audit found."
+        return f"{text}; below {self.threshold:.2f} it counts as a copy, by the audit's threshold."
 
     def zip(self, folder: Path) -> Path:
         """The images with their manifest, in one file."""
         path = folder.with_suffix(".zip")
         table = manifest.read(folder)
         with zipfile.ZipFile(path, "w") as file:
-            # A folder of this machine is told by its name alone, as in the images' own text.
-            told = table.assign(model=[Path(name).name if Path(name).exists() else name for name in table["model"]])
-            file.writestr("metadata.csv", told.to_csv(index=False))
+            # A folder of this machine is recorded by its name alone, as in the images' own text.
+            public = table.assign(model=[Path(name).name if Path(name).exists() else name for name in table["model"]])
+            file.writestr("metadata.csv", public.to_csv(index=False))
             for image in sorted((folder / "images").iterdir()):
                 file.write(image, f"images/{image.name}")
         return path
 
     def close(self) -> None:
-        """Remove everything drawn."""
+        """Remove everything generated."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _config(self, requested, num_images, seed, steps, guidance, folder) -> GenerateConfig:
@@ -230,7 +230,7 @@ def build(studio: Studio) -> "gradio.Blocks":
                 gallery = gradio.Gallery(
                     show_label=False, columns=4, object_fit="contain", format="png", elem_id="gallery", height="auto"
                 )
-        button.click(lambda *values: _on_draw(studio, *values), inputs, [gallery, download])
+        button.click(lambda *values: _on_click(studio, *values), inputs, [gallery, download])
     return page
 
 
@@ -272,7 +272,7 @@ def _inputs_of_generation(studio: Studio) -> list["gradio.components.Component"]
     return [number, seed, steps, guidance]
 
 
-def _on_draw(
+def _on_click(
     studio: Studio, prompt, dx, site, sex, age, number, seed, steps, guidance
 ) -> tuple[list[tuple], "gradio.DownloadButton"]:
     """Generate what the inputs request: the pictures with their captions, and the button with their file."""
@@ -281,7 +281,7 @@ def _on_draw(
     attributes = {"dx": dx, "localization": site, "sex": sex, "age": None if age is None else int(age)}
     requested = {"prompt": prompt.strip()} if prompt.strip() else attributes
     try:
-        folder = studio.draw(requested, number, seed, steps, guidance)
+        folder = studio.generate(requested, number, seed, steps, guidance)
     except InputError as error:
         raise gradio.Error(str(error)) from error
     table = manifest.read(folder)

@@ -76,7 +76,7 @@ def test_a_click_draws_shows_neighbours_and_gives_it_all_away_with_provenance(st
 
 
 def test_what_it_draws_is_what_dermgen_generate_draws(studio, world):
-    folder = studio.draw({"dx": "mel"}, 2, 0, 2, 1.0)
+    folder = studio.generate({"dx": "mel"}, 2, 0, 2, 1.0)
     table = manifest.read(folder)
     assert list(table["dx"]) == ["mel", "mel"]
     for i in range(2):
@@ -85,7 +85,7 @@ def test_what_it_draws_is_what_dermgen_generate_draws(studio, world):
 
 
 def test_a_copy_is_called_so(studio, world):
-    folder = studio.draw({"dx": "mel"}, 2, 0, 2, 1.0)
+    folder = studio.generate({"dx": "mel"}, 2, 0, 2, 1.0)
     real = manifest.read(world.real)
     source = real[real["split"] == "train"].iloc[3]
     shutil.copy(world.real / source["file_name"], folder / "images" / "mel_00000.png")
@@ -97,12 +97,12 @@ def test_a_copy_is_called_so(studio, world):
 def test_attributes_become_the_prompt_and_are_kept(base_dir):
     studio = Studio(AppConfig(model=str(base_dir)))
     assert studio.takes_prompts
-    folder = studio.draw({"dx": "nv", "localization": "back", "sex": "", "age": 40}, 1, 0, 2, 1.0)
+    folder = studio.generate({"dx": "nv", "localization": "back", "sex": "", "age": 40}, 1, 0, 2, 1.0)
     row = manifest.read(folder).iloc[0]
     assert (row["dx"], row["localization"], row["age"]) == ("nv", "back", 40)
     assert "melanocytic nevus" in row["prompt"]
     assert "back" in row["prompt"]
-    folder = studio.draw({"prompt": "malignant skin lesion"}, 1, 0, 2, 1.0)
+    folder = studio.generate({"prompt": "malignant skin lesion"}, 1, 0, 2, 1.0)
     assert manifest.read(folder)["prompt"][0] == "malignant skin lesion"
     assert studio.nearest(folder) is None
     assert "no training images here" in studio.legend()

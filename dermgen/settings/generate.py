@@ -12,19 +12,25 @@ GRID_FIELDS = (*captions.FIELDS, "skin_tone")
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Draw images from a trained run or a Hub model.
+    """Generate images from a trained run or a Hub model.
 
     A Stable Diffusion takes --prompt, --classes or --grid; a model trained from scratch --classes, or --num_images
     where it was trained without classes; a CycleGAN the --init_images that it translates.
     """
 
     model: str = option(
-        None, "run folder, pipeline folder or Hub id; a run of LoRA finds its base model itself", required=True
+        None,
+        "run folder, pipeline folder or Hub id; the base model of a LoRA run is found by its record",
+        required=True,
     )
-    base_model: str | None = option(None, "base of a LoRA file that does not name one, or where it is now if it moved")
-    variant: str | None = option(None, "variant of the weight files, e.g. fp16; a LoRA run knows that of its base")
+    base_model: str | None = option(
+        None, "base model of a LoRA file that does not record one, or its new place if it was moved"
+    )
+    variant: str | None = option(
+        None, "variant of the weight files, e.g. fp16; default that of the LoRA run's base model"
+    )
     output_dir: str = option(None, "manifest folder to write", required=True, free=True)
-    prompt: str | None = option(None, "what all images show")
+    prompt: str | None = option(None, "prompt of all images")
     num_images: int | None = option(
         None,
         "images of --prompt, of each combination of --grid, or of a run without classes; default 16, and for a "
@@ -33,10 +39,12 @@ class GenerateConfig:
     )
     classes: str | None = option(None, "images per class, e.g. mel:500,df:300")
     grid: str | None = option(None, "YAML file of attribute lists (dx, localization, age, sex, skin_tone) to combine")
-    caption_template: str = option(captions.DEFAULT_TEMPLATE, "prompt of --classes and --grid")
-    taxonomy: Literal["ham10000", "isic2019", "binary"] = option("ham10000", "that class codes are looked up in")
+    caption_template: str = option(captions.DEFAULT_TEMPLATE, "template of the prompts of --classes and --grid")
+    taxonomy: Literal["ham10000", "isic2019", "binary"] = option(
+        "ham10000", "class names in which the codes are looked up"
+    )
     adapter_weight: float = option(1.0, "strength of LoRA adapters; 0 is the base model")
-    negative_prompt: str = option("", "what to steer away from")
+    negative_prompt: str = option("", "prompt to steer away from")
     guidance_scale: float | None = option(
         None, "weight of the prompt or class; 1 is none; default 7.5 for a Stable Diffusion, 1 for a DDPM"
     )
@@ -55,14 +63,14 @@ class GenerateConfig:
     )
     init_split: Literal["train", "val", "test"] = option("train", "split of a manifest of --init_images")
     direction: Literal["a_to_b", "b_to_a"] = option("a_to_b", "which way a CycleGAN translates")
-    strength: float = option(0.6, "how much of an initial image is redrawn", within="(0, 1]")
+    strength: float = option(0.6, "how much of an initial image is changed", within="(0, 1]")
     resolution: int | None = option(None, "height and width in pixels; default the model's own", multiple_of=8)
     seed: int = option(
         0, "image i is generated from seed + i; ignored by a CycleGAN, which draws no random numbers", within=SEEDS
     )
     batch_size: int = option(8, "images at a time and process", at_least=1, free=True)
     dtype: Literal["fp32", "fp16", "bf16"] | None = option(None, "default fp16 on a GPU, else fp32")
-    watermark: bool = option(False, "put an invisible mark into each image, which `dermgen inspect` finds")
+    watermark: bool = option(False, "embed an invisible mark in each image, which `dermgen inspect` detects")
 
     def __post_init__(self):
         check(self)
