@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,69 +34,129 @@ from dermgen.training.run_record import RunRecord
 SHOWN = 32
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a data set repository holds.
+
+    Attributes:
+        synthetic: rows of the synthetic images, with `path` and `sha256`.
+        real: rows of the real images; None without any.
+        generated: how the synthetic images came about.
+        data: facts of the real images, of what the model was trained on, and of whatever else binds the images.
+        copies_left_out: number of images that an audit calls copies.
+    """
+
+    synthetic: pd.DataFrame
+    real: pd.DataFrame | None
+    generated: Generated
+    data: list[SetFacts]
+    copies_left_out: int
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """Of all images."""
+        parts = [self.synthetic] if self.real is None else [self.real, self.synthetic]
+        return pd.concat(parts, ignore_index=True)
+
+    @property
+    def published(self) -> frozenset[str]:
+        """SHA-256 of the synthetic images."""
+        return frozenset(self.synthetic["sha256"])
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What the model of the synthetic images was trained on."""
+        return self.generated.trained_on
+
+
 def publish_dataset(config: PublishDatasetConfig) -> str | None:
     """Send a set to the Hub; its address, None after a dry run.
 
     Raises:
-        InputError: for files that are missing, real images without a licence that allows it, a shut gate, or if the
+        InputError: for files that are missing, real images without a licence that allows it, a failed check, or if the
             Hub refuses.
     """
     table = _synthetic(config)
     evidence = gather(config.evidence or [], hashes=frozenset(table["sha256"]))
     for line in evidence.left_out:
         print(f"left out {line}")
-    table, left_out = _without_copies(table, evidence) if config.without_copies else (table, 0)
-    generated = Generated.read(config.data_dir, set(table.get("model_sha256", [])))
-    trained_on = generated.trained_on
-    real = _real(config)
-    if real is not None:
-        _refuse_held_out(table, real, trained_on.sha256, config)
-        rng = np.random.default_rng(config.seed)
-        table = choose(real[real["split"] == "train"], table, config.synthetic_ratio, None, False, rng)
-    synthetic = table.assign(split="train").reset_index(drop=True)
-    rows = synthetic if real is None else pd.concat([real, synthetic], ignore_index=True)
-    data = [*_binding(synthetic, trained_on), *([] if real is None else [SetFacts.of(config.include_real)])]
-    data_license = combined_license(data, config.data_license)
-    published = frozenset(synthetic["sha256"])
+    contents = _choose(table, evidence, config)
+    data_license = combined_license(contents.data, config.data_license)
     stops = [
-        *gates.memorization(evidence, _how_to_audit(config), trained_on.sha256, published),
-        *gates.split(evidence.leaky or any(entry.leaky for entry in data)),
+        *gates.memorization(evidence, _how_to_audit(config), contents.trained_on.sha256, contents.published),
+        *gates.split(evidence.leaky or any(entry.leaky for entry in contents.data)),
         *gates.licenses(data_license, own_license(config, None)),
     ]
     publication = begin(config, "dataset", stops)
-    rows = shards.with_values(without_private(rows, data, evidence))
+    rows = shards.with_values(without_private(contents.rows, contents.data, evidence))
     tar = shards.in_tar(rows, config.format)
     shards.write(rows, publication.files / "data", tar, config.max_shard_size * 2**20)
-    shown = synthetic[~synthetic["sha256"].isin(evidence.copied)]
+    shown = contents.synthetic[~contents.synthetic["sha256"].isin(evidence.copied)]
     picture = write_picture(shown, publication.files, SHOWN, 192)
-    marker = {"dermgen": __version__, "images": len(rows), "sha256": key_of(*sorted(rows["sha256"]))}
-    hub.write_marker(publication.files, marker)
+    sha256 = key_of(*sorted(rows["sha256"]))
+    hub.write_marker(publication.files, {"dermgen": __version__, "images": len(rows), "sha256": sha256})
+    repo_id, license = publication.target.repo_id, own_license(config, data_license)
+    title = repo_id.split("/")[-1]
+    of_set = {
+        "repo_id": repo_id,
+        "title": title,
+        "picture": picture,
+        "images": _images(rows, config, tar),
+        "provenance": _provenance(contents.generated, sha256),
+        "card_data": _metadata(rows, title, license, tar).to_yaml(),
+    }
 
     def card(stops: Sequence[gates.Stop]) -> str:
-        license = own_license(config, data_license)
-        facts = cards.shared_facts(
-            data, [], license, evidence, stops, config.force, config.data_license, published, trained_on.sha256
-        )
-        title = publication.target.repo_id.split("/")[-1]
-        facts |= {
-            "repo_id": publication.target.repo_id,
-            "title": title,
-            "picture": picture,
-            "notice": "Its synthetic images are no photographs of patients, and no evidence of how a disease looks.",
-            "it": "this set",
-            "data_title": "What the model was trained on" + ("" if real is None else ", and the real images"),
-            "published": len(synthetic),
-            "copies_left_out": left_out,
-            "images": _images(rows, config, tar),
-            "provenance": _provenance(generated, marker["sha256"]),
-            "cost": None,
-            "limits": ["A label says what was asked of the model, not what a dermatologist would see."],
-        }
-        facts["card_data"] = _metadata(rows, title, license, tar).to_yaml()
-        return cards.render("synthetic_dataset.md", facts, "dataset", config.card_template)
+        facts = _card_facts(contents, license, evidence, stops, config)
+        return cards.render("synthetic_dataset.md", facts | of_set, "dataset", config.card_template)
 
-    real_folders = [*trained_on.manifests, *evidence.real_folders, *filter(None, [config.include_real])]
-    return publication.finish(stops, card, patient_ids([config.data_dir, *real_folders]))
+    folders = [config.data_dir, *contents.trained_on.manifests, *evidence.real_folders]
+    return publication.finish(stops, card, patient_ids([*folders, *filter(None, [config.include_real])]))
+
+
+def _choose(table: pd.DataFrame, evidence: Evidence, config: PublishDatasetConfig) -> Contents:
+    """The images that are published, all synthetic ones in the training split."""
+    table, left_out = _without_copies(table, evidence) if config.without_copies else (table, 0)
+    generated = Generated.read(config.data_dir, set(table.get("model_sha256", [])))
+    real, real_facts = _real(config), []
+    if real is not None:
+        _refuse_held_out(table, real, generated.trained_on.sha256, config)
+        rng = np.random.default_rng(config.seed)
+        table = choose(real[real["split"] == "train"], table, config.synthetic_ratio, None, False, rng)
+        real_facts = [SetFacts.of(config.include_real)]
+    synthetic = table.assign(split="train").reset_index(drop=True)
+    data = [*_binding(synthetic, generated.trained_on), *real_facts]
+    return Contents(synthetic, real, generated, data, left_out)
+
+
+def _card_facts(
+    contents: Contents,
+    license: License | None,
+    evidence: Evidence,
+    stops: Sequence[gates.Stop],
+    config: PublishDatasetConfig,
+) -> dict[str, Any]:
+    """What the card says but for the files themselves."""
+    shared = cards.shared_facts(
+        contents.data,
+        [],
+        license,
+        evidence,
+        stops,
+        config.force,
+        config.data_license,
+        contents.published,
+        contents.trained_on.sha256,
+    )
+    return shared | {
+        "notice": "Its synthetic images are no photographs of patients, and no evidence of how a disease looks.",
+        "it": "this set",
+        "data_title": "What the model was trained on" + ("" if contents.real is None else ", and the real images"),
+        "published": len(contents.synthetic),
+        "copies_left_out": contents.copies_left_out,
+        "cost": None,
+        "limits": ["A label says what was requested of the model, not what a dermatologist would see."],
+    }
 
 
 def _synthetic(config: PublishDatasetConfig) -> pd.DataFrame:
