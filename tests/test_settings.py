@@ -9,6 +9,7 @@ import pytest
 from dermgen import settings
 from dermgen.config import InputError, parse, rules_of
 from dermgen.job import claim_folder
+from dermgen.settings.training import FromScratchConfig
 
 # By what a value must be: the options, each in all classes that have it, or `Class.option` where classes differ.
 LIMITS = {
@@ -241,11 +242,10 @@ def test_a_job_resumes_with_another_value_of_a_free_option_and_of_no_other(kind,
                 claim_folder(tmp_path / str(i), now)
 
 
-def test_the_help_states_the_limits(capsys):
-    from dermgen.settings.training import TrainConfig
-
+def test_the_help_states_the_limits_and_what_is_required(capsys):
     with pytest.raises(SystemExit):
-        parse(TrainConfig, ["--help"])
+        parse(FromScratchConfig, ["--help"])
     text = " ".join(capsys.readouterr().out.split())
+    assert "whose train split is trained on (required)" in text
     assert "images per process and forward pass; at least 1 (default: 4)" in text
-    assert "in [0, 1) (default: 0.9)" in text
+    assert "in [0, 1) (default: 0.999)" in text

@@ -14,7 +14,7 @@ class ClassifierConfig(TrainConfig):
     data_dir: str = option(None, "manifest folder of real images", required=True, trial=FEW_ROWS)
     synthetic_dir: str | None = option(None, "manifest folder of synthetic images to train on as well", trial=None)
     synthetic_ratio: float | None = option(
-        None, "synthetic images per real one of a class; default all there are", at_least=0, trial=None
+        None, "synthetic images per real image of a class; default all", at_least=0, trial=None
     )
     synthetic_classes: list[str] | None = option(
         None, "classes that get synthetic images; default all they show", trial=None
@@ -26,17 +26,17 @@ class ClassifierConfig(TrainConfig):
         "google/vit-base-patch16-224-in21k",
         "image classifier of transformers: a Hub id or folder, e.g. microsoft/resnet-50",
     )
-    revision: str | None = option(None, "of the Hub model")
+    revision: str | None = option(None, "revision of the Hub model")
     from_scratch: bool = option(False, "a small ViT with random weights in place of a pretrained one")
-    patch_size: int = option(8, "of the small ViT, in pixels", at_least=1)
+    patch_size: int = option(8, "patch size of the small ViT, in pixels", at_least=1)
     width: int = option(192, "hidden size of the small ViT", at_least=1)
-    layers: int = option(6, "of the small ViT", at_least=1)
+    layers: int = option(6, "layers of the small ViT", at_least=1)
     resolution: int = option(224, "height and width that the network sees, in pixels", at_least=1)
     freeze_stages: int = option(
         0, "keep the input layer and this many first stages (ResNet) or layers (ViT)", at_least=0
     )
-    head_width: int = option(0, "of a dropout-linear-ReLU-dropout-linear head; 0 is one linear layer")
-    head_dropout: float = option(0.5, "of that head", within="[0, 1)")
+    head_width: int = option(0, "hidden width of a dropout-linear-ReLU-dropout-linear head; 0 is a single linear layer")
+    head_dropout: float = option(0.5, "dropout of the head that --head_width asks for", within="[0, 1)")
     learning_rate: float = option(2e-5, "peak learning rate")
     lr_warmup_steps: int = option(0, "optimizer steps of linear warm-up; 'constant' has none")
     optimizer: Literal["adamw", "adam"] = option("adamw", "Adam's weight decay is part of the gradient")
@@ -61,7 +61,7 @@ class ClassifierConfig(TrainConfig):
     early_stopping_patience: int | None = option(
         None, "stop after this many validations without a better BMA", at_least=1, trial=None
     )
-    eval_batch_size: int = option(64, "images per process where nothing is learnt", at_least=1, trial=8)
+    eval_batch_size: int = option(64, "images per process in validation and test", at_least=1, trial=8)
 
     def __post_init__(self):
         super().__post_init__()

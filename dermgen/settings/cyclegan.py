@@ -18,17 +18,25 @@ class CycleganConfig(AdversarialConfig):
     class_a: str | None = option(None, "class of the first kind, e.g. nv")
     class_b: str | None = option(None, "class of the second kind, e.g. mel")
     resolution: int = option(64, "height and width in pixels", at_least=32, multiple_of=4)
-    generator_channels: int = option(64, "of the generators' first layer", at_least=1)
-    residual_blocks: int | None = option(None, "in the generators; default 6 below 256 px, 9 from there on", at_least=1)
-    discriminator_channels: int = option(64, "of the discriminators' first layer", at_least=1)
-    cycle_weight: float = option(10.0, "of the difference after there and back", at_least=0)
-    identity_weight: float = option(
-        0.5, "of the change of images that are of the target's kind, times cycle_weight", at_least=0
+    generator_channels: int = option(64, "channels of the generators' first layer", at_least=1)
+    residual_blocks: int | None = option(
+        None, "residual blocks of the generators; default 6 below 256 px, otherwise 9", at_least=1
     )
-    pool_size: int = option(50, "translated images from before that the discriminators are shown; 0 is off", at_least=0)
+    discriminator_channels: int = option(64, "channels of the discriminators' first layer", at_least=1)
+    cycle_weight: float = option(
+        10.0, "weight of the cycle loss: the difference of an image translated to the other kind and back", at_least=0
+    )
+    identity_weight: float = option(
+        0.5,
+        "weight of the identity loss, the change of images of the target kind already, relative to cycle_weight",
+        at_least=0,
+    )
+    pool_size: int = option(
+        50, "number of earlier translations that the discriminators are trained on as well; 0 is off", at_least=0
+    )
     train_batch_size: int = option(1, "images per process and forward pass")
     decay_start: float = option(
-        0.5, "share of the training after which the learning rate falls to 0, in a line", within="[0, 1]"
+        0.5, "share of the training after which the learning rate falls linearly to 0", within="[0, 1]"
     )
 
     def __post_init__(self):

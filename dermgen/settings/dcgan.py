@@ -13,15 +13,17 @@ class DcganConfig(AdversarialConfig):
 
     latent_dim: int = option(100, "numbers that an image is made of", at_least=1)
     generator_channels: int = option(
-        128, "of the generator's last hidden layer; each one before has twice as many", at_least=1
+        128, "channels of the generator's last hidden layer; each earlier one has twice as many", at_least=1
     )
     discriminator_channels: int = option(
-        64, "of the discriminator's first layer; each one after has twice as many", at_least=1
+        64, "channels of the discriminator's first layer; each later one has twice as many", at_least=1
     )
     conditioning: Literal["projection", "embedding"] = option(
         "projection", "how the discriminator sees the class: Miyato and Koyama 2018, or as a channel of the image"
     )
-    discriminator_norm: Literal["batch", "spectral", "none"] = option("batch", "of the discriminator's layers")
+    discriminator_norm: Literal["batch", "spectral", "none"] = option(
+        "batch", "normalisation of the discriminator's layers"
+    )
     r1_gamma: float = option(0.0, "weight of the R1 penalty, times a half; 0 is off", at_least=0)
     diff_augment: bool = option(False, "show the discriminator all images with differentiable augmentation")
 

@@ -11,12 +11,10 @@ from dermgen.settings.training import FromScratchConfig
 class DdpmConfig(FromScratchConfig):
     """Train a denoising diffusion model in pixels from scratch."""
 
-    channels: list[int] | None = option(
-        None, "of the UNet's levels, multiples of 32; default 64 128 256 256", multiple_of=32
-    )
+    channels: list[int] | None = option(None, "channels of the UNet's levels; default 64 128 256 256", multiple_of=32)
     layers_per_block: int = option(2, "residual blocks a level", at_least=1)
     attention_resolutions: list[int] | None = option(None, "attend at these heights in pixels; default 16 and 8")
-    dropout: float = option(0.0, "in residual blocks", within="[0, 1)")
+    dropout: float = option(0.0, "dropout in residual blocks", within="[0, 1)")
     # In fewer steps the scaled linear schedule would add more than all the noise there is.
     num_train_timesteps: int = option(1000, "steps of the forward process", at_least=21)
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = option(
@@ -24,9 +22,7 @@ class DdpmConfig(FromScratchConfig):
     )
     prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "what the network predicts")
     snr_gamma: float | None = option(None, "min-SNR gamma; 5 is the paper's value", above=0)
-    class_dropout: float = option(
-        0.1, "share of images that are shown without their class, for guidance", within="[0, 1)"
-    )
+    class_dropout: float = option(0.1, "share of images trained on without their class, for guidance", within="[0, 1)")
     max_grad_norm: float = option(1.0, "clip the gradient norm to this, as the paper's code does", infinite=True)
     validation_guidance_scale: float = option(1.0, "weight of the class in a sample grid; 1 is none")
     validation_inference_steps: int = option(50, "denoising steps of a sample grid, by DDIM", at_least=1)

@@ -35,7 +35,7 @@ class DreamboothConfig(TrainConfig):
     data_dir: str | None = option(
         None, "manifest folder to take instance images from, in place of instance_data_dir", trial=FEW_ROWS
     )
-    instance_class: str | None = option(None, "class of the manifest to teach, e.g. mel; default all classes")
+    instance_class: str | None = option(None, "class of the manifest to train on, e.g. mel; default all classes")
     exclude_classes: list[str] | None = option(None, "classes of the manifest to leave out")
     num_instance_images: int | None = option(
         None, "use this many images of the manifest; default all", at_least=1, trial=None
@@ -43,18 +43,23 @@ class DreamboothConfig(TrainConfig):
     max_images_per_class: int | None = option(
         None, "use at most this many images of each class of the manifest", at_least=1, trial=None
     )
-    class_data_dir: str | None = option(None, "folder of class images; missing ones are made there", trial=NEW_FOLDER)
+    class_data_dir: str | None = option(
+        None, "folder of class images; missing ones are generated there", trial=NEW_FOLDER
+    )
     class_prompt: str | None = option(None, "prompt of the class images")
     with_prior_preservation: bool = option(False, "train on class images beside the instance images")
-    prior_loss_weight: float = option(1.0, "of the class images' loss")
+    prior_loss_weight: float = option(1.0, "weight of the class images' loss")
     num_class_images: int = option(
-        100, "class images wanted; the model draws what class_data_dir lacks, at its size", at_least=1, trial=1
+        100,
+        "number of class images; the base model generates those that class_data_dir lacks, at its own size",
+        at_least=1,
+        trial=1,
     )
     sample_batch_size: int = option(
-        4, "class images and validation images drawn at a time", at_least=1, free=True, trial=1
+        4, "class images and validation images generated at a time", at_least=1, free=True, trial=1
     )
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = option(
-        None, "of drawing class images; default fp16 on a GPU, else fp32", free=True
+        None, "precision in which class images are generated; default fp16 on a GPU, else fp32", free=True
     )
 
     resolution: int = option(512, "height and width in pixels", multiple_of=8)
@@ -68,11 +73,14 @@ class DreamboothConfig(TrainConfig):
         None, "encode prompts once; default yes, unless the text encoder is trained", free=True
     )
     cache_dir: str | None = option(
-        None, "of latents and embeddings; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True, trial=NEW_FOLDER
+        None,
+        "folder of cached latents and embeddings; default $DERMGEN_CACHE or ~/.cache/dermgen",
+        free=True,
+        trial=NEW_FOLDER,
     )
     tokenizer_max_length: int | None = option(None, "tokens of a prompt; default the tokenizer's", at_least=1)
     text_encoder_use_attention_mask: bool = option(False, "keep the text encoder from padding tokens")
-    caption_dropout: float = option(0.0, "share of images that are shown with an empty prompt", within="[0, 1)")
+    caption_dropout: float = option(0.0, "share of images trained on with an empty prompt", within="[0, 1)")
 
     train_text_encoder: bool = option(False, "train the text encoder as well")
     learning_rate: float = option(5e-6, "peak learning rate")
@@ -81,8 +89,10 @@ class DreamboothConfig(TrainConfig):
         None, "min-SNR gamma, for instance and class images; 5 is the paper's value", above=0
     )
     offset_noise: bool = option(False, "add noise that is constant over the image, times offset_noise_strength")
-    offset_noise_strength: float = option(0.1, "of offset noise")
-    prediction_type: Literal["epsilon", "v_prediction"] | None = option(None, "default what the model was made for")
+    offset_noise_strength: float = option(0.1, "strength of the offset noise")
+    prediction_type: Literal["epsilon", "v_prediction"] | None = option(
+        None, "what the network predicts; default as the base model"
+    )
     mask_loss_weight: float = option(0.0, "extra weight of the lesion's pixels in the loss; 0 is off", at_least=0)
     class_labels_conditioning: Literal["timesteps"] | None = option(None, "class labels handed to the UNet")
     gradient_checkpointing: bool = option(False, "less memory for a slower backward pass", free=True)
@@ -101,7 +111,7 @@ class DreamboothConfig(TrainConfig):
         None, "epochs between sample grids, in place of steps", at_least=1, free=True
     )
     validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = option(
-        "DPMSolverMultistepScheduler", "of the sample grids", free=True
+        "DPMSolverMultistepScheduler", "sampler of the sample grids", free=True
     )
     held_out_steps: int | None = option(
         None, "optimizer steps between held-out losses on the manifest's val split", free=True, trial=None
@@ -159,9 +169,9 @@ class DreamboothLoraConfig(DreamboothConfig):
     learning_rate: float = option(5e-4, "peak learning rate")
     image_interpolation_mode: Filter = option("lanczos", "torchvision's name of the resizing filter")
     validation_steps: int | None = option(None, "optimizer steps between sample grids; default 50 epochs")
-    rank: int = option(4, "of the LoRA matrices", at_least=1)
+    rank: int = option(4, "rank of the LoRA matrices", at_least=1)
     lora_alpha: float | None = option(None, "scale of the update, alpha / rank; default the rank")
-    lora_dropout: float = option(0.0, "on the adapters' input", within="[0, 1)")
+    lora_dropout: float = option(0.0, "dropout on the adapters' input", within="[0, 1)")
     use_dora: bool = option(False, "weight-decomposed adapters (DoRA)")
     lora_target_modules: list[str] | None = option(None, f"ends of UNet layer names; default {' '.join(UNET_TARGETS)}")
 

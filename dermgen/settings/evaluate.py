@@ -9,7 +9,7 @@ from dermgen.config import SEEDS, InputError, check, option
 MIN_IMAGES = 7
 EXTRACTORS = (
     "inception (the FID network), inception:WEIGHTS.pth, dinov2, clip, a transformers vision model (Hub id or folder), "
-    "a classifier run of ours, or pixels (no network, always there)"
+    "a classifier run of ours, or pixels (no network, always available)"
 )
 
 
@@ -24,11 +24,17 @@ class EvaluateConfig:
     lpips: Literal["alex", "vgg", "none"] = option(
         "alex", "backbone of LPIPS; none leaves it out and needs no download"
     )
-    min_images: int = option(10, "of a class or subgroup, on each side, for scores of its own", at_least=MIN_IMAGES)
+    min_images: int = option(
+        10,
+        "images of a class or subgroup, real and synthetic each, that it needs for scores of its own",
+        at_least=MIN_IMAGES,
+    )
     max_pairs: int = option(1000, "image pairs compared pixel by pixel", at_least=1)
     batch_size: int = option(64, "images at a time", at_least=1, free=True)
-    seed: int = option(0, "of the floor's choice and of random pairs", within=SEEDS)
-    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True)
+    seed: int = option(0, "seed of the random pairs and of the images behind the floor", within=SEEDS)
+    cache_dir: str | None = option(
+        None, "folder of cached features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True
+    )
 
     __post_init__ = check
 
@@ -59,7 +65,9 @@ class AuditConfig:
     max_copy_rate: float = option(0.01, "share of copies that is accepted", within="[0, 1)", free=True)
     index: Literal["auto", "exact", "faiss"] = option("auto", "auto is exact up to 100,000 training images, then faiss")
     batch_size: int = option(256, "images at a time", at_least=1, free=True)
-    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True)
+    cache_dir: str | None = option(
+        None, "folder of cached features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True
+    )
 
     __post_init__ = check
 
@@ -79,15 +87,20 @@ class FilterConfig:
         free=True,
     )
     scorer: Literal["classifier", "features", "discriminator"] = option(
-        "features", "probability of the asked class, nearness to real images of the class, or a GAN run's discriminator"
+        "features",
+        "probability of the requested class, nearness to real images of the class, or a GAN run's discriminator",
     )
     run: str | None = option(None, "the classifier run of --scorer classifier, the GAN run of --scorer discriminator")
     kind: Literal["a", "b"] | None = option(None, "whose discriminator, of a CycleGAN between two manifests")
     keep: float = option(0.3, "share of each class that is kept", within="(0, 1]")
     threshold: float | None = option(None, "keep what scores at least this, in place of a share")
-    extractor: str = option("inception", f"of --scorer features and of what it costs: {EXTRACTORS}")
+    extractor: str = option(
+        "inception", f"features of --scorer features and of the scores before and after: {EXTRACTORS}"
+    )
     batch_size: int = option(64, "images at a time", at_least=1, free=True)
-    cache_dir: str | None = option(None, "of features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True)
+    cache_dir: str | None = option(
+        None, "folder of cached features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True
+    )
 
     def __post_init__(self):
         check(self)

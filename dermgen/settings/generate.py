@@ -57,7 +57,9 @@ class GenerateConfig:
     truncation: float | None = option(
         None, "psi of a StyleGAN2; below 1 trades variety for typical looks; default 1", at_least=0
     )
-    weights: Literal["last", "best"] = option("last", "of a model trained from scratch: best is by its validations")
+    weights: Literal["last", "best"] = option(
+        "last", "weights of a model trained from scratch: the last, or the best by its validations"
+    )
     init_images: str | None = option(
         None, "folder or manifest of images to start from in place of noise, or that a CycleGAN translates"
     )
@@ -69,7 +71,7 @@ class GenerateConfig:
         0, "image i is generated from seed + i; ignored by a CycleGAN, which draws no random numbers", within=SEEDS
     )
     batch_size: int = option(8, "images at a time and process", at_least=1, free=True)
-    dtype: Literal["fp32", "fp16", "bf16"] | None = option(None, "default fp16 on a GPU, else fp32")
+    dtype: Literal["fp32", "fp16", "bf16"] | None = option(None, "precision; default fp16 on a GPU, else fp32")
     watermark: bool = option(False, "embed an invisible mark in each image, which `dermgen inspect` detects")
 
     def __post_init__(self):

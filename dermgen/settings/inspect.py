@@ -7,7 +7,7 @@ from dermgen.config import check, option
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Tell whether images say that they are synthetic: by their text and by their watermark. `dermgen inspect FILE…`"""
+    """Report whether images are marked as synthetic, by their text or by a watermark. `dermgen inspect FILE…`"""
 
     files: list[str] = option(None, "images, or folders of images", required=True, positional=True)
 

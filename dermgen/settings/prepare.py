@@ -25,30 +25,34 @@ class PrepareConfig:
     crop: Literal["lesion", "center"] = option("center", "square crop around the lesion, or the largest centred one")
     crop_margin: float = option(0.25, "room around the lesion for --crop lesion, as a fraction of its size", at_least=0)
     remove_hair: bool = option(False, "paint over dark hair")
-    color_constancy: bool = option(False, "shades of grey")
+    color_constancy: bool = option(False, "correct colours by the shades-of-grey method")
     split: list[float] | None = option(None, "fractions of train, val and test; default 0.7 0.15 0.15")
     allow_leaky_split: bool = option(False, "split by image, not by lesion and patient; results are marked LEAKY")
     find_duplicates: bool = option(True, "look for near-duplicates under different ids and join their groups")
-    caption_template: str = option(captions.DEFAULT_TEMPLATE, "fields: " + ", ".join(captions.FIELDS))
-    caption_synonyms: bool = option(False, "call a class by its name, a synonym or its malignancy, drawn per image")
+    caption_template: str = option(
+        captions.DEFAULT_TEMPLATE, "template of captions, with the fields " + ", ".join(captions.FIELDS)
+    )
+    caption_synonyms: bool = option(
+        False, "call a class by its name, a synonym or its malignancy, chosen at random for each image"
+    )
     tokenizer: str | None = option(
         None, "model whose tokenizer the captions are checked against, an id or folder", free=True
     )
-    image_column: str = option("image", "of a Hub data set", fixed=True)
-    label_column: str = option("label", "of a Hub data set")
+    image_column: str = option("image", "image column of a Hub data set", fixed=True)
+    label_column: str = option("label", "class column of a Hub data set")
     group_column: str | None = option(None, "column of lesions or patients: images of one value stay in one split")
     no_groups: bool = option(False, "split by image where the data has no lesion or patient ids; results say so")
     hub_split: str = option("train", "split of a Hub data set to read", fixed=True)
-    license: str | None = option(None, "licence of the data, where the source does not tell it")
-    keep_split: bool = option(False, "of an image folder with train/ and test/ above its classes: keep that split")
+    license: str | None = option(None, "licence of the data, where the source does not state it")
+    keep_split: bool = option(False, "keep the split of an image folder with train/ and test/ above its classes")
     partial: bool = option(
-        False, "only a part of the download is meant: rows without an image are no mistake", free=True
+        False, "accept rows without an image, where only a part of the download is wanted", free=True
     )
     transparency: Literal["white", "refuse"] = option("white", "put see-through parts on white, or refuse the image")
     bit_depth: int | None = option(
         None, "significant bits of deep images that do not declare them, such as 12", within="[8, 32]"
     )
-    seed: int = option(0, "of the split and the synonyms", within=SEEDS)
+    seed: int = option(0, "seed of the split and the synonyms", within=SEEDS)
     num_workers: int = option(os.cpu_count() or 1, "processes", at_least=1, free=True)
 
     def __post_init__(self):

@@ -12,15 +12,15 @@ class PublishConfig:
     """Settings of both kinds of publication."""
 
     repo_id: str = option(None, "repository on the Hub, org/name; a name alone is one of your own", required=True)
-    output_dir: str | None = option(None, "where what is sent is put together; default published/NAME")
+    output_dir: str | None = option(None, "folder in which the upload is put together; default published/NAME")
     evidence: list[str] | None = option(None, "folders of audit, scores and studies, or folders that hold such")
-    data_license: str | None = option(None, "licence of the images, where their manifest does not tell")
+    data_license: str | None = option(None, "licence of the images, where their manifest does not state it")
     license: str | None = option(
         None, "licence of what is published; default the one that the images' licences ask for"
     )
     card_template: str | None = option(None, "a Jinja template in place of the one in model_cards/")
     dry_run: bool = option(False, "put together what would be sent and show the card; send nothing")
-    public: bool = option(False, "for everybody to see; default private")
+    public: bool = option(False, "publish for everybody to see; default private")
     force: str | None = option(None, "publish although gates are shut; the reason goes into the card")
 
     def __post_init__(self):
@@ -41,7 +41,9 @@ class PublishModelConfig(PublishConfig):
 
     run: str = option(None, "the run's folder", required=True, positional=True)
     base_license: str | None = option(None, "licence of the base model, where it is on the Hub and not well known")
-    weights: Literal["last", "best"] = option("last", "of a model trained from scratch: best is by its validations")
+    weights: Literal["last", "best"] = option(
+        "last", "weights of a model trained from scratch: the last, or the best by its validations"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,8 @@ class PublishDatasetConfig(PublishConfig):
     without_copies: bool = option(False, "leave out images that the audit calls copies of training images")
     include_real: str | None = option(None, "manifest folder of real images to publish as well, split as they are")
     synthetic_ratio: float = option(
-        1.0, "with --include_real: synthetic images per real training image of a class; 1 is 50/50", at_least=0
+        1.0, "synthetic images per real training image of a class, with --include_real; 1 is 50/50", at_least=0
     )
     format: Literal["auto", "parquet", "webdataset"] = option("auto", "auto is parquet below 10 GiB of images")
     max_shard_size: int = option(400, "largest size of a shard, in MiB", at_least=1)
-    seed: int = option(0, "of the choice of synthetic images beside real ones", within=SEEDS)
+    seed: int = option(0, "seed of the choice of synthetic images beside real ones", within=SEEDS)

@@ -24,16 +24,16 @@ class StudyConfig:
     real: str = option(None, "manifest folder of real images", required=True)
     synthetic: str = option(None, "manifest folder of synthetic images", required=True)
     output_dir: str = option(
-        None, "study folder; arms that are finished there are not repeated", required=True, free=True
+        None, "folder of the study; arms finished in it are not repeated", required=True, free=True
     )
     classifier: str = option(
         None, "recipe of the classifier, as train_scripts/configs/classifier_vit.yaml", required=True
     )
     arms: list[str] | None = option(None, f"what to compare; default {' '.join(DEFAULT_ARMS)}", free=True)
     baseline: str = option("real+augment", "the arm that the others are compared with", free=True)
-    seeds: list[int] | None = option(None, "of the trainings, at least 3; default 0 1 2", within=SEEDS, free=True)
+    seeds: list[int] | None = option(None, "seeds of the trainings, at least 3; default 0 1 2", within=SEEDS, free=True)
     synthetic_classes: list[str] | None = option(
-        None, "classes that get synthetic images beside real ones; default all they show"
+        None, "classes that get synthetic images beside real ones; default all that have any"
     )
     same: Literal["steps", "epochs"] = option("steps", "what all arms have in common; epochs favours larger sets")
     max_train_steps: int = option(1000, "optimizer steps of each training, for --same steps", at_least=1)
@@ -41,7 +41,7 @@ class StudyConfig:
     num_validations: int = option(
         10, "during a training, for --same steps; the best of them is measured on the test split", at_least=1
     )
-    focus_class: str = option("mel", "the class whose recall is told first", free=True)
+    focus_class: str = option("mel", "the class whose recall is reported first", free=True)
     bootstrap_draws: int = option(2000, "resampled test sets behind each interval", at_least=100, free=True)
 
     def __post_init__(self):

@@ -17,8 +17,8 @@ class Stylegan2Config(AdversarialConfig):
     channel_base: int = option(16384, "a layer of H pixels has this / H channels, at most channel_max", at_least=1)
     channel_max: int = option(512, "channels of a layer at most", at_least=1)
     style_mixing: float = option(0.9, "share of images whose later layers have another style", within="[0, 1]")
-    n_critic: int = option(1, "discriminator updates per step; the data set is drawn from that often", at_least=1)
-    learning_rate: float = option(2.5e-3, "of the generator")
+    n_critic: int = option(1, "discriminator updates per step, each on a new batch", at_least=1)
+    learning_rate: float = option(2.5e-3, "learning rate of the generator")
     adam_beta1: float = option(0.0, "Adam's decay of the first moment")
     adam_beta2: float = option(0.99, "Adam's decay of the second moment")
     ema_decay: float = option(0.999, "decay of the generator's moving average; 0 disables it")
@@ -26,7 +26,7 @@ class Stylegan2Config(AdversarialConfig):
         None, "weight of R1, times a half; default 0.0002 x resolution² / images per step", at_least=0
     )
     r1_interval: int = option(16, "steps between two R1 penalties, each that much heavier", at_least=1)
-    path_length_weight: float = option(2.0, "of path-length regularisation; 0 is off", at_least=0)
+    path_length_weight: float = option(2.0, "weight of path-length regularisation; 0 is off", at_least=0)
     path_length_interval: int = option(4, "steps between two of them, each that much heavier", at_least=1)
     ada_target: float | None = option(
         None, "mean sign of D(real) that augmentation holds; 0.6 is the paper's value", within="(-1, 1)"
@@ -34,7 +34,7 @@ class Stylegan2Config(AdversarialConfig):
     ada_kimg: float = option(
         500.0, "thousand images in which the probability of augmentation can go from 0 to 1", at_least=1
     )
-    gradient_penalty_weight: float = option(10.0, "of WGAN-GP", at_least=0)
+    gradient_penalty_weight: float = option(10.0, "weight of WGAN-GP's gradient penalty", at_least=0)
     spectral_norm: bool = option(
         False, "spectral normalisation of the discriminator's convolutions, in place of equalised rates"
     )

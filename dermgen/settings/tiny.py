@@ -15,21 +15,21 @@ class TinyConfig:
         None, "folder of the pipeline; the stages' run folders are in it, under stages/", required=True, free=True
     )
     exclude_classes: list[str] | None = option(None, "train without these classes")
-    max_images_per_class: int | None = option(None, "show the UNet at most this many images of each class", at_least=1)
+    max_images_per_class: int | None = option(
+        None, "train the UNet on at most this many images of each class", at_least=1
+    )
     resolution: int = option(64, "height and width in pixels", multiple_of=8)
-    seed: int = option(0, "of weights, data order and noise", within=SEEDS)
-    autoencoder_channels: list[int] | None = option(None, "of the autoencoder's levels; default 16 32 64")
-    latent_channels: int = option(8, "of a latent pixel; more keep more detail", at_least=1)
+    seed: int = option(0, "seed of weights, data order and noise", within=SEEDS)
+    autoencoder_channels: list[int] | None = option(None, "channels of the autoencoder's levels; default 16 32 64")
+    latent_channels: int = option(8, "channels of the latents; more keep more detail", at_least=1)
     autoencoder_steps: int = option(1200, "optimizer steps of the autoencoder", at_least=1, free=True)
     autoencoder_batch_size: int = option(8, "images per step of the autoencoder", at_least=1)
-    unet_channels: list[int] | None = option(None, "of the UNet's levels; default 64 128 192")
+    unet_channels: list[int] | None = option(None, "channels of the UNet's levels; default 64 128 192")
     text_width: int = option(128, "hidden size of the text encoder", at_least=1)
     unet_steps: int = option(1400, "optimizer steps of the UNet and the text encoder", at_least=1, free=True)
     unet_batch_size: int = option(16, "images per step of the UNet", at_least=1)
     unet_learning_rate: float = option(4e-4, "peak learning rate of the UNet and the text encoder", at_least=0)
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(
-        None, "default that of the accelerate config", free=True
-    )
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "overrides the accelerate config", free=True)
     report_to: str = option("tensorboard", "tensorboard, wandb or none", free=True)
 
     __post_init__ = check

@@ -54,7 +54,7 @@ class TrainConfig:
     )
     resume_from_checkpoint: str | None = option(
         None,
-        "'latest' or a checkpoint folder; a run folder with checkpoints goes on from the last one in any case",
+        "'latest' or a checkpoint folder; a run folder with checkpoints resumes from the last one in any case",
         free=True,
         trial=None,
     )
@@ -81,14 +81,16 @@ class FromScratchConfig(TrainConfig):
     """Settings of every method that is trained from scratch on a manifest."""
 
     data_dir: str = option(
-        None, "manifest folder of real images; its train split is learnt", required=True, trial=FEW_ROWS
+        None, "manifest folder of real images, whose train split is trained on", required=True, trial=FEW_ROWS
     )
-    only_classes: list[str] | None = option(None, "learn these classes only, e.g. mel; default all")
+    only_classes: list[str] | None = option(None, "train on these classes only, e.g. mel; default all")
     exclude_classes: list[str] | None = option(None, "leave these classes out")
     max_images_per_class: int | None = option(
-        None, "learn at most this many images of each class; default all", at_least=1, trial=None
+        None, "train on at most this many images of each class; default all", at_least=1, trial=None
     )
-    class_conditional: bool = option(False, "draw images of an asked class; otherwise of any")
+    class_conditional: bool = option(
+        False, "train a model that generates images of a requested class; otherwise of any"
+    )
     resolution: int = option(64, "height and width in pixels", at_least=8)
     random_flip: bool = option(False, "mirror half of the training images")
     random_rotation: bool = option(False, "turn training images by 0, 90, 180 or 270 degrees")
@@ -100,10 +102,10 @@ class FromScratchConfig(TrainConfig):
     validation_steps: int | None = option(
         500, "optimizer steps between sample grids, loss curves and validations", at_least=1, free=True, trial=None
     )
-    validation_images: int = option(256, "at most this many images of the val split", at_least=1)
+    validation_images: int = option(256, "use at most this many images of the val split", at_least=1)
     num_sample_images: int = option(32, "images of a sample grid", at_least=1, free=True)
     cache_dir: str | None = option(
-        None, "of decoded images; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True, trial=NEW_FOLDER
+        None, "folder of cached decoded images; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True, trial=NEW_FOLDER
     )
 
     def __post_init__(self):
@@ -117,9 +119,11 @@ class AdversarialConfig(FromScratchConfig):
     """Settings of every method that trains a discriminator against a generator."""
 
     adam_beta1: float = option(0.5, "Adam's decay of the first moment")
-    discriminator_learning_rate: float | None = option(None, "default that of the generator", at_least=0)
+    discriminator_learning_rate: float | None = option(
+        None, "learning rate of the discriminator; default that of the generator", at_least=0
+    )
     monitor: str = option("pixels", "features of the held-out KID: a classifier run, pixels, or what evaluate takes")
-    monitor_samples: int = option(256, "images drawn for it", at_least=8)
+    monitor_samples: int = option(256, "images generated for the held-out KID", at_least=8)
     lpips: Literal["none", "alex", "vgg"] = option("none", "network of the samples' LPIPS variety, from torchvision")
 
     def __post_init__(self):

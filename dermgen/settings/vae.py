@@ -16,12 +16,14 @@ class VaeConfig(FromScratchConfig):
     )
     channels: list[int] | None = option(
         None,
-        "of the convolutions, each halves the size; default 32 64 128 256; the dense variant has none",
+        "channels of the convolutions, each halving the size; default 32 64 128 256; the dense variant has none",
         multiple_of=8,
     )
-    hidden_width: int = option(256, "of the dense variant's hidden layer", at_least=1)
+    hidden_width: int = option(256, "width of the dense variant's hidden layer", at_least=1)
     latent_dim: int = option(128, "numbers that an image is encoded to", at_least=1)
-    kl_weight: float = option(1.0, "of the KL term beside the squared error, both summed over an image", at_least=0)
+    kl_weight: float = option(
+        1.0, "weight of the KL term beside the squared error, both summed over an image", at_least=0
+    )
     kl_warmup_steps: int = option(0, "optimizer steps over which kl_weight rises from 0", at_least=0)
     learning_rate: float = option(1e-3, "peak learning rate")
     max_grad_norm: float = option(
