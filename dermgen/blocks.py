@@ -65,7 +65,7 @@ def for_card(blocks: Sequence[Block]) -> str:
     parts = []
     for block in blocks:
         if isinstance(block, Warning):
-            parts.append(f"**{block.text}.**")
+            parts.append(f"**{block.text[:1].upper()}{block.text[1:]}.**")
         elif isinstance(block, Table):
             rows = [block.head, ["---"] * len(block.head), *block.rows]
             parts.append("\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows))

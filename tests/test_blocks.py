@@ -19,7 +19,7 @@ def test_a_table_stands_in_columns_with_numbers_to_the_right():
 
 def test_a_card_is_markdown_whose_cells_keep_their_bars():
     assert for_card(BLOCKS) == (
-        "**few images.**\n\n### Scores\n\n**3 of 9 are copies.**\n\n| class | n |\n| --- | --- |\n| mel\\|nv | 12 |\n| df | 3 |"
+        "**Few images.**\n\n### Scores\n\n**3 of 9 are copies.**\n\n| class | n |\n| --- | --- |\n| mel\\|nv | 12 |\n| df | 3 |"
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, interval, number
 from dermgen.data.prepared import OLD_SPLIT
 from dermgen.results.common import Estimate, ImageSet, label, split_warnings
+from dermgen.settings.evaluate import MIN_IMAGES
 
 BEST = {
     "kid": "lower", "fid": "lower", "precision": "higher", "recall": "higher", "density": "higher",
@@ -47,6 +48,13 @@ class TooFew:
     group: str
     n_real: int
     n_synthetic: int
+
+    def described(self) -> str:
+        """With its numbers of images, which are those of classes that both sides show often enough."""
+        counts = f"{self.n_real} real, {self.n_synthetic} synthetic"
+        if not self.n_real:
+            counts = f"no class with {MIN_IMAGES} images on each side"
+        return f"{self.scope} {self.group} ({counts})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,9 +205,7 @@ class Evaluation:
             head = ["group", "real", "synthetic", *(f"{label(name)} (floor)" for name in OF_GROUPS)]
             blocks += [Text("By class and subgroup", "heading"), Table(head, rows)]
         if self.too_few:
-            names = ", ".join(
-                f"{few.scope} {few.group} ({few.n_real} real, {few.n_synthetic} synthetic)" for few in self.too_few
-            )
+            names = ", ".join(few.described() for few in self.too_few)
             blocks.append(Text(f"Too few images for scores of their own: {names}."))
         return blocks
 
