@@ -1,6 +1,9 @@
 """What a model was trained on is recorded with a run, passed on to its weights and images, and never guessed."""
 
 import json
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 
 import pytest
@@ -98,6 +101,28 @@ def test_a_missing_record_means_unknown_and_not_empty(tmp_path):
     assert TrainedOn.read(tmp_path / "run").sha256 is None
     with pytest.raises(InputError, match="nobody can tell whether it was trained on held-out images"):
         TrainedOn.ids(tmp_path / "run")
+
+
+def test_a_training_on_a_plain_folder_is_recorded_without_pandas(tmp_path):
+    """It takes 90 MiB."""
+    code = """
+        import sys
+        from pathlib import Path
+        from accelerate import Accelerator
+        import dermgen.methods.dreambooth
+        from dermgen.data import trained_on
+        from dermgen.data.set_facts import SetFacts
+        from dermgen.training import run_record
+        folder = Path(sys.argv[1])
+        run_record.begin(folder, run="1")
+        (folder / "a.png").touch()
+        row = {"image_id": "a", "dx": "", "synthetic": "false", "path": str(folder / "a.png")}
+        trained_on.write(folder, Accelerator(), [row], [SetFacts.of_plain_folder(1)], str(folder))
+        assert run_record.RunRecord.read(folder).trained_on.data[0].images == 1
+        print("pandas" in sys.modules)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 def test_generated_images_pass_on_what_their_model_was_trained_on(tmp_path):
