@@ -68,9 +68,7 @@ def class_images(
     own = own_images(folder)
     own = [own[i] for i in choose([path.name for path in own], number, seed)]
     generator = StableDiffusionGenerator(pipeline)
-    weights = [hash_weights(part) for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae)]
-    settings = (generator.num_inference_steps, generator.guidance_scale, generator.resolution, seed, dtype)
-    key = key_of("class images 1", *weights, prompt, settings)
+    key = _key(generator, prompt, seed, dtype)
     requests = [
         Request(prompt, derive_seed(seed, 2**31, i) % 2**63, folder / f"{i}-{key}.png")
         for i in range(number - len(own))
@@ -91,6 +89,14 @@ def class_images(
         if dtype != torch.float32:
             base.restore(pipeline, "unet", "vae", "text_encoder")
     return [Example(str(path), prompt, path.stem) for path in [*own, *(r.path for r in requests)]]
+
+
+def _key(generator: StableDiffusionGenerator, prompt: str, seed: int, dtype: torch.dtype) -> str:
+    """Of all that the drawn images depend on."""
+    pipeline = generator.pipeline
+    weights = [hash_weights(part) for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae)]
+    settings = (generator.num_inference_steps, generator.guidance_scale, generator.resolution, seed, dtype)
+    return key_of("class images 1", *weights, prompt, settings)
 
 
 def _is_drawn(path: Path) -> bool:
