@@ -75,11 +75,8 @@ def train(config: DreamboothConfig) -> None:
         run.update(loss, optimizer)
         run.log(loss=loss)
         if held_out_set is not None and run.due(config.held_out_steps):
-            run.write_metrics(
-                held_out_loss=held_out_loss(
-                    held_out_set, plain_losses, run, weights.models, config.train_batch_size, config.seed
-                )
-            )
+            mean = held_out_loss(held_out_set, plain_losses, run, weights.models, config.train_batch_size, config.seed)
+            run.write_metrics(held_out_loss=mean)
         if grids is not None and run.due(validate_every):
             grids.save(weights.models)
 
