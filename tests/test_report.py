@@ -42,7 +42,7 @@ def page(stages, tested_dir, tmp_path_factory):
     return report(ReportConfig(folders=[str(tested_dir), str(stages), str(first_run)], output_dir=str(out)))
 
 
-def test_every_stage_has_its_section_in_order(page):
+def test_sections_follow_the_order_of_the_stages(page):
     titles = re.findall(r"<h2>(.*?)</h2>", page.read_text())
     assert titles == [
         "Data",

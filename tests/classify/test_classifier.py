@@ -1,4 +1,4 @@
-"""A classifier learns, resumes to the same bits, stops early, keeps its best weights and writes what it measured."""
+"""A classifier trains, resumes to the same bits, stops early, keeps its best weights and saves its predictions."""
 
 import json
 import os

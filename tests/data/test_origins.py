@@ -1,4 +1,4 @@
-"""Licences are known by any spelling, and what is made of several asks what each of them asks."""
+"""Licences are recognised in any spelling, and a combination has the conditions of every part."""
 
 import itertools
 
@@ -22,17 +22,17 @@ TEXTS = ["CC0", "CC BY 4.0", "CC BY-NC 4.0", "CC BY-SA 4.0", "CC BY-NC-SA 4.0", 
         ("our clinic's terms", "other"),
     ],
 )
-def test_a_licence_is_known_by_any_spelling(text, hub_id):
+def test_a_licence_is_recognised_in_any_spelling(text, hub_id):
     assert parse_license(text).id == hub_id
 
 
-def test_no_licence_is_no_licence():
+def test_a_blank_licence_is_unknown_and_so_is_a_combination_with_one():
     assert parse_license("  ") is None
     assert combine([]) is None
     assert combine(["CC0", ""]) is None
 
 
-def test_what_was_made_of_two_sources_asks_what_each_of_them_asks():
+def test_a_combination_of_two_licences_has_the_conditions_of_each():
     for texts in itertools.product(TEXTS, repeat=2):
         made, parts = combine(texts), [parse_license(text) for text in texts]
         assert made.commercial == all(p.commercial for p in parts), texts
@@ -42,11 +42,11 @@ def test_what_was_made_of_two_sources_asks_what_each_of_them_asks():
             assert made.share_alike == any(p.share_alike for p in parts), texts
 
 
-def test_terms_that_are_not_known_win_over_all_others():
+def test_terms_that_are_not_recognised_override_all_others():
     assert combine(["CC BY-NC 4.0", "our clinic's terms"]).name == "our clinic's terms"
 
 
-def test_nothing_more_can_be_given_away_than_was_received():
+def test_a_licence_more_permissive_than_that_of_the_source_does_not_respect_it():
     non_commercial = parse_license(CC_BY_NC)
     assert respects(non_commercial, non_commercial)
     assert not respects(parse_license("apache-2.0"), non_commercial)
@@ -66,7 +66,7 @@ def test_nothing_more_can_be_given_away_than_was_received():
         ("CC BY 4.0", "creativeml-openrail-m"),
     ],
 )
-def test_no_condition_of_a_source_is_lost(chosen, source):
+def test_a_licence_that_drops_a_condition_of_the_source_does_not_respect_it(chosen, source):
     assert not respects(parse_license(chosen), parse_license(source))
     assert respects(parse_license(source), parse_license(source))
 
@@ -80,7 +80,7 @@ def test_the_conditions_of_a_base_model_are_kept_beside_those_of_the_images():
     assert combine(["CC BY-NC 4.0", "apache-2.0"]).id == "cc-by-nc-4.0"
 
 
-def test_prepared_images_may_not_be_passed_on_where_derivatives_are_forbidden():
+def test_prepared_images_may_not_be_shared_if_derivatives_are_forbidden():
     assert parse_license("CC BY-NC 4.0").allows_sharing
     assert not parse_license("CC BY-ND 4.0").allows_sharing
     assert not parse_license("our clinic's terms").allows_sharing
@@ -92,7 +92,7 @@ def test_every_reader_of_public_data_has_a_citation():
         assert COLLECTIONS[name].bibtex.count("{") == COLLECTIONS[name].bibtex.count("}")
 
 
-def test_what_dermgen_has_drawn_is_known_in_every_version_and_phantoms_are_a_collection():
+def test_images_generated_by_any_version_phantoms_and_collections_are_distinguished():
     assert {origin(source) for source in ("dermgen 0.1.0", "dermgen 1.0.0", "dermgen 12.3.1")} == {Origin.GENERATED}
     others = [origin(source) for source in (PHANTOMS, "HAM10000", "our dermgen 1 clinic", "")]
     assert others == [Origin.PHANTOM, Origin.COLLECTION, Origin.OTHER, Origin.OTHER]

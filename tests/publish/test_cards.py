@@ -72,6 +72,14 @@ def test_a_file_in_the_working_folder_is_not_a_template_unless_it_is_named(world
         render_card(describe(world.run), "me/model", config=missing)
 
 
+def test_counts_on_a_card_agree_with_their_nouns(tmp_path):
+    template = tmp_path / "card.md"
+    template.write_text('---\nlicense: mit\n---\n{% include "_data.md" %}')
+    facts = cards.shared_facts([replace(entry("our clinic"), lesions=1)], [], None, Evidence(), [], None, None)
+    text = cards.render("ddpm.md", facts | {"data_title": "Training data"}, "model", template)
+    assert "1 image of 1 lesion, from our clinic." in text
+
+
 def test_lesions_are_counted_only_if_they_are_known(world, tmp_path):
     assert SetFacts.of(world.drawn).lesions is None
     real = SetFacts.of(world.real)

@@ -178,7 +178,7 @@ def test_a_set_with_copies_is_not_published_unless_they_are_left_out(world, hub,
         publish(copied, results)
     publish(copied, results, without_copies=True)
     text = hub.repos["dataset", "me/set"].files["README.md"].decode()
-    assert "12 copies were found and are not in this set" in text
+    assert "12 copies were found and left out of this set" in text
     assert "Measured on 100 images, of which the 88 here are a subset" in text
     assert "88 synthetic images" in text
 
@@ -339,7 +339,7 @@ def test_an_image_is_a_copy_if_any_of_several_audits_says_so(world, hub, tmp_pat
         publish(world.drawn, results)
     publish(world.drawn, results, without_copies=True)
     text = hub.repos["dataset", "me/set"].files["README.md"].decode()
-    assert "18 copies were found and are not in this set" in text
+    assert "18 copies were found and left out of this set" in text
     assert "0 of 82 synthetic images are copies" in text
 
 
