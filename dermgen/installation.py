@@ -1,12 +1,16 @@
-"""Whether the installed packages fit together."""
+"""The versions of the installed packages, and whether they fit together."""
 
+import platform
+import sys
 from importlib import metadata
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from dermgen.config import InputError
 
+PACKAGES = "dermgen torch torchvision diffusers transformers accelerate peft safetensors".split()
 TESTED = "requirements/tested.txt lists versions that were tested together"
 
 
@@ -42,3 +46,12 @@ def _text_encoder_adapters() -> list[str]:
         f"transformers {metadata.version('transformers')} needs peft {MIN_PEFT_VERSION} or newer for LoRA on the text "
         f"encoder, and peft {version} is installed: install another pair; {TESTED}"
     ]
+
+
+def versions() -> dict[str, Any]:
+    """The versions of Python and of the packages that decide a result, and the command line."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "argv": sys.argv,
+    }

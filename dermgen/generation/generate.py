@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dermgen import __version__, runs, watermark
+from dermgen import __version__, installation, runs, watermark
 from dermgen.config import InputError, whole_file
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
@@ -29,7 +29,6 @@ from dermgen.sampling import ImageGenerator, Request, generate_missing, save_png
 from dermgen.settings.generate import GenerateConfig
 from dermgen.stable_diffusion.inputs import tell_cut
 from dermgen.training.processes import claim_together
-from dermgen.training.run import versions
 
 # Of a prompt that is longer than the model reads: what it reads.
 CUT_COLUMNS = ("prompt_read", "negative_prompt_read")
@@ -121,7 +120,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         manifest.write(table, folder)
-        Generated(sha256, trained_on, **versions()).write(folder)
+        Generated(sha256, trained_on, **installation.versions()).write(folder)
         _contact_sheets(table, folder, config.seed)
         print(f"{len(table)} images in {folder / 'images'}, contact sheets in {folder / 'sheets'}")
     accelerator.wait_for_everyone()

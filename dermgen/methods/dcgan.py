@@ -20,8 +20,8 @@ from dermgen.settings.dcgan import DcganConfig
 from dermgen.training import optimizers
 from dermgen.training.adversarial import discriminator_loss, frozen, generator_loss, r1_penalty
 from dermgen.training.augmentation import diff_augment
-from dermgen.training.draws import Draws, derive_seed
-from dermgen.training.from_scratch import MONITOR, STATISTICS, Batch, FromScratch
+from dermgen.training.draws import MONITOR, STATISTICS, Draws, derive_seed
+from dermgen.training.from_scratch import Batch, FromScratch
 from dermgen.training.run import Run
 
 

@@ -19,7 +19,7 @@ from dermgen.sampling import Request, generate_missing, is_whole, save_png
 from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
 from dermgen.stable_diffusion.pipeline import dtype_of
-from dermgen.training.draws import derive_seed
+from dermgen.training.draws import CLASS_IMAGES, derive_seed
 
 
 def own_images(folder: Path) -> list[Path]:
@@ -70,7 +70,7 @@ def class_images(
     generator = StableDiffusionGenerator(pipeline)
     key = _key(generator, prompt, seed, dtype)
     requests = [
-        Request(prompt, derive_seed(seed, 2**31, i) % 2**63, folder / f"{i}-{key}.png")
+        Request(prompt, derive_seed(seed, CLASS_IMAGES, i) % 2**63, folder / f"{i}-{key}.png")
         for i in range(number - len(own))
     ]
     missing = not all(is_whole(r.path) for r in requests)

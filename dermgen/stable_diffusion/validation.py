@@ -13,10 +13,9 @@ from dermgen.data.loading import collate
 from dermgen.sampling import evaluating
 from dermgen.stable_diffusion.denoising import DenoisingLoss
 from dermgen.stable_diffusion.generator import StableDiffusionGenerator
-from dermgen.training.draws import Draws, derive_seed
+from dermgen.training.draws import HELD_OUT, Draws, derive_seed
 from dermgen.training.run import Run
 
-HELD_OUT = 2**30  # first part of the seeds of held-out images; those of training images are small
 SCHEDULERS = {"DPMSolverMultistepScheduler": "dpmsolver++", "DDPMScheduler": "ddpm"}
 
 

@@ -15,6 +15,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dermgen.settings.training import TrainConfig
 
+# First parts of the seeds of what is not a training image; those of training images are small.
+SAMPLES, VALIDATION, MONITOR, STATISTICS, PICTURES = range(2**30, 2**30 + 5)
+HELD_OUT = 2**30  # of a fine-tuning, which derives no seeds of samples
+CLASS_IMAGES = 2**31
+
 
 class Order:
     """Shuffled indices of a data set without end: `order[k]`; each stretch of `size` draws holds every index once."""

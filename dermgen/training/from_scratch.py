@@ -18,12 +18,9 @@ from dermgen.settings.training import FromScratchConfig
 from dermgen.training import metrics_log
 from dermgen.training.augmentation import augment
 from dermgen.training.best import Scores, keep_if_best, kept_scores
-from dermgen.training.draws import Draws, derive_seed
+from dermgen.training.draws import SAMPLES, VALIDATION, Draws, derive_seed
 from dermgen.training.lesions import Lesions, read_lesions
 from dermgen.training.run import Run
-
-# First parts of the seeds of what is not a training image; those of training images are small.
-SAMPLES, VALIDATION, MONITOR, STATISTICS, PICTURES = range(2**30, 2**30 + 5)
 
 
 class Batch(NamedTuple):

@@ -5,10 +5,8 @@ is random about the k-th image drawn is a function of `(seed, k)` (see `draws`),
 optimizer, EMA and the step, and a resumed run ends with the same bits as an uninterrupted one.
 """
 
-import importlib.metadata
 import json
 import math
-import platform
 import signal
 import sys
 import time
@@ -25,6 +23,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset, default_collate
 from tqdm.auto import tqdm
 
+from dermgen import installation
 from dermgen.config import InputError
 from dermgen.data.sheets import save_grid
 from dermgen.settings.training import TrainConfig
@@ -37,8 +36,6 @@ from dermgen.training.processes import accelerator_for, average_gradients, claim
 from dermgen.training.run_record import RunRecord
 from dermgen.training.trackers import log_samples, tracking
 from dermgen.training.trained_weights import MovingAverage, load_models, save_models
-
-PACKAGES = "dermgen torch torchvision diffusers transformers accelerate peft safetensors".split()
 
 
 class Run:
@@ -362,20 +359,11 @@ class Run:
         return [self.accelerator.unwrap_model(model) for model in self._models]
 
 
-def versions() -> dict:
-    """Of Python and the packages that decide the result, and the command line."""
-    return {
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "argv": sys.argv,
-    }
-
-
 def _claim_folder(output_dir: Path, config: TrainConfig, accelerator: Accelerator) -> str:
     """Make the run folder, or check that it is this run's own; return the run's id."""
     claim_together(accelerator, output_dir, config)
     if accelerator.is_main_process:
-        run_record.begin(output_dir, run=uuid.uuid4().hex, **versions())
+        run_record.begin(output_dir, run=uuid.uuid4().hex, **installation.versions())
     accelerator.wait_for_everyone()
     return RunRecord.read(output_dir).run
 

@@ -14,8 +14,8 @@ from dermgen.methods.stylegan2.steps import AdaptiveAugmentation, PathLengthPena
 from dermgen.sampling import class_indices, evaluating
 from dermgen.settings.stylegan2 import Stylegan2Config
 from dermgen.training import optimizers
-from dermgen.training.draws import Draws
-from dermgen.training.from_scratch import MONITOR, PICTURES, FromScratch
+from dermgen.training.draws import MONITOR, PICTURES, Draws
+from dermgen.training.from_scratch import FromScratch
 
 
 def build(config: Stylegan2Config, num_classes: int) -> tuple[StyleGenerator, StyleDiscriminator]:
