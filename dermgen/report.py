@@ -117,7 +117,7 @@ def _data(folder: Path, plot: Path) -> list[Block]:
     plots.bars(bars, "Images per class", "images", {s: counts[s].to_dict() for s in counts.columns})
     _grid(table, folder, grid)
     return [
-        *preparation_report.blocks(Prepared.read(folder), table),
+        *preparation_report.blocks(Prepared.read(folder), table, Split.of(folder)),
         Picture(bars, "Images per class and split"),
         Picture(grid, "Some of the prepared images", photographs=True),
     ]

@@ -67,7 +67,8 @@ def read(folder: str | Path, synthetic_set: bool = False) -> "pd.DataFrame":
         table[column] = [tables.known(text) for text in table[column]]
     marked = table["source"].str.endswith(LEAKY_SOURCE)
     if marked.any():
-        table["leaky"] = ["true" if leaky else "" for leaky in marked]
+        recorded = table["leaky"] if "leaky" in table else [""] * len(table)
+        table["leaky"] = ["true" if leaky else text for leaky, text in zip(marked, recorded, strict=True)]
         table["source"] = table["source"].str.removesuffix(LEAKY_SOURCE)
     return table
 

@@ -5,19 +5,19 @@ import pandas as pd
 from dermgen.blocks import Block, Table, Text, Warning, counted, number
 from dermgen.data import balance
 from dermgen.data.manifest import SPLITS
-from dermgen.data.prepared import NO_GROUPS, OLD_SPLIT, Prepared, Split
+from dermgen.data.prepared import NO_GROUPS, Prepared, Split
 from dermgen.data.processing import ODD_MASKS
 
 
-def blocks(prepared: Prepared, table: pd.DataFrame) -> list[Block]:
+def blocks(prepared: Prepared, table: pd.DataFrame, split: Split) -> list[Block]:
     """Warnings, the splits and how they compare, and what was left out or changed.
 
     Args:
         prepared: the record beside the manifest.
         table: the manifest.
+        split: how it was split; the record of an earlier version does not say.
     """
     audit = prepared.audit
-    split = Split(prepared.leaky, OLD_SPLIT if prepared.split_method is None else prepared.split_method)
     unlike = balance.warning(audit.differences)
     pairs = f"Near-duplicates under different ids: {counted(audit.near_duplicate_pairs, 'pair')}"
     if audit.groups_joined and not prepared.split_kept:
@@ -29,7 +29,7 @@ def blocks(prepared: Prepared, table: pd.DataFrame) -> list[Block]:
         *([Warning(unlike)] if unlike else []),
         Text(
             f"{counted(audit.images, 'image')} of {counted(audit.groups, 'group')}; a group is a lesion or patient "
-            f"with its near-duplicates. Groups in more than one split: {_crossing(prepared)}. {pairs}. "
+            f"with its near-duplicates. Groups in more than one split: {_crossing(prepared, split)}. {pairs}. "
             f"Licence: {', '.join(sorted(set(table['license']) - {''})) or 'unknown'}."
         ),
         _classes(table),
@@ -51,12 +51,12 @@ def _crossing_warning(groups: int) -> str:
     )
 
 
-def _crossing(prepared: Prepared) -> str:
+def _crossing(prepared: Prepared, split: Split) -> str:
     """How many groups are in several splits, as far as that is known."""
     audit = prepared.audit
     if audit.groups_crossing_splits is None:
         return "unknown, since there are no lesion or patient ids"
-    if prepared.split_method == NO_GROUPS:
+    if split.split_method == NO_GROUPS:
         return f"at least {audit.groups_crossing_splits}, of near-duplicates"
     unknown = audit.images_of_unknown_group
     alone = counted(unknown, "image", "images") + " of unknown lesion and patient are a group each"

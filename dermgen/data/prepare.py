@@ -16,7 +16,7 @@ from dermgen.data import balance, captions, duplicates, manifest, preprocess, so
 from dermgen.data.groups import any_known, find_groups, require_groups
 from dermgen.data.names import file_stems
 from dermgen.data.preparation_report import blocks
-from dermgen.data.prepared import AS_GIVEN, BY_GROUPS, BY_IMAGE, NO_GROUPS, Prepared, SplitAudit
+from dermgen.data.prepared import AS_GIVEN, BY_GROUPS, BY_IMAGE, NO_GROUPS, Prepared, Split, SplitAudit
 from dermgen.data.processing import ODD_MASKS, Steps, process_all
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import choose
@@ -85,7 +85,11 @@ def prepare(config: PrepareConfig) -> Path:
     )
     prepared.write(folder)
     sheet = Picture(folder / "sheets" / "before_after.png", "Before and after", photographs=True)
-    print(for_terminal([*blocks(prepared, table), *map(Text, lines), sheet, Text(f"Written to {folder}")]))
+    print(
+        for_terminal(
+            [*blocks(prepared, table, Split.of(folder)), *map(Text, lines), sheet, Text(f"Written to {folder}")]
+        )
+    )
     return folder
 
 

@@ -134,8 +134,10 @@ def write(
     with ThreadPoolExecutor() as pool:
         hashes = list(pool.map(hash_file, [path for *_, path in times]))
     table = [[*image[:3], str(n), sha256] for (image, n), sha256 in zip(times.items(), hashes, strict=True)]
-    own = run_dir / OWN
-    if own.exists() and [list(row.values()) for row in _rows(own)] != table:
+    own, hash_of = run_dir / OWN, {row[0]: row[-1] for row in table}
+    # Earlier versions gave a synthetic and a real image of one id the hash of the second.
+    accepted = ([], table, [[*row[:-1], hash_of[row[0]]] for row in table])
+    if [list(row.values()) for row in _rows(own)] not in accepted:
         raise InputError(
             f"{run_dir} was trained on other images, as its {OWN} shows: choose a new output_dir "
             "(earlier versions chose other images for --max_images_per_class and --num_instance_images)"
@@ -144,6 +146,7 @@ def write(
     if accelerator.is_main_process:
         if not own.exists():
             _write_rows(own, table)
+        recorded = json.loads((run_dir / FACTS).read_text())
         base = TrainedOn()
         if base_model is not None:
             base = TrainedOn.read(base_model)
@@ -156,11 +159,12 @@ def write(
         facts = {
             "leaky": any(entry.leaky for entry in data),
             "data": [entry.to_json() for entry in data],
-            "base_data": _distinct([entry.to_json() for entry in base.all_data]),
+            # A base model whose record was lost since the run was begun binds it all the same.
+            "base_data": _distinct([entry.to_json() for entry in base.all_data]) or recorded.get("base_data", []),
         }
-        write_json(run_dir / FACTS, json.loads((run_dir / FACTS).read_text()) | facts)
+        write_json(run_dir / FACTS, recorded | facts)
     accelerator.wait_for_everyone()
-    return {row[0]: row[-1] for row in table}
+    return hash_of
 
 
 def _distinct(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

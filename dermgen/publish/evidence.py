@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dermgen import stages
+from dermgen.config import InputError
 from dermgen.job import saved_settings
 from dermgen.results.audit import Audit
 from dermgen.results.common import read
@@ -67,7 +68,11 @@ def gather(folders: Sequence[str | Path], hashes: frozenset[str] | None = None, 
         for stage in stages.of(folder):
             if stage not in ("audit", "scores", "study"):
                 continue
-            result = read(stages.RESULTS[stage], folder)
+            try:
+                result = read(stages.RESULTS[stage], folder)
+            except InputError as error:
+                evidence.left_out.append(str(error))
+                continue
             reason = _mismatch(result, hashes, model)
             if reason:
                 evidence.left_out.append(f"{folder} ({stage}): {reason}")

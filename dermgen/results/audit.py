@@ -67,7 +67,7 @@ class Audit(Rate):
     threshold: float
     false_alarms: float
     most_false_alarms: float | None = None
-    featureless: int
+    featureless: int = 0
     train_images: int
     held_out_images: int
     median_distance: MedianDistance
@@ -77,14 +77,14 @@ class Audit(Rate):
     exact_copies: list[ExactCopy] = field(default_factory=list)
     verdict: str | None = None
     passed: bool
-    drawn_over_real: int
+    drawn_over_real: int = 0
     unknown_sources: list[str] = field(default_factory=list)
     median_source_distance: float | None
     leaky: bool
     split_method: str = OLD_SPLIT
     images: ImageSet | None = None
     train: list[str] = field(default_factory=list)
-    real: dict[str, Any] | None
+    real: dict[str, Any] | None = None
     copied: list[str] = field(default_factory=list)
 
     def __post_init__(self):
@@ -93,14 +93,22 @@ class Audit(Rate):
 
     @property
     def explanation(self) -> str:
-        """What the verdict of an audit that did not pass means, and what to do about it."""
+        """What the verdict of an audit that did not pass means."""
         if not self.cannot_tell:
-            return f"FAILED: more than {percent(self.max_copy_rate)} are copies; do not share this set as it is"
+            return f"FAILED: more than {percent(self.max_copy_rate)} are copies"
         return (
             f"CANNOT TELL: of {self.held_out_images} held-out images, chance alone may call up to "
-            f"{percent(self.most_false_alarms)} of honest images copies. Look at the closest pairs, and hold out more "
-            f"real images, {ENOUGH_HELD_OUT} or more (`dermgen prepare --split`); do not share this set as it is"
+            f"{percent(self.most_false_alarms)} of honest images copies"
         )
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a set whose audit did not pass."""
+        more = (
+            f" Look at the closest pairs, and hold out more real images, {ENOUGH_HELD_OUT} or more (`dermgen prepare "
+            "--split`)."
+        )
+        return "Do not share this set as it is." + (more if self.cannot_tell else "")
 
     @property
     def cannot_tell(self) -> bool:
@@ -117,7 +125,7 @@ class Audit(Rate):
             ),
             Picture(folder / "plots" / "distances.png", "Distances; copies lie left of the dashed line"),
         ]
-        return [*self.rate_blocks(), *pictures]
+        return [*self.rate_blocks(), *([] if self.passed else [Text(self.remedy, "verdict")]), *pictures]
 
     def rate_blocks(self) -> list[Block]:
         """Warnings, the share of copies and what it was compared with."""

@@ -109,22 +109,17 @@ class Study:
         difference, p, mcnemar = "baseline", "", ""
         if arm.differences is not None:
             bma = arm.differences["bma"]
-            difference = f"{bma.value:+.3f} ({bma.low:+.3f} to {bma.high:+.3f})"
+            difference = _estimate(bma, "+")
             p, mcnemar = number(bma.p_holm), number(arm.mcnemar_p_holm)
+        names = (f"recall_{self.focus_class}", "bma", "macro_auroc", "macro_f1", "accuracy")
+        recall, bma_score, *others = (_estimate(arm.scores[name]) for name in names)
+        return [arm.arm, recall, bma_score, difference, p, mcnemar, *others]
 
-        def score(name: str) -> str:
-            estimate = arm.scores[name]
-            return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
-        return [
-            arm.arm,
-            score(f"recall_{self.focus_class}"),
-            score("bma"),
-            difference,
-            p,
-            mcnemar,
-            *map(score, ("macro_auroc", "macro_f1", "accuracy")),
-        ]
+def _estimate(estimate: Estimate, sign: str = "") -> str:
+    """Three decimals and the interval; – where it is unknown."""
+    value, low, high = ("–" if v is None else f"{v:{sign}.3f}" for v in (estimate.value, estimate.low, estimate.high))
+    return f"{value} ({low} to {high})"
 
 
 def arm_of(name: str, training_images: dict[str, dict[str, int]], compared: dict[str, Any]) -> Arm:

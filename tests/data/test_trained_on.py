@@ -55,6 +55,16 @@ def test_an_image_and_a_data_set_below_are_recorded_once(tmp_path):
     assert TrainedOn.read(tmp_path / "run").base_data == (CLINIC,)
 
 
+def test_a_base_model_whose_record_was_lost_binds_a_resumed_run_all_the_same(tmp_path):
+    begin(tmp_path / "base", {"a": b"a"})
+    begin(tmp_path / "run", {"b": b"b"}, str(tmp_path / "base"))
+    for name in ("training_set.csv", "provenance.json"):
+        (tmp_path / "base" / name).unlink()
+    begin(tmp_path / "run", {"b": b"b"}, str(tmp_path / "base"))
+    assert TrainedOn.read(tmp_path / "run").base_data == (CLINIC,)
+    assert TrainedOn.read(tmp_path / "run").image_ids == {"a", "b"}
+
+
 def test_synthetic_images_are_known_by_id_and_do_not_count_as_photographs(tmp_path):
     begin(tmp_path / "run", {"a": b"a"}, synthetic="true")
     known = TrainedOn.read(tmp_path / "run")

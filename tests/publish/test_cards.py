@@ -1,18 +1,22 @@
 """What a card says about consent, scores and lesions is true of its images, and its template is the intended one."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dermgen.blocks import for_card
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.set_facts import SetFacts
 from dermgen.publish import cards
 from dermgen.publish.described import describe
-from dermgen.publish.evidence import Evidence
+from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.model import PublishModelConfig, render_card
-from dermgen.results.common import read
+from dermgen.results.audit import Audit
+from dermgen.results.common import ImageSet, read
 from dermgen.results.evaluation import Evaluation, Reference
 
 
@@ -87,3 +91,33 @@ def test_lesions_are_counted_only_if_they_are_known(world, tmp_path):
     (tmp_path / "prepare.json").write_text((world.real / "prepare.json").read_text())
     (tmp_path / "metadata.csv").write_text((world.real / "metadata.csv").read_text())
     assert SetFacts.of(tmp_path).preparation is None
+
+
+def test_a_set_without_its_copies_has_passed_and_a_forced_one_says_that_it_failed(world):
+    hashes = [f"h{i}" for i in range(100)]
+    audit = replace(
+        read(Audit, world.results / "audit"), n=100, copies=20, copy_rate=0.2, max_copy_rate=0.1, verdict="failed",
+        passed=False, images=ImageSet(sha256=hashes, models=[]), copied=hashes[:20],
+    )  # fmt: skip
+
+    def reported(published):
+        facts = cards.shared_facts([], [], None, Evidence(audit=audit, audits=[audit]), [], None, None, published)
+        return for_card(facts["memorization"].rate_blocks())
+
+    assert "FAILED" not in reported(hashes[20:])
+    assert "0 of 80 synthetic images are copies" in reported(hashes[20:])
+    assert "**FAILED: more than 10.0% are copies.**" in reported(hashes)
+    assert "do not share" not in reported(hashes).lower()
+
+
+def test_an_audit_of_an_early_version_is_left_out_and_named(world, tmp_path):
+    shutil.copytree(world.results / "audit", tmp_path / "a")
+    early = json.loads((tmp_path / "a" / "audit.json").read_text())
+    for key in ("images", "train", "real", "copied", "verdict", "most_false_alarms", "unknown_sources"):
+        del early[key]
+    (tmp_path / "a" / "audit.json").write_text(json.dumps(early))
+    (line,) = gather([tmp_path], model="w").left_out
+    assert "it does not record its images; run that command again" in line
+    (tmp_path / "a" / "audit.json").write_text("{}")
+    (line,) = gather([tmp_path], model="w").left_out
+    assert "audit.json is damaged, or was written by another version" in line
