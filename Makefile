@@ -31,7 +31,7 @@ demo: .venv/installed
 	@echo
 	@echo "Open        demo/report/report.html          (data, training, images, scores, copies, filter, study)"
 	@echo "Look at     demo/synthetic/sheets/vasc.png   (a class the base model had never seen)"
-	@echo "            demo/synthetic/images            (128 images, metadata.csv tells how each was made)"
+	@echo "            demo/synthetic/images            (128 images, metadata.csv records how each was made)"
 	@echo "            demo/lora_vasc                   (the run: samples/, metrics.jsonl, the adapter)"
 	@echo "Try next    $(DERMGEN) generate --model demo/lora_vasc --prompt 'malignant skin lesion' --guidance_scale 3 --output_dir demo/malignant"
 	@echo "            $(DERMGEN) generate --model demo/base --classes bkl:16,nv:16 --guidance_scale 3 --output_dir demo/from_base"

@@ -52,7 +52,7 @@ def generate(argv):
 
 
 def evaluate(argv):
-    """score a synthetic set: FID, KID, precision, recall, … with intervals and floors"""
+    """score a synthetic set: FID, KID, precision, recall, … with intervals and real references"""
     from dermgen.settings.evaluate import EvaluateConfig
 
     config = parse(EvaluateConfig, argv)
@@ -113,6 +113,7 @@ def publish(argv):
     from dermgen.settings.publish import PublishDatasetConfig, PublishModelConfig
 
     kind, *argv = argv
+    sys.argv[0] = f"dermgen publish {kind}"
     if kind == "model":
         config = parse(PublishModelConfig, argv)
         from dermgen.publish.model import publish_model

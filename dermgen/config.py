@@ -188,8 +188,10 @@ def _parser(config_cls: type) -> argparse.ArgumentParser:
         def error(self, message):
             raise InputError(f"{message}; --help lists all options")
 
-    parser = Parser(allow_abbrev=False, description=config_cls.__doc__)
     hints, rules_by_name = get_type_hints(config_cls), rules_of(config_cls)
+    words = [name.upper() for name, rules in rules_by_name.items() if rules.get("positional")]
+    usage = " ".join(["%(prog)s", *words, "[options]"])
+    parser = Parser(allow_abbrev=False, description=config_cls.__doc__, usage=usage)
     for field in dataclasses.fields(config_cls):
         rules = rules_by_name[field.name]
         kind, several = _kind(hints[field.name])

@@ -67,7 +67,7 @@ def doctor(config: DoctorConfig) -> bool:
         print(line, flush=True)
         good &= line.state != "FIX"
     seconds = time.perf_counter() - start
-    print(f"{'All is well' if good else 'Fix what says FIX'} ({seconds:.0f} s)")
+    print(f"{'All checks passed' if good else 'Fix the items marked FIX'} ({seconds:.0f} s)")
     return good
 
 

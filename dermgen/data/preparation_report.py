@@ -77,8 +77,8 @@ def _comparison(differences: list[dict]) -> Table:
     for entry in differences:
         form = "{:.1%}" if entry["value"] else "{:.2f}"
         shares = [form.format(entry["splits"][name]) if name in entry["splits"] else "–" for name in SPLITS]
-        rows.append([f"{entry['column']} {entry['value']}".strip(), *shares, number(entry["p_holm"])])
-    return Table(["splits differ most in", *SPLITS, "p (chance)"], rows)
+        rows.append([f"{entry['column']}: {entry['value']}".strip(": "), *shares, number(entry["p_holm"])])
+    return Table(["largest difference between splits", *SPLITS, "p (Holm-adjusted)"], rows)
 
 
 def _changes(prepared: Prepared) -> list[str]:

@@ -324,15 +324,15 @@ def _warnings(
         )
     if overall.n_floor and overall.n_floor < overall.n_synthetic:
         notes.append(
-            f"the floor uses only {overall.n_floor} real images: compare it with the column of as many synthetic "
-            "ones, since all scores except KID and precision depend on the number of images"
+            f"the reference uses only {overall.n_floor} real images: compare it with the value at its sample size, "
+            "since all scores except KID and precision depend on the number of images"
         )
     if set(parts["held_out"].table["image_id"]) & extractor.trained_on:
         notes.append("the extractor was trained on held-out images: do not trust its scores")
     if set(parts["train"].table["image_id"]) & extractor.trained_on:
         notes.append(
             "the extractor was trained on the training split, so every other image looks new to it: the column of the "
-            "training split means little, and the floor uses other real images"
+            "training split means little, and the reference uses other real images"
         )
     if not overall.fid_reliable:
         n = min(overall.n_real, overall.n_synthetic)
@@ -370,4 +370,4 @@ def _plot(groups: Sequence[Group], folder: Path) -> None:
         estimates = [(label, by_name[name]) for label, by_name in labelled]
         synthetic = [plots.Dot(label, score.value, score.low, score.high) for label, score in estimates]
         floors = [plots.Dot(label, *[score.floor] * 3) for label, score in estimates if score.floor is not None]
-        plots.dots(folder / f"{name}.png", name, name, {"synthetic": synthetic, "real in its place": floors})
+        plots.dots(folder / f"{name}.png", name, name, {"synthetic": synthetic, "real reference": floors})

@@ -147,7 +147,7 @@ class Evaluation:
         """Everything, with the plots in `folder`."""
         plots = [
             Picture(
-                folder / "plots" / f"{name}.png", f"{label(name)} of synthetic images, and of real ones in their place"
+                folder / "plots" / f"{name}.png", f"{label(name)} of the synthetic images and of the real reference"
             )
             for name in ("kid", "recall", "precision", "coverage")
         ]
@@ -177,14 +177,22 @@ class Evaluation:
             ),
             Text(
                 f"{counted(about.n_synthetic, 'synthetic image')} against {about.n_real:,} held-out real images. "
-                f"Features: {e.name} (revision {e.revision}) at {e.resolution} px, resized {e.resize}. The floor is "
-                f"the score of {about.n_floor:,} real images in their place: no generator should be expected to beat "
-                "it. A score that is better against the training split than against held-out images can indicate "
-                "copying. Intervals are 95 % confidence intervals over new real and synthetic images; those of "
-                "precision, recall, density and coverage are conservative."
+                f"Features: {e.name} (revision {e.revision}) at {e.resolution} px, resized {e.resize}. The "
+                f"reference is the same score for {about.n_floor:,} real images instead of the synthetic ones: no "
+                "generator should be expected to beat it. A score that is better against the training split than "
+                "against held-out images can indicate copying. Intervals are 95 % confidence intervals over new real "
+                "and synthetic images; those of precision, recall, density and coverage are conservative."
             ),
             Table(
-                ["score", "value", "95 % interval", "floor (real)", "at the floor's number", "training split", "best"],
+                [
+                    "score",
+                    "value",
+                    "95 % interval",
+                    "real reference",
+                    "value at its sample size",
+                    "training split",
+                    "best",
+                ],
                 rows,
             ),
         ]
@@ -202,7 +210,7 @@ class Evaluation:
                 ]
                 for group in self.groups[1:]
             ]
-            head = ["group", "real", "synthetic", *(f"{label(name)} (floor)" for name in OF_GROUPS)]
+            head = ["group", "real", "synthetic", *(f"{label(name)} (reference)" for name in OF_GROUPS)]
             blocks += [Text("By class and subgroup", "heading"), Table(head, rows)]
         if self.too_few:
             names = ", ".join(few.described() for few in self.too_few)
@@ -222,7 +230,7 @@ class Evaluation:
             for name, nearest in pairs.nearest.items()
         ]
         title = f"Pixel by pixel, medians over {counted(pairs.n, 'image')} at {pairs.resolution} px"
-        head = ["similarity", "to the nearest real image", "floor (real)", "to a random real image of the class"]
+        head = ["similarity", "to the nearest real image", "real reference", "to a random real image of the same class"]
         return [Text(title, "heading"), Table(head, rows)]
 
 

@@ -7,7 +7,7 @@ from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number
 from dermgen.results.common import label
 
 FLATTERED = (
-    "the network that chose the kept images also measured their precision, coverage and KID, which flatters them"
+    "the features that chose the kept images also measured their precision, coverage and KID, which flatters them"
 )
 
 

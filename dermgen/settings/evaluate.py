@@ -31,7 +31,7 @@ class EvaluateConfig:
     )
     max_pairs: int = option(1000, "image pairs compared pixel by pixel", at_least=1)
     batch_size: int = option(64, "images at a time", at_least=1, free=True)
-    seed: int = option(0, "seed of the random pairs and of the images behind the floor", within=SEEDS)
+    seed: int = option(0, "seed of the random pairs and of the images of the real reference", within=SEEDS)
     cache_dir: str | None = option(
         None, "folder of cached features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True
     )
@@ -44,7 +44,7 @@ class AuditConfig:
     """Find synthetic images that copy a training image; exit status 2: too many, 3: cannot tell.
 
     A copy is an image that is nearer to a training image than all but a few held-out real lesions are. With few
-    held-out images many honest ones are nearer by chance, too.
+    held-out images, many that are not copies are nearer by chance.
     """
 
     real: str = option(
