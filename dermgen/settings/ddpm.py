@@ -12,8 +12,10 @@ class DdpmConfig(FromScratchConfig):
     """Train a denoising diffusion model in pixels from scratch."""
 
     channels: list[int] | None = option(None, "channels of the UNet's levels; default 64 128 256 256", multiple_of=32)
-    layers_per_block: int = option(2, "residual blocks a level", at_least=1)
-    attention_resolutions: list[int] | None = option(None, "attend at these heights in pixels; default 16 and 8")
+    layers_per_block: int = option(2, "residual blocks per level", at_least=1)
+    attention_resolutions: list[int] | None = option(
+        None, "heights in pixels of feature maps with self-attention; default 16 and 8"
+    )
     dropout: float = option(0.0, "dropout in residual blocks", within="[0, 1)")
     # In fewer steps the scaled linear schedule would add more than all the noise there is.
     num_train_timesteps: int = option(1000, "steps of the forward process", at_least=21)

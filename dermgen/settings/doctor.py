@@ -28,10 +28,13 @@ class DoctorConfig:
         """
         if self.recipe is None:
             return None
+        if not Path(self.recipe).is_file():
+            raise InputError(f"no such recipe: {self.recipe}")
         named = [name for name in RECIPES if Path(self.recipe).stem.startswith(name)]
         if not self.method and not named:
             raise InputError(
-                f"{self.recipe} does not begin with a method's name: add --method, one of {', '.join(RECIPES)}"
+                f"the file name of {self.recipe} does not begin with a method's name: add --method, one of "
+                f"{', '.join(RECIPES)}"
             )
         name = RECIPES[self.method or max(named, key=len)]
         return name, parse(METHODS[name].settings, ["--config", self.recipe])

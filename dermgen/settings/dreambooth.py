@@ -79,7 +79,7 @@ class DreamboothConfig(TrainConfig):
         trial=NEW_FOLDER,
     )
     tokenizer_max_length: int | None = option(None, "tokens of a prompt; default the tokenizer's", at_least=1)
-    text_encoder_use_attention_mask: bool = option(False, "keep the text encoder from padding tokens")
+    text_encoder_use_attention_mask: bool = option(False, "mask padding tokens in the text encoder")
     caption_dropout: float = option(0.0, "share of images trained on with an empty prompt", within="[0, 1)")
 
     train_text_encoder: bool = option(False, "train the text encoder as well")
@@ -94,7 +94,7 @@ class DreamboothConfig(TrainConfig):
         None, "what the network predicts; default as the base model"
     )
     mask_loss_weight: float = option(0.0, "extra weight of the lesion's pixels in the loss; 0 is off", at_least=0)
-    class_labels_conditioning: Literal["timesteps"] | None = option(None, "class labels handed to the UNet")
+    class_labels_conditioning: Literal["timesteps"] | None = option(None, "pass timesteps to the UNet as class labels")
     gradient_checkpointing: bool = option(False, "less memory for a slower backward pass", free=True)
     enable_xformers_memory_efficient_attention: bool = option(
         False, "xformers in place of PyTorch's own attention", free=True
@@ -116,7 +116,7 @@ class DreamboothConfig(TrainConfig):
     held_out_steps: int | None = option(
         None, "optimizer steps between held-out losses on the manifest's val split", free=True, trial=None
     )
-    held_out_images: int = option(64, "at most this many for the held-out loss", at_least=1, free=True)
+    held_out_images: int = option(64, "validation images, at most, that the held-out loss uses", at_least=1, free=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -173,7 +173,9 @@ class DreamboothLoraConfig(DreamboothConfig):
     lora_alpha: float | None = option(None, "scale of the update, alpha / rank; default the rank")
     lora_dropout: float = option(0.0, "dropout on the adapters' input", within="[0, 1)")
     use_dora: bool = option(False, "weight-decomposed adapters (DoRA)")
-    lora_target_modules: list[str] | None = option(None, f"ends of UNet layer names; default {' '.join(UNET_TARGETS)}")
+    lora_target_modules: list[str] | None = option(
+        None, f"endings of names of UNet layers with adapters; default {' '.join(UNET_TARGETS)}"
+    )
 
     @property
     def adapters(self) -> dict[str, Any]:

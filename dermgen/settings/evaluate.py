@@ -9,7 +9,7 @@ from dermgen.config import SEEDS, InputError, check, option
 MIN_IMAGES = 7
 EXTRACTORS = (
     "inception (the FID network), inception:WEIGHTS.pth, dinov2, clip, a transformers vision model (Hub id or folder), "
-    "a classifier run of ours, or pixels (no network, always available)"
+    "a dermgen classifier run, or pixels (no network, always available)"
 )
 
 
@@ -91,7 +91,7 @@ class FilterConfig:
         "probability of the requested class, nearness to real images of the class, or a GAN run's discriminator",
     )
     run: str | None = option(None, "the classifier run of --scorer classifier, the GAN run of --scorer discriminator")
-    kind: Literal["a", "b"] | None = option(None, "whose discriminator, of a CycleGAN between two manifests")
+    kind: Literal["a", "b"] | None = option(None, "which discriminator, of a CycleGAN between two manifests")
     keep: float = option(0.3, "share of each class that is kept", within="(0, 1]")
     threshold: float | None = option(None, "keep what scores at least this, in place of a share")
     extractor: str = option(

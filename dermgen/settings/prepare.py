@@ -48,7 +48,7 @@ class PrepareConfig:
     partial: bool = option(
         False, "accept rows without an image, where only a part of the download is wanted", free=True
     )
-    transparency: Literal["white", "refuse"] = option("white", "put see-through parts on white, or refuse the image")
+    transparency: Literal["white", "refuse"] = option("white", "put transparent areas on white, or refuse the image")
     bit_depth: int | None = option(
         None, "significant bits of deep images that do not declare them, such as 12", within="[8, 32]"
     )

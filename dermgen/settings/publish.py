@@ -11,9 +11,9 @@ from dermgen.data.origins import parse_license
 class PublishConfig:
     """Settings of both kinds of publication."""
 
-    repo_id: str = option(None, "repository on the Hub, org/name; a name alone is one of your own", required=True)
+    repo_id: str = option(None, "repository on the Hub, org/name; a bare name is under your account", required=True)
     output_dir: str | None = option(None, "folder in which the upload is put together; default published/NAME")
-    evidence: list[str] | None = option(None, "folders of audit, scores and studies, or folders that hold such")
+    evidence: list[str] | None = option(None, "folders of audit, scores and studies, or parent folders of these")
     data_license: str | None = option(None, "licence of the images, where their manifest does not state it")
     license: str | None = option(
         None, "licence of what is published; default the one that the images' licences ask for"
@@ -21,7 +21,7 @@ class PublishConfig:
     card_template: str | None = option(None, "a Jinja template in place of the one in model_cards/")
     dry_run: bool = option(False, "put together what would be sent and show the card; send nothing")
     public: bool = option(False, "publish for everybody to see; default private")
-    force: str | None = option(None, "publish although gates are shut; the reason goes into the card")
+    force: str | None = option(None, "publish despite failed safety checks; the reason is printed on the card")
 
     def __post_init__(self):
         check(self)

@@ -9,9 +9,7 @@ from dermgen.config import check, option
 class ReportConfig:
     """Write report.html from stage folders. `dermgen report DIR… --output_dir OUT`"""
 
-    folders: list[str] = option(
-        None, "folders of stages, or folders that hold such folders", required=True, positional=True
-    )
+    folders: list[str] = option(None, "folders of stages, or parent folders of these", required=True, positional=True)
     output_dir: str = option(None, "folder of report.html and its plots", required=True)
     title: str = option("Synthetic skin lesions: report", "heading of the page")
 

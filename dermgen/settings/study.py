@@ -27,7 +27,7 @@ class StudyConfig:
         None, "folder of the study; arms finished in it are not repeated", required=True, free=True
     )
     classifier: str = option(
-        None, "recipe of the classifier, as train_scripts/configs/classifier_vit.yaml", required=True
+        None, "recipe of the classifier, e.g. train_scripts/configs/classifier_vit.yaml", required=True
     )
     arms: list[str] | None = option(None, f"what to compare; default {' '.join(DEFAULT_ARMS)}", free=True)
     baseline: str = option("real+augment", "the arm that the others are compared with", free=True)
@@ -39,7 +39,7 @@ class StudyConfig:
     max_train_steps: int = option(1000, "optimizer steps of each training, for --same steps", at_least=1)
     num_train_epochs: int = option(10, "passes over its training set, for --same epochs", at_least=1)
     num_validations: int = option(
-        10, "during a training, for --same steps; the best of them is measured on the test split", at_least=1
+        10, "validations per training with --same steps; the best of them is measured on the test split", at_least=1
     )
     focus_class: str = option("mel", "the class whose recall is reported first", free=True)
     bootstrap_draws: int = option(2000, "resampled test sets behind each interval", at_least=100, free=True)

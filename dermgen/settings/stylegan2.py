@@ -13,7 +13,7 @@ class Stylegan2Config(AdversarialConfig):
 
     loss: Literal["logistic", "wgan_gp"] = option("logistic", "non-saturating logistic with R1, or WGAN-GP")
     latent_dim: int = option(512, "width of z, and of w", at_least=1)
-    mapping_layers: int = option(8, "from z to w", at_least=1)
+    mapping_layers: int = option(8, "layers of the mapping network, from z to w", at_least=1)
     channel_base: int = option(16384, "a layer of H pixels has this / H channels, at most channel_max", at_least=1)
     channel_max: int = option(512, "channels of a layer at most", at_least=1)
     style_mixing: float = option(0.9, "share of images whose later layers have another style", within="[0, 1]")
@@ -25,9 +25,9 @@ class Stylegan2Config(AdversarialConfig):
     r1_gamma: float | None = option(
         None, "weight of R1, times a half; default 0.0002 x resolution² / images per step", at_least=0
     )
-    r1_interval: int = option(16, "steps between two R1 penalties, each that much heavier", at_least=1)
+    r1_interval: int = option(16, "steps between two R1 penalties, which it multiplies", at_least=1)
     path_length_weight: float = option(2.0, "weight of path-length regularisation; 0 is off", at_least=0)
-    path_length_interval: int = option(4, "steps between two of them, each that much heavier", at_least=1)
+    path_length_interval: int = option(4, "steps between two path-length penalties, which it multiplies", at_least=1)
     ada_target: float | None = option(
         None, "mean sign of D(real) that augmentation holds; 0.6 is the paper's value", within="(-1, 1)"
     )

@@ -67,7 +67,7 @@ class TrainConfig:
     push_to_hub: bool = option(False, "publish the run when training is done, privately", free=True, trial=False)
     hub_model_id: str | None = option(None, "repository to publish to; default the name of output_dir", free=True)
     hub_force: str | None = option(
-        None, "why it is published before anybody looked for copies; goes into the card", free=True
+        None, "reason for publishing without an audit for copies; printed on the card", free=True
     )
 
     def __post_init__(self):
