@@ -13,7 +13,7 @@ from dermgen.config import InputError
 from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.stable_diffusion.pipeline import load_pipeline
 from dermgen.stable_diffusion.small import build_tokenizer
-from dermgen.stable_diffusion.weights import LORA_FILE, FullWeights, LoraWeights
+from dermgen.stable_diffusion.weights import LORA_FILE, FullWeights, LoraWeights, _require_close
 
 
 def shake(models):
@@ -156,3 +156,14 @@ def test_the_same_adapters_are_saved_as_the_same_bytes_in_every_process(base_dir
         subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
         saved |= {(folder / str(i) / LORA_FILE).read_bytes() for i in range(4)}
     assert len(saved) == 1
+
+
+def test_outputs_that_are_all_zero_are_equal_and_nan_never_is(tmp_path):
+    zeros = torch.zeros(2, 3)
+    assert _require_close(zeros, zeros.clone(), tmp_path) == 0
+    for other in (zeros + 1e-3, zeros * float("nan")):
+        for pair in ((zeros, other), (other, zeros)):
+            with pytest.raises(RuntimeError, match="do not give what the model in memory gives"):
+                _require_close(*pair, tmp_path)
+    with pytest.raises(RuntimeError):
+        _require_close(zeros * float("nan"), zeros * float("nan"), tmp_path)
