@@ -84,13 +84,14 @@ def prepare(config: PrepareConfig) -> Path:
         near_duplicates=[[table["image_id"][i], table["image_id"][j]] for i, j in pairs],
     )
     prepared.write(folder)
-    sheet = Picture(folder / "sheets" / "before_after.png", "Before and after", photographs=True)
-    print(
-        for_terminal(
-            [*blocks(prepared, table, Split.of(folder)), *map(Text, lines), sheet, Text(f"Written to {folder}")]
-        )
-    )
+    _print_report(prepared, table, folder, lines)
     return folder
+
+
+def _print_report(prepared: Prepared, table: pd.DataFrame, folder: Path, lines: Sequence[str]) -> None:
+    report = blocks(prepared, table, Split.of(folder))
+    sheet = Picture(folder / "sheets" / "before_after.png", "Before and after", photographs=True)
+    print(for_terminal([*report, *map(Text, lines), sheet, Text(f"Written to {folder}")]))
 
 
 def _claim(folder: Path, config: PrepareConfig) -> None:
