@@ -111,8 +111,7 @@ def _for_page(blocks: Sequence[Block]) -> list[dict[str, Any]]:
 
 def _data(folder: Path, plot: Path) -> list[Block]:
     table = manifest.read(folder)
-    counts = pd.crosstab(table["dx"].replace("", "unknown"), table["split"])
-    counts = counts.reindex(columns=list(manifest.SPLITS), fill_value=0)
+    counts = preparation_report.class_counts(table)
     bars, grid = Path(f"{plot}_classes.png"), Path(f"{plot}_images.png")
     plots.bars(bars, "Images per class", "images", {s: counts[s].to_dict() for s in counts.columns})
     _grid(table, folder, grid)

@@ -91,6 +91,7 @@ def test_a_job_resumes_in_its_folder_with_its_old_settings_and_no_others(name):
 @pytest.mark.parametrize("name", ["lora", "vae", "classifier"])
 def test_a_run_may_go_on_for_longer_as_before(name):
     claim_folder(Path(name), parse(FOLDERS[name][0], ["--config", f"{name}/config.yaml", "--max_train_steps", "9"]))
+    assert "max_train_steps: 9\n" in Path(name, "config.yaml").read_text()
 
 
 def test_what_each_run_was_trained_on():

@@ -126,6 +126,19 @@ def _mean_of_known(of_classes: np.ndarray) -> np.ndarray:
         return np.where(known, of_classes, 0).sum(1) / known.sum(1)
 
 
+def read_predictions(path: Path) -> pd.DataFrame:
+    """The table of a classifier's predictions, ids and classes as text.
+
+    Raises:
+        InputError: if the file is missing.
+    """
+    ids = {"dx": str, "image_id": str, "lesion_id": str, "patient_id": str}
+    try:
+        return pd.read_csv(path, keep_default_na=False, dtype=ids)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; train the classifier again") from error
+
+
 def intervals(predictions: Path, classes: Sequence[str], draws: int = 1000) -> Intervals:
     """Scores of a classifier's test predictions, with intervals by resampling lesions or patients.
 
@@ -137,11 +150,7 @@ def intervals(predictions: Path, classes: Sequence[str], draws: int = 1000) -> I
     Raises:
         InputError: if the file is missing.
     """
-    ids = {"dx": str, "image_id": str, "lesion_id": str, "patient_id": str}
-    try:
-        table = pd.read_csv(predictions, keep_default_na=False, dtype=ids)
-    except OSError as error:
-        raise InputError(f"cannot read {predictions}: {error.strerror}; train the classifier again") from error
+    table = read_predictions(predictions)
     groups = splits.join_groups(table["lesion_id"], table["patient_id"])
     weights = np.vstack([np.ones(len(table)), statistics.resampled_weights(groups, draws, 0)])
     labels = np.array([classes.index(dx) for dx in table["dx"]])

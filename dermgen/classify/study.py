@@ -12,7 +12,7 @@ from dermgen import plots, watermark
 from dermgen.blocks import for_terminal
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
-from dermgen.classify.comparison import compare
+from dermgen.classify.comparison import compare, read_predictions
 from dermgen.classify.history import validations
 from dermgen.config import InputError, parse
 from dermgen.data import comparable, manifest, preprocess, splits
@@ -96,11 +96,7 @@ def _summarize(
     arms, seeds = (list(dict.fromkeys(names)) for names in zip(*runs, strict=True))
     first = results[arms[0], seeds[0]]
     classes = first.classes
-    ids = {"dx": str, "image_id": str, "lesion_id": str, "patient_id": str}
-    tables = {
-        key: pd.read_csv(Path(run.output_dir, "predictions_test.csv"), keep_default_na=False, dtype=ids)
-        for key, run in runs.items()
-    }
+    tables = {key: read_predictions(Path(run.output_dir, "predictions_test.csv")) for key, run in runs.items()}
     test = tables[arms[0], seeds[0]]
     groups = splits.join_groups(test["lesion_id"], test["patient_id"])
     probabilities = {arm: [tables[arm, s][[f"p_{c}" for c in classes]].to_numpy() for s in seeds] for arm in arms}

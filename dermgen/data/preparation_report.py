@@ -63,10 +63,14 @@ def _crossing(prepared: Prepared, split: Split) -> str:
     return f"{audit.groups_crossing_splits}" + (f" ({alone})" if unknown else "")
 
 
-def _classes(table: pd.DataFrame) -> Table:
-    """Images of each class in each split."""
+def class_counts(table: pd.DataFrame) -> pd.DataFrame:
+    """Images of each class (a row) in each split (a column)."""
     counts = pd.crosstab(table["dx"].replace("", "unknown"), table["split"])
-    counts = counts.reindex(columns=list(SPLITS), fill_value=0)
+    return counts.reindex(columns=list(SPLITS), fill_value=0)
+
+
+def _classes(table: pd.DataFrame) -> Table:
+    counts = class_counts(table)
     rows = [[dx, *(f"{n:,}" for n in counts.loc[dx]), f"{counts.loc[dx].sum():,}"] for dx in counts.index]
     return Table(["class", *SPLITS, "all"], [*rows, ["all", *(f"{n:,}" for n in counts.sum()), f"{len(table):,}"]])
 
