@@ -156,7 +156,7 @@ def app(argv):
     from dermgen.settings.app import AppConfig
 
     config = parse(AppConfig, argv)
-    from dermgen.app import app
+    from dermgen.app.app import app
 
     app(config)
 

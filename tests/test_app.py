@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
 import zipfile
 from urllib.parse import urlsplit
 
@@ -9,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermgen.app import AppConfig, Studio, build, launch
+from dermgen.app.app import launch
+from dermgen.app.generating import build
+from dermgen.app.studio import Studio
 from dermgen.config import InputError
 from dermgen.data import manifest
+from dermgen.settings.app import AppConfig
 
 gradio = pytest.importorskip("gradio")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -120,3 +126,33 @@ def test_wrong_models_are_told_before_the_page_opens(world, tmp_path):
     (tmp_path / "run" / "provenance.json").write_text(json.dumps(provenance | {"method": "cyclegan"}))
     with pytest.raises(InputError, match="translates images"):
         Studio(AppConfig(model=str(tmp_path / "run")))
+
+
+def ended_early(*argv, hidden=None):
+    """The one line with which `dermgen app` refuses its arguments, before torch is imported; `hidden` is a package."""
+    code = (
+        "import sys\n"
+        f"if {hidden!r}: sys.modules[{hidden!r}] = None\n"
+        f"sys.argv = ['dermgen', 'app', *{[str(a) for a in argv]!r}]\n"
+        "from dermgen.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    (line,) = result.stderr.splitlines()
+    assert result.stdout == "2 False\n"
+    return line
+
+
+def test_a_port_that_is_taken_is_reported_before_torch_is_imported(world):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        line = ended_early("--model", world.run, "--port", port)
+    assert line == f"error: port {port} cannot be used (Address already in use): choose another --port"
+
+
+def test_without_gradio_it_says_how_to_install_it(world):
+    line = ended_early("--model", world.run, hidden="gradio")
+    assert line == "error: the app needs Gradio: pip install 'dermgen[app]'"

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,10 @@ from PIL import Image
 
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
-from dermgen.data.phantom import SITES
 from dermgen.evaluate import features, images
 from dermgen.evaluate.neighbours import Neighbours
 from dermgen.generation.generate import find_model, generate
-from dermgen.labels import HAM10000, from_labels
+from dermgen.labels import HAM10000
 from dermgen.results.audit import Audit
 from dermgen.results.common import is_one, read
 from dermgen.sampling import ImageGenerator
@@ -28,53 +27,6 @@ from dermgen.settings.app import AppConfig
 from dermgen.settings.generate import GenerateConfig
 from dermgen.settings.methods import FROM_SCRATCH
 from dermgen.training.run_record import RunRecord
-
-if TYPE_CHECKING:
-    import gradio
-
-BANNER = (
-    "**The samples are synthetic.** They are not photographs of patients, not for diagnosis, and not "
-    "evidence of how a disease looks."
-)
-STYLE = ".banner {background: #7a1f1f; padding: 0.6em 1em; border-radius: 6px} .banner * {color: white}"
-MOST = 16
-
-
-def app(config: AppConfig) -> None:
-    """Serve the page until it is interrupted.
-
-    Raises:
-        InputError: if Gradio is not installed, or the model cannot be loaded.
-    """
-    studio = Studio(config)
-    try:
-        page = build(studio)
-        print(f"Open {launch(page, config.port)} (Ctrl-C ends it)", flush=True)
-        page.block_thread()
-    finally:
-        studio.close()
-
-
-def launch(page: "gradio.Blocks", port: int = 0) -> str:
-    """Serve the page on this machine, and on no other; its address."""
-    import gradio
-
-    fonts = {
-        "font": ["system-ui", "sans-serif"],
-        "font_mono": ["monospace"],
-    }  # the default ones are fetched from outside
-    _, address, _ = page.launch(
-        server_name="127.0.0.1",
-        server_port=port or None,
-        theme=gradio.themes.Default(**fonts),
-        css=STYLE,
-        prevent_thread_lock=True,
-        share=False,
-        ssr_mode=False,
-        footer_links=[],
-        quiet=True,
-    )
-    return address
 
 
 class Studio:
@@ -204,92 +156,3 @@ class Studio:
             return None
         table = manifest.select(manifest.read_real(folder, need_classes=False), split="train", where=str(folder))
         return images.read(folder, False).merge(table[["image_id"]], on="image_id")
-
-
-def build(studio: Studio) -> "gradio.Blocks":
-    """The page.
-
-    Raises:
-        InputError: if Gradio is not installed.
-    """
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    try:
-        import gradio
-    except ImportError as error:
-        raise InputError("the app needs Gradio: pip install 'dermgen[app]'") from error
-
-    with gradio.Blocks(title="dermgen", analytics_enabled=False) as page:
-        gradio.Markdown(BANNER, elem_classes="banner", elem_id="banner")
-        with gradio.Row():
-            with gradio.Column(scale=1, min_width=280):
-                inputs = [*_inputs_of_content(studio), *_inputs_of_generation(studio)]
-                button = gradio.Button("Draw", variant="primary", elem_id="draw")
-                download = gradio.DownloadButton("Download with provenance", interactive=False, elem_id="download")
-            with gradio.Column(scale=2):
-                gradio.Markdown(studio.legend(), elem_id="legend")
-                gallery = gradio.Gallery(
-                    show_label=False, columns=4, object_fit="contain", format="png", elem_id="gallery", height="auto"
-                )
-        button.click(lambda *values: _on_click(studio, *values), inputs, [gallery, download])
-    return page
-
-
-def _inputs_of_content(studio: Studio) -> list["gradio.components.Component"]:
-    """What the images show: prompt, class, site, sex, age."""
-    import gradio
-
-    names = from_labels(studio.classes)
-    prompt = gradio.Textbox(
-        label="Prompt (empty: from the attributes below)",
-        value=studio.record.settings.get("instance_prompt") or "",
-        visible=studio.takes_prompts,
-        elem_id="prompt",
-    )
-    dx = gradio.Dropdown(
-        [(f"{names[c].name} ({c})", c) for c in studio.classes],
-        label="Class",
-        value=(studio.classes or [None])[0],
-        visible=bool(studio.classes),
-    )
-    with gradio.Row(visible=studio.takes_prompts):
-        site = gradio.Dropdown(["", *SITES], label="Site", value="")
-        sex = gradio.Dropdown(["", "female", "male"], label="Sex", value="")
-        age = gradio.Number(label="Age", value=None, minimum=0, maximum=120, precision=0)
-    return [prompt, dx, site, sex, age]
-
-
-def _inputs_of_generation(studio: Studio) -> list["gradio.components.Component"]:
-    """How they are generated: number, seed, steps, guidance."""
-    import gradio
-
-    with gradio.Row():
-        number = gradio.Slider(1, MOST, 4, step=1, label="Images", elem_id="number")
-        seed = gradio.Number(label="Seed", value=0, precision=0, minimum=0, elem_id="seed")
-    with gradio.Row(visible=studio.takes_steps):
-        steps = gradio.Slider(1, 100, 25, step=1, label="Steps", elem_id="steps")
-        default = 7.5 if studio.takes_prompts else 1
-        guidance = gradio.Slider(1, 15, default, step=0.5, label="Guidance", elem_id="guidance")
-    return [number, seed, steps, guidance]
-
-
-def _on_click(
-    studio: Studio, prompt, dx, site, sex, age, number, seed, steps, guidance
-) -> tuple[list[tuple], "gradio.DownloadButton"]:
-    """Generate what the inputs request: the pictures with their captions, and the button with their file."""
-    import gradio
-
-    attributes = {"dx": dx, "localization": site, "sex": sex, "age": None if age is None else int(age)}
-    requested = {"prompt": prompt.strip()} if prompt.strip() else attributes
-    try:
-        folder = studio.generate(requested, number, seed, steps, guidance)
-    except InputError as error:
-        raise gradio.Error(str(error)) from error
-    table = manifest.read(folder)
-    cut = set(table.get("prompt_read", [])) - {""}
-    if cut:
-        gradio.Warning(f"The prompt is too long: the model reads only {min(cut)!r}")
-    pictures = [(str(folder / row["file_name"]), f"synthetic, seed {row['seed']}") for row in table.to_dict("records")]
-    partners = studio.nearest(folder)
-    if partners is not None:
-        pictures = [picture for both in zip(pictures, partners, strict=True) for picture in both]
-    return pictures, gradio.DownloadButton(value=str(studio.zip(folder)), interactive=True)

@@ -1,0 +1,1 @@
+"""`dermgen app`: pages in the browser, on this machine only."""
