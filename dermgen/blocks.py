@@ -98,6 +98,12 @@ def percent(value: float) -> str:
     return f"{value:.1%}"
 
 
+def size(n: float) -> str:
+    """Bytes as `1.5 GiB`, `2.0 MiB`, `3.0 KiB`."""
+    unit, length = next((u, k) for u, k in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)) if n >= k or k == 2**10)
+    return f"{n / length:.1f} {unit}"
+
+
 def interval(low: float | None, high: float | None) -> str:
     """Two ends of an interval."""
     return f"{number(low)} to {number(high)}"

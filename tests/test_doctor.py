@@ -8,6 +8,7 @@ import yaml
 from conftest import SMALL_CLASSIFIER
 from hub_server import READ
 from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification
 
 from dermgen.config import InputError
 from dermgen.data import manifest
@@ -136,6 +137,37 @@ def test_prompts_that_are_cut_are_told(base_dir, manifest_dir, capsys, tmp_path)
     assert not good
     assert lines["captions"][0] == "FIX"
     assert "1 of 1 prompts are cut at 32 tokens" in lines["captions"][1]
+
+
+def test_prompts_are_held_against_the_length_that_the_recipe_gives_them(base_dir, manifest_dir, capsys, tmp_path):
+    settings = {
+        "pretrained_model_name_or_path": str(base_dir), "data_dir": str(manifest_dir), "resolution": 32,
+        "instance_prompt": "melanoma", "validation_prompt": ["melanoma " * 9], "tokenizer_max_length": 8,
+    }  # fmt: skip
+    _, lines = examine(capsys, tmp_path, "dreambooth_x", **settings)
+    assert lines["captions"][0] == "FIX"
+    assert "1 of 2 prompts are cut at 8 tokens" in lines["captions"][1]
+
+
+def test_what_the_training_would_refuse_of_a_base_model_is_told(base_dir, manifest_dir, capsys, tmp_path):
+    base = shutil.copytree(base_dir, tmp_path / "base")
+    weights = base / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    settings = {"pretrained_model_name_or_path": str(base), "data_dir": str(manifest_dir), "instance_prompt": "x"}
+    good, lines = examine(capsys, tmp_path, "dreambooth_x", **settings)
+    assert not good
+    assert lines["model"][0] == "FIX"
+    assert f"{weights} is cut off or damaged: copy or download it again" in lines["model"][1]
+
+
+def test_a_classifier_that_takes_another_resolution_is_told(manifest_dir, capsys, tmp_path):
+    ViTForImageClassification(
+        ViTConfig(image_size=32, patch_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    ).save_pretrained(tmp_path / "vit")
+    settings = {"data_dir": str(manifest_dir), "pretrained_model_name_or_path": str(tmp_path / "vit")}
+    good, lines = examine(capsys, tmp_path, "classifier_x", **settings, resolution=64)
+    assert not good
+    assert lines["model"] == ("FIX", f"'{tmp_path / 'vit'}' takes images of 32 px: give --resolution 32")
 
 
 def test_a_model_that_must_be_downloaded_is_told(manifest_dir, capsys, tmp_path):

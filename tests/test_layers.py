@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from dermgen.settings.methods import METHODS
+from dermgen.settings.training import TrainConfig
+
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"config", "job", "installation", "labels", "statistics", "plots", "blocks", "typed", "watermark"},
+    {"config", "job", "installation", "labels", "statistics", "plots", "blocks", "findings", "typed", "watermark"},
     {"data", "settings"},
     {"results"},
     {"stages"},
@@ -46,6 +49,14 @@ def test_imports_point_down(path):
         assert LEVEL[names[0]] <= LEVEL[parts[0]], f"{'/'.join(parts)} must not import {'.'.join(names)}"
         if parts[0] == "methods" and names[0] == "methods" and names[1:2] != [parts[1]]:
             pytest.fail(f"{parts[-1]} imports another method")
+
+
+def test_the_doctor_knows_no_method():
+    """What is peculiar to one is said by its own module."""
+    modules = {".".join(names) for names in imported(ROOT / "dermgen" / "doctor.py")}
+    named = {method.settings.__module__ for method in METHODS.values()} | {method.module for method in METHODS.values()}
+    for name in (name.removeprefix("dermgen.") for name in named - {TrainConfig.__module__}):
+        assert not any(module.startswith(name) for module in modules), name
 
 
 def test_every_module_has_a_place_in_the_stack():

@@ -1,7 +1,7 @@
 """Train a ViT or a ResNet on real and synthetic lesions, and measure it on real ones that it has not seen."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from dermgen.data import comparable, manifest, trained_on
 from dermgen.data.loading import LesionSet, check_readable, collate
 from dermgen.data.prepared import Split
 from dermgen.data.set_facts import SetFacts
+from dermgen.findings import Finding, of_base_model
 from dermgen.labels import from_labels
 from dermgen.results.classifier import ClassifierResult
 from dermgen.results.common import is_one, read, write
@@ -90,6 +91,20 @@ def train(config: ClassifierConfig) -> ClassifierResult:
                 history.add(measured, lambda folder: _save_weights(classifier, folder))
     classifier.model.load_state_dict(load_file(best_folder(run.output_dir, history.best_step) / WEIGHTS))
     return _finish(run, model, classifier, history.best_step, images, config, steps)
+
+
+def examine(config: ClassifierConfig) -> Iterator[Finding]:
+    """What can be said of a recipe before it is tried."""
+    if config.from_scratch:
+        return
+    name, revision = config.pretrained_model_name_or_path, config.revision
+    weights = networks.num_weights(name, revision)
+    yield from of_base_model(name, weights)
+    if weights is not None:
+        try:
+            networks.check_pretrained(name, revision, config.resolution)
+        except InputError as error:
+            yield Finding("FIX", "model", str(error))
 
 
 @dataclass(frozen=True)

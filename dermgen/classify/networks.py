@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -83,6 +85,20 @@ def check_pretrained(name_or_path: str, revision: str | None, resolution: int) -
         raise _unavailable(name_or_path, error) from error
     if wanted is not None and wanted != resolution:  # of a ViT; convolutional networks take any
         raise InputError(f"{name_or_path!r} takes images of {wanted} px: give --resolution {wanted}")
+
+
+def num_weights(name_or_path: str, revision: str | None = None) -> int | None:
+    """Weights of a checkpoint by its config; None where it must be downloaded."""
+    if not Path(name_or_path).is_dir():
+        try:
+            cached = try_to_load_from_cache(name_or_path, "config.json", revision=revision)
+        except HFValidationError:  # a path, and nothing is there
+            return None
+        if not isinstance(cached, str):
+            return None
+    with torch.device("meta"):
+        model = AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(name_or_path, revision=revision))
+    return model.num_parameters()
 
 
 def load_pretrained(name_or_path: str, classes: list[str], revision: str | None = None) -> Classifier:

@@ -4,7 +4,7 @@ The options of diffusers' `train_dreambooth.py` and `train_dreambooth_lora.py` f
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,9 @@ from dermgen.data.cache import default_cache_dir, key_of
 from dermgen.data.examples import Example, files_of, folder_examples, manifest_examples
 from dermgen.data.loading import check_readable, collate
 from dermgen.data.set_facts import SetFacts
+from dermgen.findings import Finding, of_base_model
 from dermgen.settings.dreambooth import DreamboothConfig
+from dermgen.stable_diffusion import memory, recipe
 from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.stable_diffusion.class_images import class_images, own_images
 from dermgen.stable_diffusion.denoising import DenoisingLoss
@@ -39,8 +41,7 @@ def train(config: DreamboothConfig) -> None:
     Raises:
         InputError: for anything wrong with the settings or the data, before the model is loaded where that is possible.
     """
-    base = BaseModel(config.pretrained_model_name_or_path, config.revision, config.variant, config.tokenizer_name)
-    weights = _weights(config)
+    base, weights = _base(config), _weights(config)
     instances, held_out = _read_images(config, base)
     run = Run(config, weights.save_checkpoint, weights.load_checkpoint)
     _check_sharding(config, weights, run)
@@ -84,6 +85,37 @@ def train(config: DreamboothConfig) -> None:
 
 
 # --- before the model is loaded ---
+
+
+def examine(config: DreamboothConfig) -> Iterator[Finding]:
+    """What can be said of a recipe before it is tried: its base model, the memory it takes, prompts that are cut."""
+    base = _base(config)
+    try:
+        weights = recipe.count_weights(base)
+    except InputError as error:
+        yield Finding("FIX", "model", str(error))
+        return
+    yield from of_base_model(base.name_or_path, weights)
+    yield from memory.findings(config, base)
+    try:
+        prompts = _trained_prompts(config, _instances(config))
+    except InputError as error:
+        yield Finding("note", "captions", f"not looked at: {error}")
+        return
+    yield recipe.of_prompts(base, prompts, _all_prompts(config, prompts), config.tokenizer_max_length)
+
+
+def _base(config: DreamboothConfig) -> BaseModel:
+    return BaseModel(config.pretrained_model_name_or_path, config.revision, config.variant, config.tokenizer_name)
+
+
+def _trained_prompts(config: DreamboothConfig, instances: Sequence[Example]) -> set[str]:
+    return {e.prompt for e in instances} | ({config.class_prompt} if config.with_prior_preservation else set())
+
+
+def _all_prompts(config: DreamboothConfig, trained: set[str]) -> list[str]:
+    """With those of the sample grids."""
+    return sorted(trained | {*(config.validation_prompt or ())})
 
 
 def _weights(config: DreamboothConfig) -> FullWeights | LoraWeights:
@@ -180,11 +212,11 @@ def _load(
 ) -> tuple[StableDiffusionPipeline, list[Example]]:
     """The pipeline, whose scheduler has the prediction type of the training, and the class images."""
     pipeline = base.load()
-    prompts = {e.prompt for e in instances} | ({config.class_prompt} if config.with_prior_preservation else set())
+    prompts = _trained_prompts(config, instances)
     check_prompts(prompts, pipeline.tokenizer)
     if run.is_main:
         base.require_same(run.output_dir)
-        texts = sorted(prompts | {*(config.validation_prompt or ())})
+        texts = _all_prompts(config, prompts)
         if cut := cut_texts(texts, pipeline.tokenizer, config.tokenizer_max_length):
             print(f"{tell_cut(cut, len(texts))}; `dermgen prepare --tokenizer MODEL` tells which attributes are lost")
     prior = _class_images(config, base, pipeline, run) if config.with_prior_preservation else []

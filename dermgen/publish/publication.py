@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from dermgen import __version__
-from dermgen.blocks import counted
+from dermgen.blocks import counted, size
 from dermgen.data.origins import License, parse_license
 from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import subset
@@ -71,8 +71,8 @@ class Publication:
         """The files with their sizes, one per line."""
         paths = sorted(p for p in self.files.rglob("*") if p.is_file())
         sizes = [p.stat().st_size for p in paths]
-        lines = [f"{_size(n):>10}  {p.relative_to(self.files).as_posix()}" for p, n in zip(paths, sizes, strict=True)]
-        return "\n".join([*lines, f"{_size(sum(sizes)):>10}  in {counted(len(paths), 'file')}"])
+        lines = [f"{size(n):>10}  {p.relative_to(self.files).as_posix()}" for p, n in zip(paths, sizes, strict=True)]
+        return "\n".join([*lines, f"{size(sum(sizes)):>10}  in {counted(len(paths), 'file')}"])
 
 
 def begin(config: PublishConfig, repo_type: hub.RepoType, stops: Sequence[gates.Stop]) -> Publication:
@@ -117,7 +117,3 @@ def write_picture(table: pd.DataFrame, files: Path, number: int, size: int) -> s
 def own_license(config: PublishConfig, data: License | None) -> License | None:
     """The licence of the publication: as requested, otherwise that of the images."""
     return parse_license(config.license) if config.license else data
-
-
-def _size(n: int) -> str:
-    return f"{n / 2**20:.1f} MiB" if n >= 2**20 else f"{n / 2**10:.1f} KiB"

@@ -25,7 +25,8 @@ class Method:
     Attributes:
         settings: the options of its script.
         module: has `train(settings)`; of a method trained from scratch also `load_generator(weights, classes, device,
-            options)`, and `load_critic(folder, classes, resolution, device, kind)` if it has a discriminator.
+            options)`, and `load_critic(folder, classes, resolution, device, kind)` if it has a discriminator; of any
+            other `examine(settings)`, what `dermgen doctor` says of its base model and prompts.
         networks: folders of the networks that generate; none of a method that is not trained from scratch.
         options: of `dermgen generate` that only some of the methods trained from scratch have.
         judges: whether it trains a discriminator, which `dermgen filter` can ask.
