@@ -38,6 +38,8 @@ def option(
     above: float | None = None,
     within: str | None = None,
     multiple_of: int | None = None,
+    power_of_2: bool = False,
+    in_words: bool = False,
     choices: Sequence[str] | None = None,
     required: bool = False,
     free: bool = False,
@@ -58,6 +60,8 @@ def option(
         above: a value that is just too low.
         within: an interval like "[0, 1)".
         multiple_of: of which it is a positive multiple.
+        power_of_2: whether it is a power of 2.
+        in_words: whether it is a text of two words or more.
         choices: its values, where a `Literal` cannot list them.
         required: whether a command without it is refused.
         free: whether a job may resume with another value.
@@ -120,6 +124,10 @@ def _limits(rules: dict[str, Any], several: bool) -> dict[str, Callable[[Any], b
         number = rules["multiple_of"]
         words = "multiples of" if several else "a positive multiple of"
         limits[f"{words} {number}"] = lambda value: value > 0 and value % number == 0
+    if "power_of_2" in rules:
+        limits["a power of 2"] = lambda value: value > 0 and value & (value - 1) == 0
+    if "in_words" in rules:
+        limits["a reason in words"] = lambda value: len(value.split()) > 1
     if "choices" in rules:
         limits[f"one of {', '.join(map(str, rules['choices']))}"] = lambda value: value in rules["choices"]
     return limits

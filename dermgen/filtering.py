@@ -157,7 +157,8 @@ def _realness(
     _refuse_if_seen(TrainedOn.ids(run.folder), held_out, f"the discriminator of {config.run}")
     dataset = PixelSet.of(synthetic, run.resolution)
     logits = []
-    for start in tqdm(range(0, len(dataset), config.batch_size), desc="discriminator", dynamic_ncols=True):
+    starts = range(0, len(dataset), config.batch_size)
+    for start in tqdm(starts, desc="discriminator", disable=len(starts) < 2, dynamic_ncols=True):
         rows = range(start, min(start + config.batch_size, len(dataset)))
         logits.append(critic.score(dataset.stack(rows), [synthetic["dx"][i] for i in rows]))
     return torch.cat(logits).double().numpy(), run.discriminator_sha256()[:12]

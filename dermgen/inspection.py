@@ -1,11 +1,13 @@
 """`dermgen inspect`: the provenance of an image file: its text metadata, watermark and EXIF."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from dermgen import watermark
+from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data import preprocess
 from dermgen.data.names import printable
@@ -15,7 +17,7 @@ SETTINGS = ("prompt", "seed", "guidance_scale", "num_inference_steps", "schedule
 
 
 def inspect(config: InspectConfig) -> list[dict]:
-    """Print and return the provenance of each file.
+    """Print and return the provenance of each file; of several files also a summary.
 
     Raises:
         InputError: if a file is missing or not an image.
@@ -24,6 +26,8 @@ def inspect(config: InspectConfig) -> list[dict]:
     for path in _images(config.files):
         inspected.append(read(path))
         print(as_text(inspected[-1]))
+    if len(inspected) > 1:
+        print(summary(inspected))
     return inspected
 
 
@@ -77,6 +81,17 @@ def as_text(inspected: dict) -> str:
         lines.append(f"  watermark  not found ({explained}); this does not show that the image is real")
     lines.append(f"  EXIF       {'present: may hold camera, date or place' if inspected['exif'] else 'none'}")
     return "\n".join(lines)
+
+
+def summary(inspected: Sequence[dict]) -> str:
+    """How many of the files are marked as synthetic, in one line."""
+    recorded = [file["facts"] is not None for file in inspected]
+    marked = [file["watermark"] > watermark.THRESHOLD for file in inspected]
+    neither = sum(not (r or m) for r, m in zip(recorded, marked, strict=True))
+    return (
+        f"{counted(len(inspected), 'image')}: {sum(recorded)} with a record of dermgen, {sum(marked)} with the "
+        f"watermark, {neither} with neither; {sum(file['exif'] for file in inspected)} with EXIF"
+    )
 
 
 def _images(names: list[str]) -> list[Path]:

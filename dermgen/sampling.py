@@ -160,7 +160,8 @@ def generate_missing(
     """
     mine = [r for r in requests[process_index::num_processes] if not is_whole(r.path)]
     start = time.monotonic()
-    with tqdm(total=len(mine), desc=desc, unit="image", disable=process_index > 0, dynamic_ncols=True) as progress:
+    hidden = process_index > 0 or len(mine) <= batch_size
+    with tqdm(total=len(mine), desc=desc, unit="image", disable=hidden, dynamic_ncols=True) as progress:
         done = 0
         while done < len(mine):
             batch = mine[done : done + batch_size]

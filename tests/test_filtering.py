@@ -7,6 +7,7 @@ from conftest import SMALL_CLASSIFIER
 from datasets import load_dataset
 
 from dermgen import filtering
+from dermgen.blocks import for_terminal
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.config import InputError
@@ -107,6 +108,26 @@ def test_the_cost_uses_classes_of_both_sides_in_the_class_shares_of_each_column(
     for column in ("all", "kept", "random"):
         assert cost[column]["precision"] > 0.9  # images of c would be far from every held-out one
         assert abs(cost[column]["kid"]) < 0.1  # another mix of a and b than the reference's would be a distance
+
+
+def test_the_table_of_the_cost_names_the_better_direction_and_a_negative_kid_is_explained(tmp_path):
+    scores = {"n": 9, "vendi": 2.0, "precision": 0.5, "recall": 0.5, "coverage": 0.5}
+    for kid, explained in ((-0.01, True), (0.01, False)):
+        result = Filtered(
+            scorer="features", scorer_revision="1", extractor="pixels", extractor_revision="2",
+            judged_by_its_scorer=False, keep=0.3, threshold=None, n=30, kept=9, per_class={}, shares={},
+            cost={column: scores | {"kid": kid} for column in ("all", "kept", "random")},
+        )  # fmt: skip
+        text = for_terminal(result.blocks(tmp_path))
+        rows = {line.split()[0]: line.split()[-1] for line in text.splitlines() if line.endswith(("higher", "lower"))}
+        assert rows == {
+            "precision": "higher",
+            "recall": "higher",
+            "coverage": "higher",
+            "Vendi": "higher",
+            "KID": "lower",
+        }
+        assert ("may be slightly negative" in text) == explained
 
 
 @pytest.mark.slow

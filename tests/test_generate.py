@@ -248,6 +248,13 @@ def test_the_batch_is_halved_when_memory_runs_out_and_no_image_is_lost(tmp_path)
         generate_missing(Hungry(most=0), requests, lambda r, image: None, batch_size=2)
 
 
+def test_a_progress_bar_is_shown_for_several_batches_and_not_for_one(tmp_path, capsys):
+    for number, shown in ((4, False), (5, True)):
+        requests = [Request("x", i, tmp_path / str(i)) for i in range(number)]
+        generate_missing(Hungry(most=4), requests, lambda r, image: None, batch_size=4, desc="pictures")
+        assert ("pictures: 100%" in capsys.readouterr().err) == shown
+
+
 def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
     class Broken:
         def sample(self, labels, seeds):
@@ -261,6 +268,8 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
     ("changes", "message"),
     [
         ({"model": "/nowhere"}, "no such model folder"),
+        ({"model": "/nowhere", "prompt": None}, "no such model folder"),
+        ({"model": "nothere", "prompt": None}, "cannot load 'nothere': "),
         ({"classes": "wart:3"}, "unknown class 'wart': HAM10000 has akiec"),
         ({"classes": "mel"}, "must be like mel:500,df:300, got 'mel'"),
         ({"prompt": None}, "a Stable Diffusion needs one of --prompt, --classes and --grid"),
@@ -276,8 +285,8 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
         ({"seed": 2**32 - 4}, "seed must be from 0 to 4294967291, got 4294967292"),
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001, but the model was trained with 1000 timesteps"),
         ({"guidance_scale": 0.5}, "guidance_scale must be at least 1 for a Stable Diffusion, got 0.5"),
-        ({"adapter_weight": 0.5}, "--adapter_weight has no meaning for .*sd, which is no LoRA: leave it out"),
-        ({"base_model": "other"}, "--base_model has no meaning for .*sd, which is no LoRA: leave it out"),
+        ({"adapter_weight": 0.5}, "--adapter_weight has no meaning for .*sd, which is not a LoRA: leave it out"),
+        ({"base_model": "other"}, "--base_model has no meaning for .*sd, which is not a LoRA: leave it out"),
         ({"variant": "fp16"}, "sd has no weights of the variant fp16: leave --variant out"),
         ({"model": "my_style.safetensors"}, "no such file: my_style.safetensors"),
         ({"negative_prompt": "hair", "guidance_scale": 1.0}, "--negative_prompt does nothing at --guidance_scale 1.0"),
@@ -293,9 +302,13 @@ def test_what_cannot_be_drawn_is_refused_before_a_model_is_loaded(base_dir, mani
         "dermgen.stable_diffusion.base_model.load_pipeline", lambda *_: pytest.fail("a model was loaded")
     )
     images = {"init_images": str(manifest_dir / "images"), "num_inference_steps": 3, "strength": 0.3}
-    with pytest.raises(InputError, match=r"3 steps at strength 0.3 are none at all: num_inference_steps x strength"):
+    with pytest.raises(
+        InputError, match=r"num_inference_steps 3 x strength 0.3 is less than one step: raise one of them"
+    ):
         run(base_dir, tmp_path / "m", **images)
-    with pytest.raises(InputError, match="the scheduler pndm cannot draw in 1 steps: take more, or another one"):
+    with pytest.raises(
+        InputError, match="the scheduler pndm cannot sample in 1 step: take more steps, or another scheduler"
+    ):
         check_steps("pndm", {"num_train_timesteps": 100}, 1)  # of a DDPM, whose schedule has a warm-up in PNDM
     assert not (tmp_path / "m").exists()
 

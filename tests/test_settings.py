@@ -31,7 +31,7 @@ LIMITS = {
     "at least 7": "min_images",
     "at least 8": """
         FromScratchConfig.resolution AdversarialConfig.resolution DdpmConfig.resolution VaeConfig.resolution
-        DcganConfig.resolution Stylegan2Config.resolution monitor_samples""",
+        monitor_samples""",
     "at least 21": "num_train_timesteps",
     "at least 48": "height",
     "at least 100": "bootstrap_draws",
@@ -50,6 +50,8 @@ LIMITS = {
     "multiples of 8": "VaeConfig.channels",
     "multiples of 32": "DdpmConfig.channels",
     "at least 32 and a positive multiple of 4": "CycleganConfig.resolution",
+    "at least 8 and a power of 2": "DcganConfig.resolution Stylegan2Config.resolution",
+    "a reason in words": "force hub_force",
 }
 # Values that break the limit by the least, and values that only just keep it.
 VALUES = {
@@ -71,6 +73,8 @@ VALUES = {
     "multiples of 8": ([0, -8, 7, 9], [8, 16]),
     "multiples of 32": ([0, -32, 31, 33], [32, 64]),
     "at least 32 and a positive multiple of 4": ([28, 33], [32, 36]),
+    "at least 8 and a power of 2": ([0, 4, 12, 24], [8, 16, 512]),
+    "a reason in words": (["", "because", " because "], ["looked at", "no copies were seen"]),
 }
 REQUIRED = {
     "real synthetic output_dir": "EvaluateConfig AuditConfig FilterConfig",
@@ -191,7 +195,9 @@ def test_a_value_just_outside_its_limit_is_refused_by_name_and_the_limit_itself_
 @every_class
 def test_the_table_above_names_every_limit(kind):
     with_rule = [
-        n for n, rules in rules_of(kind).items() if rules.keys() & {"at_least", "above", "within", "multiple_of"}
+        n
+        for n, rules in rules_of(kind).items()
+        if rules.keys() & {"at_least", "above", "within", "multiple_of", "power_of_2", "in_words"}
     ]
     assert sorted(with_rule) == sorted(name for name, _ in limits(kind))
 

@@ -50,39 +50,45 @@ def compare(
     """
     # Row 0 is the test set as it is.
     weights = np.vstack([np.ones(len(labels)), statistics.resampled_weights(groups, draws, 0)])
-    resampled = {
-        arm: [weighted_scores(p, labels, weights, classes) for p in of_seeds] for arm, of_seeds in probabilities.items()
-    }
+    resampled = {arm: _resampled_scores(of_seeds, labels, weights, classes) for arm, of_seeds in probabilities.items()}
     lesions = lesions_of(classes, labels, groups)
     votes = {arm: _votes(of_seeds, labels, groups) for arm, of_seeds in probabilities.items()}
     focus = f"recall_{focus_class}"
     entries: dict[str, dict[str, Any]] = {}
-    for arm, of_seeds in resampled.items():
-        names = of_seeds[0]
-        values = {name: np.stack([scores[name] for scores in of_seeds]) for name in names}
+    for arm, values in resampled.items():
         entry = entries[arm] = {
             "scores": _scores(values, lesions),
             "of_seeds": {name: values[name][:, 0].tolist() for name in ("bma", focus)},
             "confusion": np.sum([_confusion(p, labels, len(classes)) for p in probabilities[arm]], axis=0).tolist(),
         }
         if arm != baseline:
-            of_baseline = {name: np.stack([scores[name] for scores in resampled[baseline]]) for name in names}
             gained = np.mean(_right(probabilities[arm], labels) - _right(probabilities[baseline], labels), axis=0)
-            entry["differences"] = _differences(
-                {k: values[k] - of_baseline[k] for k in names}, gained, labels, groups, classes
-            )
+            differences = {name: values[name] - resampled[baseline][name] for name in values}
+            entry["differences"] = _differences(differences, gained, labels, groups, classes)
             entry["mcnemar_p"] = statistics.mcnemar(votes[arm], votes[baseline])
-    compared = [entry for arm, entry in entries.items() if arm != baseline]
-    for name in ("bma", focus):
-        corrected = statistics.holm([e["differences"][name]["p"] for e in compared])
+    compared = {arm: entry for arm, entry in entries.items() if arm != baseline}
+    _correct(list(compared.values()), ("bma", focus))
+    for arm, entry in compared.items():
+        entry["verdict"] = verdict(arm, entry, baseline, focus_class, len(compared), lesions[focus_class])
+    return entries
+
+
+def _resampled_scores(
+    of_seeds: Sequence[np.ndarray], labels: np.ndarray, weights: np.ndarray, classes: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """`weighted_scores` of every seed's predictions, (S, B) by name."""
+    scores = [weighted_scores(p, labels, weights, classes) for p in of_seeds]
+    return {name: np.stack([values[name] for values in scores]) for name in scores[0]}
+
+
+def _correct(compared: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """Add Holm's correction over the arms to the p-values of these differences and of McNemar's test."""
+    for name in names:
+        corrected = statistics.holm([entry["differences"][name]["p"] for entry in compared])
         for entry, p in zip(compared, corrected, strict=True):
             entry["differences"][name]["p_holm"] = p
-    for entry, p in zip(compared, statistics.holm([e["mcnemar_p"] for e in compared]), strict=True):
+    for entry, p in zip(compared, statistics.holm([entry["mcnemar_p"] for entry in compared]), strict=True):
         entry["mcnemar_p_holm"] = p
-    for arm, entry in entries.items():
-        if arm != baseline:
-            entry["verdict"] = verdict(arm, entry, baseline, focus_class, len(compared), lesions[focus_class])
-    return entries
 
 
 def weighted_scores(

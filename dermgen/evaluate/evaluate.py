@@ -113,8 +113,9 @@ def _embedded(
     if min(len(parts["held_out"]), len(synthetic)) < scores.MIN_IMAGES:
         classes = ", ".join(sorted(shown - {""})) or "any"
         raise InputError(
-            f"scores need at least {scores.MIN_IMAGES} images on each side; {config.synthetic} has {len(synthetic)}, "
-            f"{config.real} has {len(parts['held_out'])} held-out ones of its classes ({classes})"
+            f"scores need at least {scores.MIN_IMAGES} images on each side, but {config.synthetic} has "
+            f"{len(synthetic)}, and {config.real} has {len(parts['held_out'])} held-out ones of its classes "
+            f"({classes}): generate more images, or hold out more real ones with `dermgen prepare --split`"
         )
     return parts
 
@@ -140,11 +141,15 @@ def _score_groups(
         }
         if scope == "all" and min(counts["n_real"], counts["n_synthetic"]) < scores.MIN_IMAGES:
             raise InputError(
-                f"no class has {scores.MIN_IMAGES} images on each side: {config.real} has {len(inside['held_out'])} "
-                f"held-out images of {config.synthetic}'s classes"
+                f"no class has {scores.MIN_IMAGES} images on each side ({config.real} has {len(inside['held_out'])} "
+                f"held-out images of the classes in {config.synthetic}): generate more images of fewer classes, or "
+                "hold out more real ones with `dermgen prepare --split`"
             )
         if (lesions := reference.table["group"].nunique()) < 2 and scope == "all":
-            raise InputError(f"{config.real} has held-out images of a single lesion or patient: scores need several")
+            raise InputError(
+                f"{config.real} has held-out images of a single lesion or patient, and scores need several: hold out "
+                "more with `dermgen prepare --split`"
+            )
         # A single lesion does not show how much the scores of others would differ.
         if lesions < 2 or (scope != "all" and min(counts["n_real"], counts["n_synthetic"]) < config.min_images):
             too_few.append(TooFew(**counts))

@@ -11,6 +11,7 @@ import scipy.spatial.distance
 import torch
 from accelerate import Accelerator
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data.loading import PixelSet
 from dermgen.evaluate import features, scores
@@ -79,7 +80,7 @@ def monitor(
     if fewest < scores.MIN_IMAGES:
         if accelerator.is_main_process:
             print(
-                f"warning: {config.data_dir} has {fewest} validation images to compare with, fewer than "
+                f"warning: {config.data_dir} has {counted(fewest, 'validation image')} to compare with, fewer than "
                 f"{scores.MIN_IMAGES}: KID, mode-collapse checks and best-weight selection are disabled",
                 file=sys.stderr,
             )

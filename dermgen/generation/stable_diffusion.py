@@ -41,11 +41,15 @@ class StableDiffusionModel:
     """The model that `config` names, and what is requested of it.
 
     Raises:
-        InputError: if it cannot be had, or options of other methods are given.
+        InputError: if there is no such model, or options that it lacks are given.
     """
 
     def __init__(self, config: GenerateConfig):
         self.config, self.record = config, RunRecord.read(config.model)
+        self.adapter = _adapter(Path(config.model))
+        self.options = OPTIONS - OF_OTHERS - (OF_ADAPTERS if self.adapter is None else set())
+        self.base = self._base()
+        self.base.check()
         if config.prompt is None and config.classes is None and config.grid is None:
             raise InputError("a Stable Diffusion needs one of --prompt, --classes and --grid")
         refuse_unused(config, OPTIONS - OF_OTHERS, "a Stable Diffusion")
@@ -55,11 +59,7 @@ class StableDiffusionModel:
         self.num_inference_steps = config.num_inference_steps or 25
         self.scheduler = config.scheduler or "dpmsolver++"
         init_images = read_init_images(config.init_images, config.init_split)
-        self.adapter = _adapter(Path(config.model))
-        self.options = OPTIONS - OF_OTHERS - (OF_ADAPTERS if self.adapter is None else set())
-        self.base = self._base()
-        refuse_unused(config, self.options, f"{config.model}, which is no LoRA")
-        self.base.check()
+        refuse_unused(config, self.options, f"{config.model}, which is not a LoRA")
         schedule = files.scheduler_config(self.base.name_or_path, self.base.revision)
         check_steps(self.scheduler, schedule, self.num_inference_steps, config.strength if init_images else 1.0)
         self.base_sha256, self.base_checked = "", False

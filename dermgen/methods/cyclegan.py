@@ -11,6 +11,7 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import nn
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data.loading import PixelSet, to_uint8, to_unit_range
 from dermgen.data.subsets import subset
@@ -230,12 +231,13 @@ def read_sides(config: CycleganConfig) -> tuple[Lesions, Lesions]:
     else:
         sides = read_lesions(config), read_lesions(config, folder=config.data_dir_b)
         for name in ("image_id", "lesion_id"):
-            of = [set(side.train[name]) | set(side.val[name]) for side in sides]
-            twice = (of[0] & of[1]) - {""}
-            if twice:
+            ids_a, ids_b = (set(side.train[name]) | set(side.val[name]) for side in sides)
+            shared = (ids_a & ids_b) - {""}
+            if shared:
+                number = counted(len(shared), f"{name} is", f"{name}s are")
                 raise InputError(
-                    f"{len(twice)} values of {name} (as {min(twice)}) are in both manifests, whose images must differ: "
-                    "one may hold out what the other learns"
+                    f"{number} in both manifests (such as {min(shared)}), so that one side could be trained on what "
+                    "the other holds out: give manifests of different lesions"
                 )
     return sides
 

@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType, set_seed
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import nn
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data import preprocess, trained_on
 from dermgen.data.cache import default_cache_dir, key_of
@@ -180,8 +181,9 @@ def _check_folders(instance_data_dir: Path, class_data_dir: str | None) -> None:
         )
     texts = [p for p in instance_data_dir.glob("*.txt") if any(p.with_suffix(s).exists() for s in preprocess.FORMATS)]
     if texts:
+        files = counted(len(texts), "caption file", "caption files")
         print(
-            f"warning: {len(texts)} captions beside the images (as {min(texts).name}) are not read: all images get "
+            f"warning: {files} beside the images (such as {min(texts).name}) will not be read, because all images get "
             "--instance_prompt; to train on captions give --data_dir, a manifest with a column caption"
         )
 

@@ -132,7 +132,7 @@ class Audit(Rate):
         blocks: list[Block] = [Warning(text) for text in split_warnings(self)]
         by_chance = ""
         if self.most_false_alarms is not None:
-            by_chance = f" By chance up to {percent(self.most_false_alarms)} of honest images would be called copies."
+            by_chance = f", and by chance up to {percent(self.most_false_alarms)}"
         if not self.passed:
             blocks.append(Warning(self.explanation))
         if self.exact_copies:
@@ -147,11 +147,13 @@ class Audit(Rate):
                 "verdict",
             ),
             Text(
-                f"A copy is nearer to one of {self.train_images:,} training images than all but "
-                f"{percent(self.false_alarms)} of {self.held_out_images:,} held-out real images are, allowing for "
-                f"flips, rotations, crops and colour shifts (distance below {self.threshold:.3f}).{by_chance} Median "
-                f"distance to the nearest training image: {number(self.median_distance.synthetic)}; for held-out real "
-                f"images {number(self.median_distance.held_out)}."
+                f"An image is called a copy if its distance to the nearest of "
+                f"{counted(self.train_images, 'training image')}, allowing for flips, rotations, crops and colour "
+                f"shifts, is below {self.threshold:.3f}. This threshold, set with "
+                f"{counted(self.held_out_images, 'held-out real image')}, calls {percent(self.false_alarms)} of honest "
+                f"images copies on average{by_chance}. Median distance to the nearest training image: "
+                f"{number(self.median_distance.synthetic)}; for held-out real images "
+                f"{number(self.median_distance.held_out)}."
             ),
         ]
         if self.per_class:

@@ -9,11 +9,13 @@ from dermgen.config import write_json
 from dermgen.data.prepared import Split
 
 LABELS = {
-    "kid": "KID", "fid": "FID", "inception_score": "Inception Score", "vendi": "Vendi score", "mse": "MSE",
-    "mean_cosine": "mean cosine similarity", "psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS",
+    "kid": "KID", "fid": "FID", "inception_score": "Inception Score", "vendi": "Vendi score",
+    "mean_cosine": "mean cosine similarity", "mse": "MSE", "psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM",
+    "lpips": "LPIPS",
     "bma": "BMA (mean recall)", "auroc": "AUROC", "macro_auroc": "AUROC (macro)", "f1": "F1", "macro_f1": "F1 (macro)",
     "calibration_error": "calibration error",
 }  # fmt: skip
+NEGATIVE_KID = "KID is an unbiased estimate and may be slightly negative where the sets hardly differ."
 
 
 class Result(Protocol):

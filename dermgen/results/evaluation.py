@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, interval, number
 from dermgen.data.prepared import OLD_SPLIT
-from dermgen.results.common import Estimate, ImageSet, label, split_warnings
+from dermgen.results.common import NEGATIVE_KID, Estimate, ImageSet, label, split_warnings
 from dermgen.settings.evaluate import MIN_IMAGES
 
 BEST = {
@@ -195,6 +195,7 @@ class Evaluation:
                 ],
                 rows,
             ),
+            *([Text(NEGATIVE_KID)] if _is_negative(about.scores.get("kid")) else []),
         ]
 
     def group_blocks(self) -> list[Block]:
@@ -232,6 +233,11 @@ class Evaluation:
         title = f"Pixel by pixel, medians over {counted(pairs.n, 'image')} at {pairs.resolution} px"
         head = ["similarity", "to the nearest real image", "real reference", "to a random real image of the same class"]
         return [Text(title, "heading"), Table(head, rows)]
+
+
+def _is_negative(score: Score | None) -> bool:
+    """Whether the score is below 0, with new images or real ones."""
+    return score is not None and any(v is not None and v < 0 for v in (score.value, score.floor, score.train))
 
 
 def _with_floor(score: Score | None) -> str:

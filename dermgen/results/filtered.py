@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number, percent
-from dermgen.results.common import label
+from dermgen.results.common import NEGATIVE_KID, label
 
+BEST = {"precision": "higher", "recall": "higher", "coverage": "higher", "vendi": "higher", "kid": "lower"}
 FLATTERED = (
     "the features that chose the kept images also measured their precision, coverage and KID, which flatters them"
 )
@@ -58,8 +59,12 @@ class Filtered:
     def blocks(self, folder: Path) -> list[Block]:
         """Everything, with the pictures in `folder`."""
         columns = ("all", "kept", "random")
-        names = [name for name in ("precision", "recall", "coverage", "vendi", "kid") if name in self.cost["kept"]]
-        costs = [[label(name), *(number(self.cost[column].get(name)) for column in columns)] for name in names]
+        costs = [
+            [label(name), *(number(self.cost[column].get(name)) for column in columns), best]
+            for name, best in BEST.items()
+            if name in self.cost["kept"]
+        ]
+        negative = any(self.cost[column].get("kid", 0) < 0 for column in columns)
         shares = [
             [f"{column}: {value}", percent(share.before), percent(share.after)]
             for column, of_column in self.shares.items()
@@ -72,7 +77,8 @@ class Filtered:
                 f"{self.kept:,} of {counted(self.n, 'image')} kept by {self.scorer}. The cost, measured with "
                 f"{self.extractor}; the random subset has the same number of images of each class:"
             ),
-            Table(["score", "all", "kept", "random subset"], costs),
+            Table(["score", "all", "kept", "random subset", "best"], costs),
+            *([Text(NEGATIVE_KID)] if negative else []),
             Table(["share of", "before", "after"], shares),
             Picture(folder / "plots" / "quality.png", "Scores of kept and dropped images"),
             Picture(

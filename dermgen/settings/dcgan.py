@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dermgen.config import InputError, option
+from dermgen.config import option
 from dermgen.settings.training import AdversarialConfig
 
 
@@ -11,6 +11,7 @@ from dermgen.settings.training import AdversarialConfig
 class DcganConfig(AdversarialConfig):
     """Train a DCGAN, or with --class_conditional a conditional GAN, from scratch."""
 
+    resolution: int = option(64, "height and width in pixels", power_of_2=True)
     latent_dim: int = option(100, "numbers that an image is made of", at_least=1)
     generator_channels: int = option(
         128, "channels of the generator's last hidden layer; each earlier one has twice as many", at_least=1
@@ -26,8 +27,3 @@ class DcganConfig(AdversarialConfig):
     )
     r1_gamma: float = option(0.0, "weight of the R1 penalty, times a half; 0 is off", at_least=0)
     diff_augment: bool = option(False, "show the discriminator all images with differentiable augmentation")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.resolution & (self.resolution - 1):
-            raise InputError(f"a DCGAN's resolution must be a power of 2, got {self.resolution}")

@@ -21,12 +21,10 @@ class PublishConfig:
     card_template: str | None = option(None, "a Jinja template in place of the one in model_cards/")
     dry_run: bool = option(False, "put together what would be sent and show the card; send nothing")
     public: bool = option(False, "publish for everybody to see; default private")
-    force: str | None = option(None, "publish despite failed safety checks; the reason is printed on the card")
+    force: str | None = option(None, "why to publish despite failed safety checks; printed on the card", in_words=True)
 
     def __post_init__(self):
         check(self)
-        if self.force is not None and len(self.force.split()) < 2:
-            raise InputError(f"--force needs a reason in words, which goes into the card; got {self.force!r}")
         for name in ("license", "data_license"):
             if getattr(self, name) is not None and parse_license(getattr(self, name)) is None:
                 raise InputError(f"--{name} is empty")

@@ -11,6 +11,7 @@ from dermgen.settings.training import AdversarialConfig
 class Stylegan2Config(AdversarialConfig):
     """Train a StyleGAN2 from scratch."""
 
+    resolution: int = option(64, "height and width in pixels", power_of_2=True)
     loss: Literal["logistic", "wgan_gp"] = option("logistic", "non-saturating logistic with R1, or WGAN-GP")
     latent_dim: int = option(512, "width of z, and of w", at_least=1)
     mapping_layers: int = option(8, "layers of the mapping network, from z to w", at_least=1)
@@ -41,8 +42,6 @@ class Stylegan2Config(AdversarialConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.resolution & (self.resolution - 1):
-            raise InputError(f"a StyleGAN2's resolution must be a power of 2, got {self.resolution}")
         if self.loss == "wgan_gp" and self.ada_target is not None:
             raise InputError("ada_target goes by the sign of logits, which a WGAN's critic has not: leave it out")
         if self.loss == "wgan_gp" and self.r1_gamma is not None:

@@ -67,13 +67,11 @@ class TrainConfig:
     push_to_hub: bool = option(False, "publish the run when training is done, privately", free=True, trial=False)
     hub_model_id: str | None = option(None, "repository to publish to; default the name of output_dir", free=True)
     hub_force: str | None = option(
-        None, "reason for publishing without an audit for copies; printed on the card", free=True
+        None, "why to publish without an audit for copies; printed on the card", free=True, in_words=True
     )
 
     def __post_init__(self):
         check(self)
-        if self.hub_force is not None and len(self.hub_force.split()) < 2:
-            raise InputError(f"--hub_force needs a reason in words, which goes into the card; got {self.hub_force!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

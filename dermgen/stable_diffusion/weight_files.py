@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 
 TAKEN = "dermgen takes a Stable Diffusion 1.x or 2.x for text to image, as a diffusers folder or Hub id"
@@ -96,7 +97,8 @@ def describe(path: Path) -> str:
             return f"the weights of a single part (as {part}) of a model"
     if header and all(len(tensor.shape) <= 2 for tensor in header.values()) and len(header) <= 2:
         return "a textual inversion (the embedding of a word)"
-    return f"a file of {len(header)} tensors (as {next(iter(header), 'none')}) that is no adapter or model known here"
+    tensors = f"{counted(len(header), 'tensor')} (such as {next(iter(header))})" if header else "no tensors"
+    return f"a file of {tensors} that is not an adapter or model known here"
 
 
 def check_adapter(path: Path, base: str, unet: Mapping[str, tuple], text_encoder: Mapping[str, tuple]) -> int:

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from dermgen import installation
+from dermgen.blocks import counted
 from dermgen.config import InputError, whole_file
 from dermgen.sampling import evaluating
 from dermgen.settings.dreambooth import UNET_TARGETS
@@ -180,9 +181,11 @@ class LoraWeights:
             stored_names = [f"{part}.{name}" for name in _stored(trained)]
             saved = {name for name in state if name.startswith(f"{part}.")}
             if saved != set(stored_names):
+                missing = counted(len(set(stored_names) - saved), "trained weight is", "trained weights are")
+                unknown = counted(len(saved - set(stored_names)), "is", "are")
                 raise InputError(
-                    f"{folder / LORA_FILE} does not fit the {part}: {len(set(stored_names) - saved)} trained weights "
-                    f"are missing, {len(saved - set(stored_names))} are unknown"
+                    f"{folder / LORA_FILE} does not fit the {part}: {missing} missing, {unknown} unknown; resume with "
+                    "the version and settings that wrote it, or choose a new output_dir"
                 )
             set_peft_model_state_dict(model, {k: state[name] for k, name in zip(trained, stored_names, strict=True)})
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.loading import check_readable
@@ -69,8 +70,8 @@ def read_lesions(config: FromScratchConfig, folder: str | None = None, only: Seq
     train, val = train.reset_index(drop=True), val.reset_index(drop=True)
     if len(train) < config.train_batch_size:
         raise InputError(
-            f"{where} has {len(train)} training images of {', '.join(only) or 'all classes'}, fewer than a batch of "
-            f"{config.train_batch_size}: lower --train_batch_size"
+            f"{where} has {counted(len(train), 'training image')} of {', '.join(only) or 'all classes'}, fewer than a "
+            f"batch of {config.train_batch_size}: lower --train_batch_size"
         )
     classes = [c for c in from_labels(train["dx"]).codes if c in set(train["dx"])]
     if config.class_conditional and (absent := sorted(set(table["dx"]) - set(classes))):

@@ -13,6 +13,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 
 SCHEDULERS = {
@@ -81,10 +82,10 @@ def check_steps(name: str, config: Mapping, steps: int, strength: float = 1.0) -
             f"takes {most}: take no more"
         )
     if int(steps * strength) < 1:
-        raise InputError(
-            f"{steps} steps at strength {strength} are none at all: num_inference_steps x strength must be at least 1"
-        )
+        raise InputError(f"num_inference_steps {steps} x strength {strength} is less than one step: raise one of them")
     try:
         scheduler.set_timesteps(steps)
     except ValueError as error:
-        raise InputError(f"the scheduler {name} cannot draw in {steps} steps: take more, or another one") from error
+        raise InputError(
+            f"the scheduler {name} cannot sample in {counted(steps, 'step')}: take more steps, or another scheduler"
+        ) from error

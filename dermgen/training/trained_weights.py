@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 
 
@@ -30,12 +31,14 @@ def load_trained_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None
     Raises:
         InputError: if a trained weight is missing from `state`, or `state` has one that the model lacks.
     """
-    wanted = trained_state(model).keys()
-    if state.keys() != wanted:
-        missing, unknown = sorted(wanted - state.keys()), sorted(state.keys() - wanted)
+    expected = trained_state(model).keys()
+    if state.keys() != expected:
+        missing, unknown = sorted(expected - state.keys()), sorted(state.keys() - expected)
         raise InputError(
-            f"the checkpoint does not fit the model: {len(missing)} trained weights are missing ({missing[:2]}), "
-            f"{len(unknown)} are unknown ({unknown[:2]})"
+            "the checkpoint does not fit the model: "
+            f"{counted(len(missing), 'trained weight is', 'trained weights are')} missing, "
+            f"{counted(len(unknown), 'is', 'are')} unknown (such as {(missing + unknown)[0]}); resume with the version "
+            "and settings that wrote it, or choose a new output_dir"
         )
     model.load_state_dict(state, strict=False)
 

@@ -17,6 +17,7 @@ from datasets import load_dataset
 from PIL import Image, ImageOps
 
 from dermgen import cli
+from dermgen.blocks import for_terminal
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.phantom import PhantomConfig, write_phantoms
@@ -173,6 +174,13 @@ def test_the_tables_and_the_result_agree_and_the_view_loads_as_a_dataset(audited
     rows = load_dataset("imagefolder", data_dir=str(folder / "images").rsplit("/", 1)[0], split="train")
     assert len(rows) >= len(table)
     assert (folder / "sheets" / "closest.png").exists()
+
+
+def test_the_report_of_an_audit_states_the_threshold_and_how_it_was_set(audited):
+    folder, result, _ = audited
+    text = for_terminal(result.blocks(folder))
+    assert f"is below {result.threshold:.3f}. This threshold, set with {result.held_out_images} held-out real" in text
+    assert f"calls {result.false_alarms:.1%} of honest images copies on average" in text
 
 
 def contents(folder):

@@ -26,6 +26,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from dermgen.blocks import for_terminal
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.config import InputError
@@ -105,6 +106,25 @@ def test_the_floor_is_of_real_images_outside_the_test_split_in_the_synthetic_set
     assert not set(parts["stand_in"].table["split"]) & {"test"}
     shares = stand_in / stand_in.sum() - wanted / wanted.sum()
     assert shares.abs().max() < 0.05
+
+
+def test_a_similarity_has_its_unit_and_a_negative_kid_is_explained(evaluated):
+    folder, result = evaluated
+    text = for_terminal(result.blocks(folder))
+    assert "PSNR (dB)" in text
+    kid = result.overall.scores["kid"]
+    assert ("may be slightly negative" in text) == (min(kid.value, kid.floor, kid.train) < 0)
+
+
+def test_sets_of_which_no_class_is_large_enough_on_both_sides_are_an_error_that_says_what_to_do(
+    tested_dir, synthetic_dir, tmp_path
+):
+    few = manifest.read(synthetic_dir).groupby("dx").head(2)
+    manifest.write_view(few, synthetic_dir, tmp_path / "few")
+    with pytest.raises(
+        InputError, match=r"no class has 7 images on each side .*: generate more images of fewer classes"
+    ):
+        evaluate(config(tested_dir, tmp_path / "few", tmp_path / "e"))
 
 
 def test_fid_of_few_images_is_called_unreliable(evaluated):

@@ -414,7 +414,10 @@ def test_what_a_folder_of_images_has_and_nobody_reads_is_said(train, manifest_di
     (folder / "licence.txt").write_text("of no image")
     train(class_prompt="a mole", **given)
     told = capsys.readouterr().out
-    assert "1 captions beside the images (as a.txt) are not read: all images get --instance_prompt" in told
+    assert (
+        "1 caption file beside the images (such as a.txt) will not be read, because all images get --instance_prompt"
+        in told
+    )
     assert "--class_prompt and --class_data_dir are not used without --with_prior_preservation" in told
     own = {"with_prior_preservation": True, "class_data_dir": f"{folder}/", "class_prompt": "a mole"}
     with pytest.raises(InputError, match="is given as instance_data_dir and class_data_dir"):

@@ -267,7 +267,7 @@ def test_a_forced_card_counts_private_findings_without_showing_them_and_a_token_
 
 
 def test_a_reason_of_a_single_word_is_refused(world):
-    with pytest.raises(InputError, match="--force needs a reason in words"):
+    with pytest.raises(InputError, match="force must be a reason in words, got "):
         publish(world.run, force="yes")
 
 

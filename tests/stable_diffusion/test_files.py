@@ -117,7 +117,7 @@ def test_single_files_are_named(tmp_path):
     word = save(tmp_path / "word.safetensors", emb_params=torch.zeros(1, 8))
     assert "a textual inversion (the embedding of a word)" in refusal(adapted_layers, word)
     other = save(tmp_path / "other.safetensors", a=torch.zeros(2, 2, 2))
-    assert "a file of 1 tensors (as a) that is no adapter or model" in refusal(adapted_layers, other)
+    assert "a file of 1 tensor (such as a) that is not an adapter or model" in refusal(adapted_layers, other)
     assert "it holds other.safetensors" in refusal(check_model, str(tmp_path))
 
 

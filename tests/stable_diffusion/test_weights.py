@@ -90,7 +90,7 @@ def test_a_checkpoint_restores_adapters_bit_for_bit_and_a_foreign_one_is_refused
     state = load_file(tmp_path / LORA_FILE)
     state.pop(next(iter(state)))
     save_file(state, tmp_path / LORA_FILE)
-    with pytest.raises(InputError, match="1 trained weights are missing, 0 are unknown"):
+    with pytest.raises(InputError, match="1 trained weight is missing, 0 are unknown"):
         second.load_checkpoint(tmp_path)
 
 
