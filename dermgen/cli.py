@@ -41,6 +41,25 @@ def tiny(argv):
     train_tiny(config)
 
 
+def recipes(argv):
+    """list the recipes that ship with dermgen; `show NAME`, `copy NAME [FILE]`"""
+    from dermgen import recipes
+
+    match argv:
+        case []:
+            print(recipes.table())
+        case ["show", name]:
+            print(recipes.text_of(name), end="")
+        case ["copy", name, *file] if len(file) < 2:
+            print(f"written: {recipes.copy(name, *file)}")
+        case _:
+            usage = "usage:\n  dermgen recipes\n  dermgen recipes show NAME\n  dermgen recipes copy NAME [FILE]"
+            print(
+                f"{usage}\nNAME is a recipe's, or an accelerate config's: cpu, single_gpu, multi_gpu, multi_node, fsdp"
+            )
+            sys.exit(0 if argv in (["--help"], ["-h"]) else 2)
+
+
 def generate(argv):
     """generate images from a run or a Hub model, with full provenance"""
     from dermgen.settings.generate import GenerateConfig
@@ -163,7 +182,22 @@ def app(argv):
 
 COMMANDS = {
     f.__name__: f
-    for f in (phantom, prepare, tiny, generate, evaluate, audit, filter, study, report, publish, inspect, doctor, app)
+    for f in (
+        phantom,
+        prepare,
+        tiny,
+        recipes,
+        generate,
+        evaluate,
+        audit,
+        filter,
+        study,
+        report,
+        publish,
+        inspect,
+        doctor,
+        app,
+    )
 }
 
 

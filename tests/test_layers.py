@@ -12,8 +12,9 @@ from dermgen.settings.training import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"config", "job", "installation", "labels", "statistics", "plots", "blocks", "findings", "typed", "watermark"},
-    {"data", "settings"},
+    {"config", "job", "installation", "labels", "statistics", "plots", "blocks", "findings", "typed", "watermark"}
+    | {"shipped"},
+    {"data", "settings", "recipes"},
     {"results"},
     {"stages"},
     {"training", "sampling"},

@@ -1,14 +1,16 @@
 """Every recipe parses with its script's settings, says how to launch it, and every accelerate config loads."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
+from dermgen import recipes, shipped
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.classify.study import StudyConfig
-from dermgen.config import parse
+from dermgen.config import InputError, parse
 from dermgen.settings.methods import METHODS, RECIPES
 
 ROOT = Path(__file__).parent.parent
@@ -100,3 +102,73 @@ def test_the_published_settings_of_the_baselines():
         50,
         1,
     )
+
+
+def test_a_recipe_is_found_by_its_path_else_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped_one = CONFIGS / "vae_tiny.yaml"
+    assert recipes.find("vae_tiny") == shipped_one
+    assert recipes.find("train_scripts/configs/vae_tiny.yaml") == shipped_one
+    Path("vae_tiny").write_text("mine")
+    Path("train_scripts/configs").mkdir(parents=True)
+    Path("train_scripts/configs/vae_tiny.yaml").write_text("mine too")
+    assert recipes.find("vae_tiny") == Path("vae_tiny")
+    assert recipes.find("train_scripts/configs/vae_tiny.yaml") == Path("train_scripts/configs/vae_tiny.yaml")
+
+
+@pytest.mark.parametrize("text", ["vae_tini", "vae_tiny.yaml", "other/vae_tiny.yaml"])
+def test_a_recipe_that_is_missing_is_refused_with_the_nearest_name(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"no such recipe: {text}; did you mean vae_tiny"):
+        recipes.find(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "flag", "method"),
+    [
+        ("ddpm_x", "seed: 1", None, "ddpm"),
+        ("cgan_x", "seed: 1", None, "dcgan"),
+        ("dreambooth_lora_x", "seed: 1", None, "dreambooth_lora"),
+        ("mine", "method: vae", None, "vae"),
+        ("ddpm_x", "method: vae", None, "vae"),
+        ("mine", "seed: 1", "vae", "vae"),
+        ("ddpm_x", "seed: 1", "vae", "vae"),
+        ("study_x", "seed: 1", None, "study"),
+    ],
+)
+def test_the_method_is_that_of_the_flag_else_of_the_recipe_else_of_the_file_name(name, text, flag, method, tmp_path):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(text)
+    assert recipes.method_of(path, flag) == method
+
+
+@pytest.mark.parametrize(
+    ("text", "flag", "message"),
+    [
+        ("seed: 1", None, "does not begin with a method's name: add --method, or a line `method: NAME`"),
+        ("method: gpt", None, "unknown method 'gpt': give one of dreambooth, "),
+        ("method: vae", "ddpm", "is a recipe for vae, not for ddpm"),
+    ],
+)
+def test_a_recipe_of_no_or_of_two_methods_is_refused(text, flag, message, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        recipes.method_of(tmp_path / "mine.yaml", flag)
+
+
+def test_files_that_ship_are_looked_for_in_a_clone_then_where_a_wheel_installs_them(tmp_path, monkeypatch):
+    assert shipped.folder("train_scripts/configs") == CONFIGS
+    monkeypatch.setattr(shipped, "CLONE", tmp_path / "site-packages")
+    monkeypatch.setattr("sysconfig.get_path", lambda name, scheme="here": str(tmp_path / scheme))
+    with pytest.raises(InputError, match="dermgen's own files are missing.*install dermgen again"):
+        shipped.folder("train_scripts/configs")
+    wheel = tmp_path / "here" / "share" / "dermgen" / "train_scripts" / "configs"
+    wheel.mkdir(parents=True)
+    assert shipped.folder("train_scripts/configs") == wheel
+
+
+@pytest.mark.parametrize("name", ["model_cards", "train_scripts/configs", "accelerate_configs"])
+def test_a_wheel_holds_what_ships_with_the_code(name):
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+    (pattern,) = data[f"share/dermgen/{name}"]
+    assert {path for path in (ROOT / name).iterdir() if path.is_file()} == set(ROOT.glob(pattern))

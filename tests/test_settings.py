@@ -104,7 +104,7 @@ POSITIONAL = {
 TRAINING = """
     output_dir max_train_steps num_train_epochs train_batch_size gradient_accumulation_steps checkpointing_steps
     checkpoints_total_limit resume_from_checkpoint logging_steps logging_dir report_to dataloader_num_workers
-    mixed_precision torch_compile allow_tf32 push_to_hub hub_model_id hub_force"""
+    mixed_precision method torch_compile allow_tf32 push_to_hub hub_model_id hub_force"""
 FROM_SCRATCH = TRAINING + " cache_dir validation_steps num_sample_images"
 DREAMBOOTH = f"""{TRAINING}
     enable_xformers_memory_efficient_attention cache_dir cache_latents pre_compute_text_embeddings sample_batch_size

@@ -7,14 +7,8 @@
 from dermgen.publish.after_training import train_and_finish
 
 
-def report(config, result):
-    test = result.test
-    figures = f"BMA {test['bma']:.3f}, accuracy {test['accuracy']:.3f}, n {test['n']}"
-    print(f"test split: {figures}; all figures in {config.output_dir}/results.json")
-
-
 def main():
-    train_and_finish("classifier", report)
+    train_and_finish("classifier")
 
 
 if __name__ == "__main__":

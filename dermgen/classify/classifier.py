@@ -59,6 +59,7 @@ def train(config: ClassifierConfig) -> ClassifierResult:
     if is_one(ClassifierResult, run.output_dir):
         result = read(ClassifierResult, run.output_dir)
         if result.max_train_steps == steps:
+            _print_scores(result, run)
             return result
 
     classifier = build(config, classes)
@@ -90,7 +91,16 @@ def train(config: ClassifierConfig) -> ClassifierResult:
                 measured = _validation(probabilities, images.val, classes)
                 history.add(measured, lambda folder: _save_weights(classifier, folder))
     classifier.model.load_state_dict(load_file(best_folder(run.output_dir, history.best_step) / WEIGHTS))
-    return _finish(run, model, classifier, history.best_step, images, config, steps)
+    result = _finish(run, model, classifier, history.best_step, images, config, steps)
+    _print_scores(result, run)
+    return result
+
+
+def _print_scores(result: ClassifierResult, run: Run) -> None:
+    if run.is_main:
+        test = result.test
+        figures = f"BMA {test['bma']:.3f}, accuracy {test['accuracy']:.3f}, n {test['n']}"
+        print(f"test split: {figures}; all figures in {run.output_dir}/results.json")
 
 
 def examine(config: ClassifierConfig) -> Iterator[Finding]:

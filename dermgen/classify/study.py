@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from accelerate import PartialState
 
-from dermgen import plots, watermark
+from dermgen import plots, recipes, watermark
 from dermgen.blocks import for_terminal
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
@@ -123,7 +123,7 @@ def _summarize(
 
 
 def _run_config(config: StudyConfig, arm: str, seed: int) -> ClassifierConfig:
-    base = parse(ClassifierConfig, ["--config", config.classifier, "--data_dir", config.real])
+    base = parse(ClassifierConfig, ["--config", str(recipes.find(config.classifier)), "--data_dir", config.real])
     settings = arm_settings(arm)
     synthetic = settings.pop("synthetic")
     steps = config.max_train_steps

@@ -5,9 +5,10 @@ Cards and the Hub are imported where they are needed: with pandas they take 90 M
 
 import os
 import shlex
-from collections.abc import Callable
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dermgen.config import InputError, parse, whole_file
 from dermgen.job import user_errors
@@ -19,21 +20,17 @@ if TYPE_CHECKING:
     from dermgen.data.trained_on import TrainedOn
 
 
-def train_and_finish(name: str, report: Callable[[Any, Any], None] | None = None) -> None:
-    """Run the training script of that name in `METHODS`; a mistake of the user ends it with one line.
-
-    Args:
-        name: of the method.
-        report: prints what matters of the settings and of what the training returns.
-    """
+def train_and_finish(name: str) -> None:
+    """Run the training script of that name in `METHODS`; a mistake of the user ends it with one line."""
     with user_errors():
         method = METHODS[name]
         config = parse(method.settings)
+        if config.method not in (None, name):
+            raise InputError(f"the recipe is for {config.method}, not for {name}: use `dermgen train RECIPE`")
+        config = replace(config, method=name)  # so that the run's config.yaml is a recipe that says what it is for
         train = method.load().train
         check_upload(config, method.generates)
-        result = train(config)
-        if report is not None:
-            report(config, result)
+        train(config)
         finish(config)
 
 
@@ -107,3 +104,7 @@ def _will_be_trained_on(config: TrainConfig) -> "tuple[TrainedOn, str | None]":
 
 def _repo_id(config: TrainConfig) -> str:
     return config.hub_model_id or Path(config.output_dir).name
+
+
+if __name__ == "__main__":  # as `dermgen train` launches it: --method NAME and the flags of its script
+    train_and_finish(sys.argv[2])

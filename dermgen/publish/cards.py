@@ -4,7 +4,6 @@ A template is Jinja in which an undefined name is an error; what was not measure
 """
 
 import json
-import sysconfig
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import jinja2
 from huggingface_hub import DatasetCard, EvalResult, ModelCard
 
-from dermgen import __version__
+from dermgen import __version__, shipped
 from dermgen.blocks import counted, for_card, number, percent
 from dermgen.config import InputError
 from dermgen.data.origins import COLLECTIONS, License, Origin, origin, parse_license
@@ -26,9 +25,6 @@ from dermgen.results.audit import PASSED, Audit, Rate
 from dermgen.results.common import label
 from dermgen.results.evaluation import Evaluation
 from dermgen.statistics import wilson
-
-BESIDE = Path(__file__).parents[2] / "model_cards"  # of a clone; a wheel installs them as data files
-TEMPLATES = BESIDE if BESIDE.is_dir() else Path(sysconfig.get_path("data"), "share", "dermgen", "model_cards")
 
 
 def render(
@@ -45,11 +41,12 @@ def render(
     Raises:
         InputError: for a template that is missing or wrong, or uses an unknown name.
     """
-    path = TEMPLATES / template if own is None else Path(own)
+    templates = shipped.folder("model_cards")
+    path = templates / template if own is None else Path(own)
     if not path.is_file():
         raise InputError(f"no such card template: {path}")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([path.parent, TEMPLATES]),
+        loader=jinja2.FileSystemLoader([path.parent, templates]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

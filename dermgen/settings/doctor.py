@@ -1,10 +1,10 @@
-"""Settings of `dermgen doctor`, and which training a recipe is for."""
+"""Settings of `dermgen doctor`."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from dermgen.config import InputError, check, option, parse
-from dermgen.settings.methods import METHODS, RECIPES
+from dermgen import recipes
+from dermgen.config import InputError, check, option
+from dermgen.settings.methods import RECIPES
 from dermgen.settings.training import TrainConfig
 
 
@@ -12,9 +12,9 @@ from dermgen.settings.training import TrainConfig
 class DoctorConfig:
     """Check the installation, and with a recipe everything that it needs, in under a minute."""
 
-    recipe: str | None = option(None, "a training recipe", also="--config")
+    recipe: str | None = option(None, "a training recipe: a file, or a name of `dermgen recipes`", also="--config")
     method: str | None = option(
-        None, "training script of the recipe; default what its file name begins with", choices=list(RECIPES)
+        None, "training method of the recipe; default what it says, or its file name begins with", choices=list(RECIPES)
     )
     hub: str | None = option(None, "also ask the Hub whether this repository may be written, org/name")
 
@@ -28,13 +28,7 @@ class DoctorConfig:
         """
         if self.recipe is None:
             return None
-        if not Path(self.recipe).is_file():
-            raise InputError(f"no such recipe: {self.recipe}")
-        named = [name for name in RECIPES if Path(self.recipe).stem.startswith(name)]
-        if not self.method and not named:
-            raise InputError(
-                f"the file name of {self.recipe} does not begin with a method's name: add --method, one of "
-                f"{', '.join(RECIPES)}"
-            )
-        name = RECIPES[self.method or max(named, key=len)]
-        return name, parse(METHODS[name].settings, ["--config", self.recipe])
+        recipe = recipes.read(self.recipe, self.method)
+        if not isinstance(recipe.settings, TrainConfig):
+            raise InputError(f"{self.recipe} is the recipe of a study: check that of its classifier")
+        return recipe.method, recipe.settings

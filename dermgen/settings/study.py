@@ -26,9 +26,7 @@ class StudyConfig:
     output_dir: str = option(
         None, "folder of the study; arms finished in it are not repeated", required=True, free=True
     )
-    classifier: str = option(
-        None, "recipe of the classifier, e.g. train_scripts/configs/classifier_vit.yaml", required=True
-    )
+    classifier: str = option(None, "recipe of the classifier, e.g. classifier_vit", required=True)
     arms: list[str] | None = option(None, f"what to compare; default {' '.join(DEFAULT_ARMS)}", free=True)
     baseline: str = option("real+augment", "the arm that the others are compared with", free=True)
     seeds: list[int] | None = option(None, "seeds of the trainings, at least 3; default 0 1 2", within=SEEDS, free=True)

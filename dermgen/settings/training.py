@@ -21,6 +21,9 @@ class TrainConfig:
     output_dir: str = option(
         "run", "the run folder: config, checkpoints, logs, samples and the final weights", free=True, trial=NEW_FOLDER
     )
+    method: str | None = option(
+        None, "training method that a recipe is for; default what its file name begins with", free=True
+    )
     seed: int = option(0, "seeds the weights, the data order, the noise and the samples", within=SEEDS)
     train_batch_size: int = option(4, "images per process and forward pass", at_least=1, free=True)
     gradient_accumulation_steps: int = option(1, "forward passes per optimizer step", at_least=1, free=True)
