@@ -21,7 +21,7 @@ from dermgen import installation, trial
 from dermgen.blocks import counted, size
 from dermgen.config import FEW_IMAGES, FEW_ROWS, InputError, rules_of
 from dermgen.data import duplicates, manifest, preprocess
-from dermgen.data.loading import folder_images
+from dermgen.data.image_files import folder_images
 from dermgen.data.prepared import Split
 from dermgen.data.subsets import choose
 from dermgen.findings import Finding

@@ -87,9 +87,7 @@ def _write(
     result: Filtered, synthetic: pd.DataFrame, quality: np.ndarray, kept: np.ndarray, synthetic_dir: Path, folder: Path
 ) -> None:
     """The files of a filter's folder."""
-    view = synthetic.drop(columns=["path", "group"]).assign(
-        quality_score=quality.round(6), kept=np.where(kept, "true", "false")
-    )
+    view = synthetic.assign(quality_score=quality.round(6), kept=np.where(kept, "true", "false"))
     manifest.write_view(view, synthetic_dir, folder)
     write(result, folder)
     groups = {"kept": quality[kept], "dropped": quality[~kept]} if not kept.all() else {"kept": quality}

@@ -18,7 +18,7 @@ import torch
 from dermgen.classify import networks
 from dermgen.config import FEW_IMAGES, FEW_ROWS, NEW_FOLDER, rules_of
 from dermgen.data import manifest, preprocess
-from dermgen.data.loading import image_files
+from dermgen.data.image_files import image_files
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 from dermgen.data.prepare import PrepareConfig, prepare
 from dermgen.data.subsets import choose, subset

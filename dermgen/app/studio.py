@@ -16,6 +16,7 @@ from PIL import Image
 
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
+from dermgen.data.image_files import check_readable
 from dermgen.evaluate import features, images
 from dermgen.evaluate.neighbours import Neighbours
 from dermgen.generation.generate import find_model, generate
@@ -155,4 +156,5 @@ class Studio:
         if folder is None or (self.config.real is None and not Path(folder, "metadata.csv").exists()):
             return None
         table = manifest.select(manifest.read_real(folder, need_classes=False), split="train", where=str(folder))
-        return images.read(folder, False).merge(table[["image_id"]], on="image_id")
+        check_readable(list(table["path"]))
+        return table.reset_index(drop=True)

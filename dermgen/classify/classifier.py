@@ -19,7 +19,8 @@ from dermgen.classify.history import History
 from dermgen.classify.mixture import training_rows
 from dermgen.config import InputError
 from dermgen.data import comparable, manifest, trained_on
-from dermgen.data.loading import LesionSet, check_readable, collate
+from dermgen.data.image_files import check_readable
+from dermgen.data.loading import LesionSet, collate
 from dermgen.data.prepared import Split
 from dermgen.data.set_facts import SetFacts
 from dermgen.findings import Finding, of_base_model
@@ -146,11 +147,11 @@ def read_images(config: ClassifierConfig) -> Images:
     classes = [c for c in from_labels(real["dx"]).codes if c in set(real["dx"])]
     if len(classes) < 2:
         raise InputError(f"{config.data_dir} has only the class {classes[0]}: a classifier needs two or more")
-    rows = arm_rows(config, real)
+    synthetic = manifest.read_synthetic(config.synthetic_dir) if config.synthetic_dir else None
+    rows = arm_rows(config, real, synthetic)
     val, test = (manifest.select(real, split=split, where=config.data_dir) for split in ("val", "test"))
     notes = []
-    if config.synthetic_dir:
-        synthetic = manifest.read_synthetic(config.synthetic_dir)
+    if synthetic is not None:
         notes = comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic_dir)
     check_readable([*rows["path"].unique(), *val["path"], *test["path"]])
     return Images(classes, rows, val, test, notes)
@@ -178,13 +179,12 @@ def _record(images: Images, config: ClassifierConfig, run: Run) -> None:
             print(f"warning: {warning}", file=sys.stderr)
 
 
-def arm_rows(config: ClassifierConfig, real: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows that this configuration trains on; `real` is the whole real manifest."""
+def arm_rows(config: ClassifierConfig, real: "pd.DataFrame", synthetic: "pd.DataFrame | None") -> "pd.DataFrame":
+    """The rows that this configuration trains on, of a whole real manifest and perhaps a synthetic one."""
     train_split = manifest.select(real, split="train", where=config.data_dir)
     missing = sorted(set(real["dx"]) - set(train_split["dx"]))
     if missing:
         raise InputError(f"{config.data_dir}: {', '.join(missing)} has no images in the train split")
-    synthetic = manifest.read_synthetic(config.synthetic_dir) if config.synthetic_dir else None
     return training_rows(
         train_split,
         synthetic,

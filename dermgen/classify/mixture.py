@@ -7,6 +7,7 @@ import numpy as np
 
 from dermgen.blocks import counted
 from dermgen.config import InputError
+from dermgen.data import manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,11 +71,7 @@ def choose(
     if only_kept:
         if "kept" not in synthetic.columns:
             raise InputError("the synthetic set has no column `kept`: make one with `dermgen filter`")
-        if not (synthetic["kept"] == "true").any():
-            raise InputError(
-                f"the filter kept none of the {len(synthetic)} synthetic images: run it again with other options"
-            )
-        synthetic = synthetic[synthetic["kept"] == "true"]
+        synthetic = manifest.kept(synthetic, "the synthetic set")
     unknown = sorted(set(synthetic["dx"]) - set(real["dx"]))
     if unknown:
         raise InputError(f"the synthetic set has classes that the real one lacks: {', '.join(map(repr, unknown))}")

@@ -38,13 +38,13 @@ def study(config: StudyConfig) -> Study:
         raise InputError(f"{config.real} has no test images of {', '.join(untested)}, whose recall would be unknown")
     folder = Path(config.output_dir)
     runs = {(arm, seed): _run_config(config, arm, seed) for arm in arms for seed in seeds}
-    rows = {}
+    synthetic, rows = manifest.read_synthetic(config.synthetic), {}
     for (arm, _), run in runs.items():
         try:
-            rows[arm] = classifier.arm_rows(run, real)
+            rows[arm] = classifier.arm_rows(run, real, synthetic if run.synthetic_dir else None)
         except InputError as error:
             raise InputError(f"arm {arm}: {error}") from error
-    synthetic = manifest.read_synthetic(config.synthetic)
+    synthetic = synthetic.assign(sha256=manifest.hashes(synthetic))
     notes = comparable.require(real, real[real["split"] != "train"], synthetic, config.synthetic)
     notes += watermark_notes(rows, synthetic)
     state = PartialState()
@@ -54,7 +54,7 @@ def study(config: StudyConfig) -> Study:
         if state.is_main_process:
             print(f"[{i + 1} of {len(runs)}] {arm}, seed {seed}", flush=True)
         results[arm, seed] = classifier.train(run)
-    result = _summarize(config, runs, results, notes)
+    result = _summarize(config, runs, results, notes, ImageSet(**manifest.identity(synthetic)))
     if state.is_main_process:
         write(result, folder)
         _plot(result, {key: Path(run.output_dir) for key, run in runs.items()}, folder / "plots")
@@ -91,6 +91,7 @@ def _summarize(
     runs: Mapping[tuple[str, int], ClassifierConfig],
     results: Mapping[tuple[str, int], ClassifierResult],
     notes: Sequence[str],
+    synthetic: ImageSet,
 ) -> Study:
     """The contents of `study.json`, from the run and the result of each arm and seed."""
     arms, seeds = (list(dict.fromkeys(names)) for names in zip(*runs, strict=True))
@@ -114,7 +115,7 @@ def _summarize(
         test_lesions=int(groups.max()) + 1,
         leaky=first.leaky,
         split_method=first.split_method,
-        images=ImageSet(**manifest.identity(manifest.read_synthetic(config.synthetic))),
+        images=synthetic,
         classes=classes,
         bootstrap_draws=config.bootstrap_draws,
         arms=[arm_of(arm, results[arm, seeds[0]].training_images, entry) for arm, entry in entries.items()],

@@ -1,16 +1,16 @@
 """Whether real images can judge a synthetic set: what that knows of them, and whether both are of one size."""
 
 import statistics
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
 from dermgen.config import InputError
-from dermgen.data.cache import hash_file
+from dermgen.data import manifest
 from dermgen.data.generated import Generated
+from dermgen.data.image_files import read_each
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +25,8 @@ class Fault(NamedTuple):
 
 def equal_files(real: "pd.DataFrame", synthetic: "pd.DataFrame") -> list[tuple[int, int]]:
     """Rows of synthetic images that are files of the real set, byte for byte, each with the real image's row."""
-    real_row = {digest: i for i, digest in enumerate(_hashes(real))}
-    return [(i, real_row[digest]) for i, digest in enumerate(_hashes(synthetic)) if digest in real_row]
+    real_row = {digest: i for i, digest in enumerate(manifest.hashes(real))}
+    return [(i, real_row[digest]) for i, digest in enumerate(manifest.hashes(synthetic)) if digest in real_row]
 
 
 def check(
@@ -41,7 +41,7 @@ def check(
         folder: the synthetic set's, which records what its model was trained on.
     """
     faults, notes = [], _of_other_sizes(held_out["path"], synthetic["path"])
-    real = real.assign(sha256=_hashes(real))  # read once, for both comparisons below
+    real = real.assign(sha256=manifest.hashes(real))  # read once, for both comparisons below
     if equal := equal_files(real, synthetic):
         i, j = equal[0]
         splits = real["split"].iloc[[j for _, j in equal]].replace("", "no split").value_counts()
@@ -56,7 +56,7 @@ def check(
     if trained_on is None:
         notes.append("the synthetic set does not record what its model was trained on: it may have been these images")
         return faults, notes
-    seen = {i for i, digest in zip(real["image_id"], _hashes(real), strict=True) if digest in trained_on}
+    seen = {i for i, digest in zip(real["image_id"], real["sha256"], strict=True) if digest in trained_on}
     if known := sorted(seen & set(held_out["image_id"])):
         faults.append(Fault(f"the model was trained on {len(known)} held-out images", known[0]))
     elif not seen:
@@ -85,7 +85,7 @@ def _of_other_sizes(real: Sequence[str], synthetic: Sequence[str]) -> list[str]:
     if not len(real):
         return []
     for paths in (real, synthetic):
-        sides.append(round(statistics.median(_of_each(_shorter_side, paths))))
+        sides.append(round(statistics.median(read_each(_shorter_side, paths))))
     if max(sides) <= 1.1 * min(sides):
         return []
     return [
@@ -97,22 +97,3 @@ def _of_other_sizes(real: Sequence[str], synthetic: Sequence[str]) -> list[str]:
 def _shorter_side(path: str) -> int:
     with Image.open(path) as image:
         return min(image.size)
-
-
-def _hashes(table: "pd.DataFrame") -> list[str]:
-    if "sha256" in table:
-        return list(table["sha256"])
-    return _of_each(hash_file, table["path"])
-
-
-def _of_each(read: Callable[[str], Any], paths: Sequence[str]) -> list:
-    """What `read` finds in each file; a file that cannot be read is an `InputError`."""
-
-    def of(path: str):
-        try:
-            return read(path)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error}): replace it, or remove it from metadata.csv") from error
-
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(of, paths))

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from dermgen.config import InputError
 from dermgen.data import manifest
-from dermgen.data.loading import decode, folder_images, resizing
+from dermgen.data.image_files import folder_images
+from dermgen.data.loading import decode, resizing
 from dermgen.data.subsets import subset
 
 
@@ -63,7 +64,7 @@ def manifest_examples(
         InputError: if a class is unknown, nothing is left, or fewer than `limit` are there.
     """
     folder = Path(folder)
-    table = manifest.read(folder)
+    table = manifest.read_images(folder)
     for code in exclude:
         manifest.select(table, dx=code, where=str(folder))
     table = manifest.select(table[~table["dx"].isin(list(exclude))], dx=dx, split=split, where=str(folder))
@@ -77,7 +78,7 @@ def manifest_examples(
         raise InputError(f"{folder} has images without a caption: give --instance_prompt, or captions")
     return [
         Example(
-            str(folder / row["file_name"]),
+            row["path"],
             prompt if prompt is not None else row["caption"],
             row["image_id"],
             str(folder / row["mask_file_name"]) if row["mask_file_name"] else "",

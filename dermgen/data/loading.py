@@ -1,6 +1,5 @@
-"""From files to pixels: the images of a folder, torch data sets over images of one size, pixel ranges."""
+"""From files to pixels: torch data sets over images of one size, and ranges of pixels."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,69 +16,10 @@ from torchvision.transforms import functional as TF
 from dermgen.config import InputError
 from dermgen.data import preprocess
 from dermgen.data.cache import cached_array, key_of
-from dermgen.data.names import is_text, printable
 
 if TYPE_CHECKING:
     import pandas as pd
     from accelerate import Accelerator
-
-
-def folder_images(folder: str | Path, what: str) -> list[tuple[str, str]]:
-    """All images of a folder by name, as (image id, path); hidden files and `Thumbs.db` are not images.
-
-    Raises:
-        InputError: if the folder is missing or has no images.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{what}: no such folder: {folder}")
-    paths = image_files(folder)
-    if not paths:
-        raise InputError(f"{what}: {folder} has no images ({', '.join(sorted(preprocess.FORMATS))})")
-    if odd := [p for p in paths if not is_text(p)]:
-        raise InputError(f"{what}: the file name {printable(odd[0])} is not UTF-8: rename the file")
-    stems = Counter(p.stem for p in paths)
-    return [(p.stem if stems[p.stem] == 1 else p.name, str(p)) for p in paths]
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Files of a folder with an image's ending, by name, hidden ones left out.
-
-    Raises:
-        InputError: if folders inside it have images too, which nobody would read.
-    """
-    inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    for deeper in (p for p in inside if p.is_dir()):
-        lost = next((p for p in deeper.rglob("*") if p.suffix.lower() in preprocess.FORMATS), None)
-        if lost:
-            raise InputError(
-                f"{folder} has images in folders inside it (as {lost.relative_to(folder)}), which are not read: put "
-                "them all into one folder, or make a manifest with `dermgen prepare`"
-            )
-    return [p for p in inside if p.suffix.lower() in preprocess.FORMATS and not p.is_dir()]
-
-
-def check_readable(paths: Sequence[str]) -> None:
-    """Raise `InputError` that names files which are missing or not whole images; each is read to its end.
-
-    A PNG by its checksums, any other format by decoding it, since a JPEG does not tell that it was cut off.
-    """
-
-    def problem(path: str) -> str:
-        if Path(path).suffix.lower() == ".png" and preprocess.is_whole_png(Path(path)):
-            return ""
-        try:
-            preprocess.read_image(Path(path))
-        except preprocess.BadImage as error:
-            return f"{path} ({error})"
-        return ""
-
-    with ThreadPoolExecutor() as pool:
-        bad = [text for text in pool.map(problem, paths) if text]
-    if bad:
-        raise InputError(
-            f"{len(bad)} of {len(paths)} images cannot be read: {', '.join(bad[:3])}; replace or remove them"
-        )
 
 
 class PixelSet(Dataset):

@@ -6,12 +6,13 @@ A manifest folder is a Hugging Face `imagefolder`: images under `images/`, masks
 
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dermgen.blocks import counted
 from dermgen.config import InputError, whole_file
 from dermgen.data import tables
+from dermgen.data.image_files import read_each
 from dermgen.data.names import leaves_folder
 from dermgen.data.prepared import Split
 
@@ -28,6 +29,7 @@ SYNTHETIC_COLUMNS = (
     "truncation source_image_id"
 ).split()
 SPLITS = ("train", "val", "test")
+IN_MEMORY = ["path", "group", "sha256"]  # of rows: the file, its lesion or patient, the hash of its bytes
 # How earlier versions marked the `source` of images that a model trained on a leaky split had generated.
 LEAKY_SOURCE = ", LEAKY"
 
@@ -87,51 +89,68 @@ def _completed(table: "pd.DataFrame") -> "pd.DataFrame":
     return table.assign(**{c: stand_ins.get(c, "") for c in lacking})
 
 
+def read_images(folder: str | Path, synthetic_set: bool = False) -> "pd.DataFrame":
+    """`read`, with the `path` of each image; hashes that the table holds are not those of the files."""
+    table = read(folder, synthetic_set).drop(columns="sha256", errors="ignore")
+    return table.assign(path=[str(Path(folder, name)) for name in table["file_name"]])
+
+
 def read_real(folder: str | Path, need_classes: bool = True) -> "pd.DataFrame":
-    """A manifest of real images, with `path` for each; whole lesions in each split, unless it is marked leaky.
+    """`read_images` of a manifest of real ones; whole lesions in each split, unless it is marked leaky.
 
     Raises:
         InputError: if an image is synthetic or does not say, a lesion is in two splits, or a class is needed and blank.
     """
     from dermgen.data import splits
 
-    table = _with_paths(folder)
-    if (table["synthetic"] != "false").any():
-        bad = table.loc[table["synthetic"] != "false"].iloc[0]
-        raise InputError(
-            f"{folder} must hold real images only, but {bad['image_id']} has synthetic = {bad['synthetic']!r}"
-        )
-    if need_classes and (table["dx"] == "").any():
-        raise InputError(f"{folder}: {(table['dx'] == '').sum()} images have no dx, which is needed here")
+    table = read_images(folder)
+    _require_all(table, "real", "false", folder)
+    if need_classes and (blank := int((table["dx"] == "").sum())):
+        raise InputError(f"{folder}: {counted(blank, 'image has', 'images have')} no dx, which is needed here")
     groups = splits.join_groups(table["lesion_id"], table["patient_id"])
     crossing = splits.crossing_groups(table["split"], groups)
     if crossing and not Split.of(folder).leaky:
         raise InputError(
-            f"{folder}: {crossing} lesions or patients are in more than one split, which makes every score worthless: "
+            f"{folder}: {counted(crossing, 'lesion or patient is', 'lesions or patients are')} in more than one split, "
+            "which makes every score worthless: "
             "split it with `dermgen prepare`"
         )
     return table
 
 
 def read_synthetic(folder: str | Path) -> "pd.DataFrame":
-    """A manifest of synthetic images, with `path` for each.
+    """`read_images` of a manifest of synthetic ones.
 
     Raises:
         InputError: if an image is real or does not say.
     """
-    table = _with_paths(folder, synthetic_set=True)
-    if (table["synthetic"] != "true").any():
-        bad = table.loc[table["synthetic"] != "true"].iloc[0]
-        raise InputError(
-            f"{folder} must hold synthetic images only, but {bad['image_id']} has synthetic = {bad['synthetic']!r}: "
-            "is it the folder of a real set?"
-        )
+    table = read_images(folder, synthetic_set=True)
+    _require_all(table, "synthetic", "true", folder)
     return table
 
 
-def _with_paths(folder: str | Path, synthetic_set: bool = False) -> "pd.DataFrame":
-    table = read(folder, synthetic_set)
-    return table.assign(path=[str(Path(folder, name)) for name in table["file_name"]])
+def _require_all(table: "pd.DataFrame", expected: str, value: str, folder: str | Path) -> None:
+    bad = table[table["synthetic"] != value]
+    if len(bad):
+        raise InputError(
+            f"{folder} must hold {expected} images only, but {len(bad)} of its {len(table)} have synthetic = "
+            f"{bad['synthetic'].iloc[0]!r} (such as {bad['image_id'].iloc[0]}): is it the folder of another set?"
+        )
+
+
+def kept(table: "pd.DataFrame", where: str | Path) -> "pd.DataFrame":
+    """The rows that `dermgen filter` kept; all of a set that was never filtered.
+
+    Raises:
+        InputError: if it kept none.
+    """
+    if "kept" not in table:
+        return table
+    if not (table["kept"] == "true").any():
+        raise InputError(
+            f"{where}: the filter kept none of the {counted(len(table), 'image')}: run it again with other options"
+        )
+    return table[table["kept"] == "true"]
 
 
 def write(table: "pd.DataFrame", folder: Path) -> None:
@@ -160,7 +179,7 @@ def write_view(table: "pd.DataFrame", source: Path, folder: Path) -> None:
     Where the file system has no hard links, the files are copied.
 
     Args:
-        table: rows of a manifest, with new columns.
+        table: rows of a manifest, with new columns; those that only rows in memory have are left out.
         source: the folder that its `file_name` and `mask_file_name` are relative to.
         folder: the view.
     """
@@ -173,7 +192,7 @@ def write_view(table: "pd.DataFrame", source: Path, folder: Path) -> None:
                 os.link(source / name, target)
             except OSError:
                 shutil.copyfile(source / name, target)
-    write(table, folder)
+    write(table.drop(columns=IN_MEMORY, errors="ignore"), folder)
 
 
 def write_csv(table: "pd.DataFrame", path: Path) -> None:
@@ -186,16 +205,19 @@ def identity(table: "pd.DataFrame") -> dict:
     """What a set of images is, whatever its folder is called: the hash of each file, and of the weights that drew them.
 
     Args:
-        table: rows of a manifest with `path`.
+        table: rows of `read_images`.
 
     Returns:
         `sha256`, sorted, and `models`, the values of `model_sha256`.
     """
+    return {"sha256": sorted(set(hashes(table))), "models": sorted(set(table.get("model_sha256", [])) - {""})}
+
+
+def hashes(table: "pd.DataFrame") -> list[str]:
+    """SHA-256 of each row's file; those of rows that have been given a column `sha256` are not read again."""
     from dermgen.data.cache import hash_file
 
-    with ThreadPoolExecutor() as pool:
-        hashes = sorted(set(pool.map(hash_file, table["path"])))
-    return {"sha256": hashes, "models": sorted(set(table.get("model_sha256", [])) - {""})}
+    return list(table["sha256"]) if "sha256" in table else read_each(hash_file, table["path"])
 
 
 def select(

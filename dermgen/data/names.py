@@ -30,6 +30,14 @@ def file_stem(text: str) -> str:
     return file_stems([text])[0]
 
 
+def image_ids(names: Sequence[str]) -> list[str]:
+    """An id for each relative file name: without its ending and with `_` between folders, or the name itself where
+    that would be the id, or the name, of another file."""
+    short = [PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix().replace("/", "_") for name in names]
+    times, full = Counter(short), set(names)
+    return [s if times[s] == 1 and s not in full - {name} else name for s, name in zip(short, names, strict=True)]
+
+
 def leaves_folder(name: str) -> bool:
     """Whether a file name in a table points outside the table's folder, on any operating system."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from dermgen.blocks import counted
 from dermgen.config import InputError, whole_file
 from dermgen.data import files, groups, tables
+from dermgen.data.names import image_ids
 from dermgen.data.origins import PHANTOMS
 from dermgen.data.preprocess import FORMATS
 from dermgen.labels import BINARY, HAM10000, ISIC2019, TAXONOMIES, LesionClass, Taxonomy, from_labels
@@ -135,7 +136,7 @@ def _class_folders(root: Path, parts: Sequence[tuple[str, Path]]) -> RawTable:
         for path, mask in files.match_class_folder(folder, masks)
     ]
     table = pd.DataFrame(rows)
-    table["image_id"] = _ids([Path(path).relative_to(root).as_posix() for path in table["path"]])
+    table["image_id"] = image_ids([Path(path).relative_to(root).as_posix() for path in table["path"]])
     notes, classes = [], sorted({f.name for _, f in parts})
     if splits := sorted({split for split, _ in parts} - {""}):
         notes.append(f"the folders {', '.join(splits)} hold the classes: --keep_split true keeps that split")
@@ -164,20 +165,12 @@ def _table_of_files(table: pd.DataFrame, data_dir: Path) -> RawTable:
     if "caption" not in table and "text" in table:
         table = table.rename(columns={"text": "caption"})
     if "image_id" not in table:
-        table["image_id"] = _ids(table["file_name"])
+        table["image_id"] = image_ids(table["file_name"])
     table["path"] = [str(p) for p in files.find_names(data_dir, table["file_name"])]
     if "mask_file_name" in table:
         masks = files.find_names(data_dir, table["mask_file_name"])
         table["mask_path"] = [str(p) if n else "" for n, p in zip(table["mask_file_name"], masks, strict=True)]
     return _finish(table.drop(columns="split", errors="ignore"), from_labels(table["dx"]))
-
-
-def _ids(names: Iterable[str]) -> list[str]:
-    """Image ids from relative file names: without ending, folders joined by `_`; the full name if not unique."""
-    names = list(names)
-    short = [PurePosixPath(name.replace("\\", "/")).with_suffix("").as_posix().replace("/", "_") for name in names]
-    times = Counter(short)
-    return [s if times[s] == 1 else name for s, name in zip(short, names, strict=True)]
 
 
 def _folders(folder: Path) -> list[Path]:

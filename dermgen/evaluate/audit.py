@@ -158,7 +158,7 @@ def _judged(compared: Comparison, extractor: features.Extractor, config: AuditCo
         images=ImageSet(**manifest.identity(synthetic)),
         train=manifest.identity(compared.train)["sha256"],
         real=images.facts(config.real),
-        copied=manifest.identity(synthetic[copies])["sha256"],
+        copied=sorted(set(synthetic["sha256"][copies])),
     )
 
 
@@ -167,7 +167,7 @@ def _write(compared: Comparison, result: Audit, synthetic_dir: Path, folder: Pat
     table = compared.table()
     manifest.write_csv(table, folder / "audit.csv")
     write(result, folder)
-    view = compared.synthetic.drop(columns=["path", "group"]).assign(
+    view = compared.synthetic.assign(
         nearest_train_id=table["nearest_train_id"], nearest_train_distance=table["distance"], copy=table["copy"]
     )
     manifest.write_view(view, synthetic_dir, folder)

@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 
 from dermgen.classify import networks
 from dermgen.config import InputError
+from dermgen.data import manifest
 from dermgen.data.cache import cached_array, default_cache_dir, hash_file, hash_weights, key_of
 from dermgen.data.loading import PixelSet
 from dermgen.data.trained_on import TrainedOn
@@ -78,7 +78,6 @@ def features(
     batch_size: int = 64,
     orientation: int = 0,
     cache_dir: Path | None = None,
-    hashes: Sequence[str] | None = None,
 ) -> FeatureSet:
     """Features and logits of the images of `table`; computed once for the same pixels.
 
@@ -89,12 +88,11 @@ def features(
         batch_size: images at a time.
         orientation: one of 8, see `turned`.
         cache_dir: default `$DERMGEN_CACHE`.
-        hashes: result of `content_hashes`, if already known.
 
     Raises:
         InputError: if a feature is NaN or infinite.
     """
-    hashes = hashes if hashes is not None else content_hashes(table)
+    hashes = manifest.hashes(table)
     key = key_of("features", extractor.revision, extractor.width, extractor.resolution, RESIZE, orientation, *hashes)
     dataset = PixelSet.of(table, extractor.resolution)
 
@@ -109,12 +107,6 @@ def features(
     array = cached_array(path, len(table), compute, accelerator, batch_size, f"features ({extractor.name})")
     split = extractor.width - extractor.num_classes
     return FeatureSet(table, array[:, :split], array[:, split:])
-
-
-def content_hashes(table: pd.DataFrame) -> list[str]:
-    """SHA-256 of each image file."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(hash_file, table["path"]))
 
 
 def of_same_mix(source: FeatureSet, like: FeatureSet, seed: int, at_most: int | None = None) -> FeatureSet:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess, splits
-from dermgen.data.loading import check_readable, folder_images
+from dermgen.data.image_files import check_readable, folder_images
 from dermgen.data.set_facts import SetFacts
 from dermgen.data.skin_tone import tone, typology_angle
 
@@ -17,41 +17,36 @@ AGE_BANDS = ((0, 30, "under 30"), (30, 50, "30 to 49"), (50, 70, "50 to 69"), (7
 
 
 def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.DataFrame:
-    """A manifest, or a plain folder of images, with `path` for each image and `group`, its lesion or patient.
+    """Rows of a manifest, or of a plain folder, that can all be read.
 
     Args:
         folder: with metadata.csv or without.
         synthetic: whether its images must be synthetic or real; a plain folder does not say.
         dropped_too: whether images that `dermgen filter` dropped are read.
 
+    Returns:
+        The manifest's columns, `path`, `sha256` of the file, and `group`, its lesion or patient.
+
     Raises:
-        InputError: if there are no images, some cannot be read, or they are real where synthetic ones are expected
-            or the reverse.
+        InputError: if there are no images, some cannot be read, or see `manifest.read_real`, `manifest.read_synthetic`.
     """
-    folder = Path(folder)
-    if folder.is_dir() and not (folder / "metadata.csv").exists():
-        files = folder_images(folder, "synthetic" if synthetic else "real")
-        table = pd.DataFrame(files, columns=["image_id", "path"])
-        table["file_name"] = [Path(path).name for path in table["path"]]
-        table = table.assign(age=np.nan, **{c: "" for c in manifest.COLUMNS if c not in (*table.columns, "age")})
+    if Path(folder).is_dir() and not Path(folder, "metadata.csv").exists():
+        table = _of_plain_folder(folder, "synthetic" if synthetic else "real")
     else:
-        table = manifest.read(folder, synthetic_set=synthetic)
-        wanted = "true" if synthetic else "false"
-        bad = table[table["synthetic"] != wanted]
-        if len(bad):
-            expected = "synthetic" if synthetic else "real"
-            raise InputError(
-                f"{folder} is given as the {expected} set, but {len(bad)} of its {len(table)} images have synthetic = "
-                f"{bad['synthetic'].iloc[0]!r}: expected {wanted!r}"
-            )
-        table["path"] = [str(folder / name) for name in table["file_name"]]
-        if "kept" in table and not dropped_too:
-            table = table[table["kept"] == "true"]
-            if table.empty:
-                raise InputError(f"{folder}: the filter kept none of its images")
+        table = manifest.read_synthetic(folder) if synthetic else manifest.read_real(folder, need_classes=False)
+        table = table if dropped_too else manifest.kept(table, folder)
     check_readable(list(table["path"]))
     table = table.reset_index(drop=True)
-    return table.assign(group=splits.join_groups(table["lesion_id"], table["patient_id"]))
+    return table.assign(
+        group=splits.join_groups(table["lesion_id"], table["patient_id"]), sha256=manifest.hashes(table)
+    )
+
+
+def _of_plain_folder(folder: str | Path, what: str) -> pd.DataFrame:
+    """All columns of a manifest, with nothing known of the images."""
+    table = pd.DataFrame(folder_images(folder, what), columns=["image_id", "path"])
+    table["file_name"] = [Path(path).name for path in table["path"]]
+    return table.assign(age=np.nan, **{c: "" for c in manifest.COLUMNS if c not in (*table.columns, "age")})
 
 
 def facts(folder: str | Path) -> dict | None:

@@ -8,6 +8,7 @@ import pandas as pd
 from accelerate import Accelerator
 
 from dermgen.config import InputError
+from dermgen.data import manifest
 from dermgen.data.duplicates import aligned_correlation, orient
 from dermgen.data.loading import PixelSet
 from dermgen.evaluate import features, products
@@ -51,11 +52,9 @@ class Neighbours:
 
     def nearest(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`closest` for the images of `table`; rows are those of the training images."""
-        hashes = features.content_hashes(table)
+        table = table.assign(sha256=manifest.hashes(table))  # once for all orientations
         oriented = [
-            features.features(
-                self.extractor, table, self.accelerator, self.batch_size, k, self.cache_dir, hashes
-            ).features
+            features.features(self.extractor, table, self.accelerator, self.batch_size, k, self.cache_dir).features
             for k in range(8)
         ]
         rows, orientations = _candidates(oriented, self.base, self.candidates, self.use_index)

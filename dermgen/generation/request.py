@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dermgen.config import InputError, read_yaml
 from dermgen.data import captions, manifest
-from dermgen.data.loading import folder_images
+from dermgen.data.image_files import folder_images
 from dermgen.data.subsets import choose
 from dermgen.labels import Taxonomy
 from dermgen.settings.generate import GRID_FIELDS, GenerateConfig

@@ -10,7 +10,8 @@ from torch import nn
 
 from dermgen.data import trained_on
 from dermgen.data.examples import files_of, manifest_examples
-from dermgen.data.loading import PixelSet, check_readable, collate, to_uint8, to_unit_range
+from dermgen.data.image_files import check_readable
+from dermgen.data.loading import PixelSet, collate, to_uint8, to_unit_range
 from dermgen.data.set_facts import SetFacts
 from dermgen.sampling import evaluating
 from dermgen.settings.autoencoder import AutoencoderConfig

@@ -17,7 +17,8 @@ from dermgen.config import InputError
 from dermgen.data import preprocess, trained_on
 from dermgen.data.cache import default_cache_dir, key_of
 from dermgen.data.examples import Example, files_of, folder_examples, manifest_examples
-from dermgen.data.loading import check_readable, collate
+from dermgen.data.image_files import check_readable
+from dermgen.data.loading import collate
 from dermgen.data.set_facts import SetFacts
 from dermgen.findings import Finding, of_base_model
 from dermgen.settings.dreambooth import DreamboothConfig

@@ -16,7 +16,7 @@ from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file, key_of
 from dermgen.data.generated import Generated
-from dermgen.data.loading import check_readable
+from dermgen.data.image_files import check_readable
 from dermgen.data.origins import License, parse_license
 from dermgen.data.set_facts import SetFacts, combined_license
 from dermgen.data.trained_on import TrainedOn

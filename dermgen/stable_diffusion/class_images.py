@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from dermgen.config import InputError
 from dermgen.data.cache import hash_weights, key_of
 from dermgen.data.examples import Example
-from dermgen.data.loading import image_files
+from dermgen.data.image_files import image_files
 from dermgen.data.subsets import choose
 from dermgen.sampling import Request, generate_missing, is_whole, save_png
 from dermgen.stable_diffusion.base_model import BaseModel

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data import manifest
-from dermgen.data.loading import check_readable
+from dermgen.data.image_files import check_readable
 from dermgen.data.subsets import subset
 from dermgen.labels import from_labels
 from dermgen.settings.training import FromScratchConfig

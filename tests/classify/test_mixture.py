@@ -95,10 +95,10 @@ def test_a_lesion_in_two_splits_is_refused(manifest_dir, tmp_path):
         (table["lesion_id"] == lesion).sum() - 2
     )
     manifest.write(table, tmp_path)
-    with pytest.raises(InputError, match="1 lesions or patients are in more than one split"):
+    with pytest.raises(InputError, match="1 lesion or patient is in more than one split"):
         read_real(tmp_path)
 
 
 def test_a_filter_that_kept_nothing_is_an_error():
-    with pytest.raises(InputError, match="the filter kept none of the 18 synthetic images"):
+    with pytest.raises(InputError, match="the synthetic set: the filter kept none of the 18 images"):
         training_rows(REAL, SYNTHETIC.assign(kept="false"), only_kept=True)

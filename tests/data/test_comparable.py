@@ -112,6 +112,16 @@ def test_files_of_the_real_set_are_named_with_their_split(drawn, tested_dir):
         comparable.require(real, real[real["split"] != "train"], manifest.read_synthetic(drawn), drawn)
 
 
+def test_hashes_that_a_real_manifest_brings_along_hide_no_file(drawn, tested_dir, tmp_path):
+    table = manifest.read(tested_dir)
+    manifest.write_view(table, tested_dir, tmp_path / "theirs")
+    table.assign(sha256="of the photographs").to_csv(tmp_path / "theirs" / "metadata.csv", index=False)
+    name = manifest.read(drawn)["file_name"][0]
+    (drawn / name).unlink()
+    (drawn / name).write_bytes((tested_dir / table["file_name"][0]).read_bytes())
+    assert "1 of the" in check(tmp_path / "theirs", drawn)[0][0].reason
+
+
 @pytest.mark.parametrize(("side", "noted"), [(32, False), (33, False), (16, True), (64, True)])
 def test_sets_of_different_sizes_are_noted(side, noted, drawn, tested_dir):
     for name in manifest.read(drawn)["file_name"]:

@@ -13,7 +13,7 @@ from small import colours, train
 
 from dermgen.config import InputError
 from dermgen.data import manifest
-from dermgen.data.names import MAX_BYTES, file_stem, file_stems, leaves_folder
+from dermgen.data.names import MAX_BYTES, file_stem, file_stems, image_ids, leaves_folder
 from dermgen.data.prepare import PrepareConfig, prepare
 from dermgen.data.sheets import contact_sheet
 from dermgen.generation.generate import generate
@@ -50,6 +50,13 @@ def test_usual_ids_keep_their_names_and_a_changed_one_does_not_depend_on_the_oth
     assert file_stems(usual) == usual
     assert file_stem("../x") == file_stems([*HOSTILE, "../x"])[-1]
     assert file_stems(["a", "a"]) == ["a", "a"]
+
+
+def test_files_in_different_folders_or_of_different_kinds_never_share_an_id():
+    assert image_ids(["a/x.jpg", "b/x.jpg", "c\\y.png"]) == ["a_x", "b_x", "c_y"]
+    assert image_ids(["a/x.jpg", "a_x.jpg"]) == ["a/x.jpg", "a_x.jpg"]
+    odd = ["x.jpg", "x.png", "x.jpg.png", "y.png", "y.png.jpg", "z/y.jpg"]
+    assert len(set(image_ids(odd))) == len(odd)
 
 
 @pytest.mark.parametrize("name", ["../x.png", "images/../../x.png", "/etc/x.png", "C:\\x.png", "..\\x.png", "\\x.png"])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dermgen import inspection
 from dermgen.config import InputError
-from dermgen.data.loading import check_readable, folder_images
+from dermgen.data.image_files import check_readable, folder_images
 
 
 def test_a_cut_off_jpeg_is_named_before_training_and_a_whole_folder_passes(tmp_path):
@@ -28,6 +28,13 @@ def test_a_cut_off_jpeg_is_named_before_training_and_a_whole_folder_passes(tmp_p
     (tmp_path / "e.jpg").symlink_to(tmp_path / "nowhere.jpg")
     with pytest.raises(InputError, match=r"3 of 5 images cannot be read: .*b.jpg .truncated.*d.png.*e.jpg .broken"):
         check_readable([path for _, path in folder_images(tmp_path, "data")])
+
+
+def test_each_file_of_a_folder_has_an_id_of_its_own_whatever_the_endings(tmp_path):
+    names = ["a.jpg", "b.png", "x.jpg", "x.jpg.png", "x.png"]
+    for name in names:
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert [i for i, _ in folder_images(tmp_path, "data")] == ["a", "b", "x.jpg", "x.jpg.png", "x.png"]
 
 
 def test_a_file_name_that_is_not_utf8_is_one_sentence_and_can_be_inspected(tmp_path):

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import types
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image, ImageOps
 from dermgen import cli
 from dermgen.blocks import for_terminal
 from dermgen.config import InputError
-from dermgen.data import manifest
+from dermgen.data import cache, manifest
 from dermgen.data.phantom import PhantomConfig, write_phantoms
 from dermgen.data.prepare import PrepareConfig, prepare
 from dermgen.evaluate import audit as audit_module
@@ -148,6 +149,19 @@ def audited(real_dir, planted, tmp_path_factory):
     return folder, result, manifest.read(folder)
 
 
+def test_an_audit_hashes_each_file_once(real_dir, planted, tmp_path, monkeypatch):
+    times = Counter()
+
+    def counting(path, hash_file=cache.hash_file):
+        times[str(path)] += 1
+        return hash_file(path)
+
+    monkeypatch.setattr(cache, "hash_file", counting)
+    audit(AuditConfig(real=str(real_dir), synthetic=str(planted), output_dir=str(tmp_path / "a")))
+    assert set(times) == {path for folder in (real_dir, planted) for path in manifest.read_images(folder)["path"]}
+    assert set(times.values()) == {1}
+
+
 def test_at_least_95_percent_of_planted_copies_are_found_with_their_source(audited):
     table = audited[2]
     copies = table[table["kind"] != "honest"]
@@ -262,7 +276,7 @@ def test_the_distribution_of_the_share_of_false_alarms_is_as_simulated():
 
 
 def test_training_images_given_as_synthetic_are_refused(real_dir, tmp_path):
-    with pytest.raises(InputError, match="given as the synthetic set, but .* synthetic = 'false'"):
+    with pytest.raises(InputError, match="must hold synthetic images only, but .* synthetic = 'false'"):
         audit(AuditConfig(real=str(real_dir), synthetic=str(real_dir), output_dir=str(tmp_path / "a")))
 
 

@@ -185,7 +185,7 @@ def test_features_are_computed_once_for_the_same_pixels(tested_dir, tmp_path):
     calls = []
     plain = features.load("pixels")
     extractor = features.Extractor("pixels", "1", 64, plain.width, 0, lambda x: calls.append(len(x)) or plain.embed(x))
-    table = images.read(tested_dir, False).head(10)
+    table = manifest.read_real(tested_dir).head(10)
     first = features.features(extractor, table, Accelerator(), cache_dir=tmp_path / "cache").features
     renamed = []
     for i, path in enumerate(table["path"]):
@@ -320,8 +320,8 @@ def test_sets_that_cannot_be_compared_are_refused_in_one_sentence(tested_dir, sy
     for real, synthetic, message in (
         (tested_dir, tmp_path / "empty", "has no images"),
         (tested_dir, tmp_path / "one", "at least 7 images"),
-        (tested_dir, tested_dir, "given as the synthetic set, but .* synthetic = 'false': expected 'true'"),
-        (synthetic_dir, synthetic_dir, "given as the real set"),
+        (tested_dir, tested_dir, r"must hold synthetic images only, but (\d+) of its \1 have synthetic = 'false'"),
+        (synthetic_dir, synthetic_dir, "must hold real images only"),
         (tmp_path / "nowhere", synthetic_dir, "no such folder"),
     ):
         with pytest.raises(InputError, match=message):
@@ -423,6 +423,15 @@ def test_a_real_set_without_a_test_split_is_refused(tested_dir, synthetic_dir, t
     table = manifest.read(tested_dir)
     manifest.write_view(table.assign(split=table["split"].replace("test", "val")), tested_dir, tmp_path / "m")
     with pytest.raises(InputError, match="has no test split"):
+        evaluate(config(tmp_path / "m", synthetic_dir, tmp_path / "e"))
+
+
+def test_lesions_in_several_splits_are_refused_as_the_real_set(tested_dir, synthetic_dir, tmp_path):
+    table = manifest.read(tested_dir)
+    table["lesion_id"] = ["one", "one", *table["lesion_id"][2:]]
+    table["split"] = ["train", "test", *table["split"][2:]]
+    manifest.write_view(table, tested_dir, tmp_path / "m")
+    with pytest.raises(InputError, match="lesions? or patients? (is|are) in more than one split"):
         evaluate(config(tmp_path / "m", synthetic_dir, tmp_path / "e"))
 
 

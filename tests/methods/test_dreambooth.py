@@ -435,7 +435,7 @@ def test_an_empty_or_damaged_image_folder_is_found_before_the_model_is_loaded(tr
     with pytest.raises(InputError, match="has no images"):
         train(**options)
     (folder / "a.png").write_bytes(b"no")
-    with pytest.raises(InputError, match="1 of 1 images cannot be read"):
+    with pytest.raises(InputError, match="1 of 1 image cannot be read"):
         train(**options)
 
 
