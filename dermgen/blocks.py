@@ -1,4 +1,4 @@
-"""What a stage reports: text, warnings, tables and pictures, shown alike on a terminal, a page and a card."""
+"""What a stage reports: text, notes, warnings, tables and pictures, shown alike on a terminal, a page and a card."""
 
 import re
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; a verdict stands out."""
+    """A paragraph; a verdict stands out, and a note helps to read the figures but asks for nothing."""
 
     text: str
-    kind: Literal["text", "verdict", "heading"] = "text"
+    kind: Literal["text", "verdict", "heading", "note"] = "text"
 
 
 @dataclass(frozen=True)
 class Warning:
-    """A warning to read before the figures; `example` names an image and is not published."""
+    """What a reader must act on before using the figures; `example` names an image and is not published."""
 
     text: str
     example: str = ""
@@ -49,14 +49,14 @@ def for_terminal(blocks: Sequence[Block]) -> str:
     lines: list[str] = []
     for block in blocks:
         if isinstance(block, Warning):
-            lines.append(f"note: {block.text}" + (f" (for example {block.example})" if block.example else ""))
+            lines.append(f"warning: {block.text}" + (f" (for example {block.example})" if block.example else ""))
         elif isinstance(block, Table):
             lines += ["", *_columns(block), ""]
         elif isinstance(block, Picture):
             if block.path.exists():
                 lines.append(f"{block.caption}: {block.path}")
         else:
-            lines.append(block.text)
+            lines.append(f"note: {block.text}" if block.kind == "note" else block.text)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 
@@ -65,12 +65,13 @@ def for_card(blocks: Sequence[Block]) -> str:
     parts = []
     for block in blocks:
         if isinstance(block, Warning):
-            parts.append(f"**{block.text[:1].upper()}{block.text[1:]}.**")
+            parts.append(f"**{sentence(block.text)}**")
         elif isinstance(block, Table):
             rows = [block.head, ["---"] * len(block.head), *block.rows]
             parts.append("\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows))
         elif isinstance(block, Text):
-            parts.append({"text": "{}", "verdict": "**{}**", "heading": "### {}"}[block.kind].format(block.text))
+            form = {"text": "{}", "verdict": "**{}**", "heading": "### {}", "note": "Note: {}"}[block.kind]
+            parts.append(form.format(f"{block.text.removesuffix('.')}." if block.kind == "note" else block.text))
     return "\n\n".join(parts)
 
 
@@ -88,6 +89,11 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def sentence(text: str) -> str:
+    """A clause, as warnings and notes have it, as a sentence: with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}."
+
+
 def number(value: float | None) -> str:
     """Three significant digits; – for None."""
     return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -102,6 +108,11 @@ def size(n: float) -> str:
     """Bytes as `1.5 GiB`, `2.0 MiB`, `3.0 KiB`."""
     unit, length = next((u, k) for u, k in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)) if n >= k or k == 2**10)
     return f"{n / length:.1f} {unit}"
+
+
+def p_value(p: float) -> str:
+    """As `p = 0.031`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
 def interval(low: float | None, high: float | None) -> str:

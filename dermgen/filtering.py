@@ -41,7 +41,7 @@ def filter_images(config: FilterConfig) -> Filtered:
     reference = images.reference_sets(real)
     held_out, train = real.iloc[reference["held_out"]], real.iloc[reference["train"]]
     faults, notes = comparable.check(real, held_out, synthetic, config.synthetic)
-    notes = [f"{reason} (for example {example}): do not trust these scores" for reason, example in faults] + notes
+    warnings = [f"{reason} (for example {example}): do not trust these scores" for reason, example in faults] + notes
     folder = Path(config.output_dir)
     accelerator = Accelerator()
 
@@ -55,8 +55,6 @@ def filter_images(config: FilterConfig) -> Filtered:
     if not kept.any():
         raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")
     cost = _cost(embed(extractor, synthetic), kept, embed(extractor, held_out), accelerator.device)
-    if cost["kept"].get("kid", -np.inf) >= cost["random"].get("kid", np.inf) and not kept.all():
-        notes.append("by KID the kept images are no closer to the held-out ones than a random subset of the same size")
     result = Filtered(
         scorer=config.scorer if config.scorer == "features" else f"{config.scorer} {config.run}",
         scorer_revision=revision,
@@ -74,7 +72,7 @@ def filter_images(config: FilterConfig) -> Filtered:
         },
         cost=cost,
         shares=_shares(images.subgroups(synthetic), kept),
-        warnings=notes,
+        warnings=warnings,
     )
     if accelerator.is_main_process:
         _write(result, synthetic, quality, kept, Path(config.synthetic), folder)

@@ -92,6 +92,7 @@ def _text_to_image_settings(config: TinyConfig, stages: Path, shared: dict[str, 
         random_flip=True,
         validation_prompt=[_short_caption(table, c, from_labels(table["dx"])) for c in shown],
         validation_guidance_scale=3.0,
+        validation_base_rows=False,  # the base model is untrained: its images are noise
         validation_steps=max(1, config.unet_steps // 3),
         **shared,
     )

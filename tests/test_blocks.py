@@ -7,20 +7,27 @@ from dermgen.blocks import Picture, Table, Text, Warning, counted, for_card, for
 BLOCKS = [
     Warning("few images", example="ISIC_1"),
     Text("Scores", "heading"),
+    Text("FID of few images is unreliable", "note"),
     Text("3 of 9 are copies.", "verdict"),
     Table(["class", "n"], [["mel|nv", "12"], ["df", "3"]], main=[0]),
 ]
 
 
 def test_a_table_stands_in_columns_with_numbers_to_the_right():
-    lines = for_terminal(BLOCKS[3:]).strip().splitlines()
+    lines = for_terminal(BLOCKS[4:]).strip().splitlines()
     assert lines == ["class    n", "mel|nv  12", "df       3"]
 
 
 def test_a_card_is_markdown_whose_cells_keep_their_bars():
     assert for_card(BLOCKS) == (
-        "**Few images.**\n\n### Scores\n\n**3 of 9 are copies.**\n\n| class | n |\n| --- | --- |\n| mel\\|nv | 12 |\n| df | 3 |"
+        "**Few images.**\n\n### Scores\n\nNote: FID of few images is unreliable.\n\n**3 of 9 are copies.**\n\n| class | n |\n| --- | --- |\n| mel\\|nv | 12 |\n| df | 3 |"
     )
+
+
+def test_a_terminal_tells_warnings_from_notes():
+    assert for_terminal(BLOCKS[:3]).splitlines() == [
+        "warning: few images (for example ISIC_1)", "Scores", "note: FID of few images is unreliable",
+    ]  # fmt: skip
 
 
 def test_examples_and_pictures_are_shown_here_and_not_published(tmp_path: Path):

@@ -7,7 +7,7 @@ from conftest import SMALL_CLASSIFIER
 from datasets import load_dataset
 
 from dermgen import filtering
-from dermgen.blocks import for_terminal
+from dermgen.blocks import Table, for_terminal
 from dermgen.classify import classifier
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.config import InputError
@@ -17,7 +17,7 @@ from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
 from dermgen.evaluate.features import FeatureSet
 from dermgen.filtering import FilterConfig, _cost, choose, filter_images
 from dermgen.results.common import read
-from dermgen.results.filtered import Filtered
+from dermgen.results.filtered import NO_CLOSER, Filtered
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +119,15 @@ def test_the_table_of_the_cost_names_the_better_direction_and_a_negative_kid_is_
             cost={column: scores | {"kid": kid} for column in ("all", "kept", "random")},
         )  # fmt: skip
         text = for_terminal(result.blocks(tmp_path))
-        rows = {line.split()[0]: line.split()[-1] for line in text.splitlines() if line.endswith(("higher", "lower"))}
-        assert rows == {
-            "precision": "higher",
-            "recall": "higher",
-            "coverage": "higher",
-            "Vendi": "higher",
-            "KID": "lower",
-        }
+        (costs,) = (b for b in result.blocks(tmp_path) if isinstance(b, Table) and b.head[0] == "score")
+        assert [row[0] for row in costs.rows] == [
+            "KID x 1000 ↓",
+            "Precision ↑",
+            "Recall ↑",
+            "Coverage ↑",
+            "Vendi score ↑",
+        ]
+        assert "↓: lower is better; ↑: higher is better." in text
         assert ("may be slightly negative" in text) == explained
 
 
@@ -137,7 +138,8 @@ def test_a_scorer_that_is_no_better_than_chance_is_reported(tested_dir, syntheti
         cost = {"all": same, "kept": same | {"kid": kid}, "random": same}
         monkeypatch.setattr(filtering, "_cost", lambda *_, cost=cost: cost)
         result = filter_images(config(tested_dir, synthetic_dir, tmp_path / str(kid)))
-        assert any("no closer to the held-out ones than a random subset" in w for w in result.warnings) == warned
+        assert (f"note: {NO_CLOSER}" in for_terminal(result.blocks(tmp_path))) == warned
+        assert ("no closer to held-out real ones than a random subset" in result.headline()) == warned
 
 
 def test_near_images_score_higher_than_far_ones(tested_dir, tmp_path):

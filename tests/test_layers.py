@@ -23,7 +23,7 @@ LAYERS = [
     {"evaluate"},
     {"methods"},
     {"runs"},
-    {"generation", "tiny", "filtering", "report", "inspection"},
+    {"generation", "tiny", "filtering", "report", "summary", "inspection"},
     {"app"},
     {"publish"},
     {"trial"},

@@ -137,7 +137,8 @@ def test_the_report_repeats_the_old_verdicts():
         assert arm["verdict"] in page
     for text in (
         "70 images of 28 groups",
-        "at 16 px, classes: mel, nv.",
+        "at 16 px was trained from scratch for 2 steps on 16 images",
+        "Classes: mel, nv.",
         "16 synthetic images against 40 held-out real",
         "0 of 16 synthetic images are copies",
         "0.0% to 19.4%",

@@ -1,20 +1,30 @@
 """The report is one page that opens in a browser without a request or an error, and shows the results of the stages."""
 
 import base64
+import html
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import yaml
 from conftest import SMALL_CLASSIFIER
 from PIL import Image
 
+from dermgen.classify.comparison import intervals
 from dermgen.classify.study import StudyConfig, study
 from dermgen.config import InputError, parse
+from dermgen.data import preparation_report
+from dermgen.data.prepared import Prepared, Split
 from dermgen.evaluate.evaluate import EvaluateConfig, evaluate
 from dermgen.filtering import FilterConfig, filter_images
 from dermgen.report import ReportConfig, report
+from dermgen.results.classifier import ClassifierResult
+from dermgen.results.common import read, write
+from dermgen.results.evaluation import Evaluation
+from dermgen.results.filtered import Filtered
+from dermgen.results.study import Study
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -45,12 +55,77 @@ def page(stages, tested_dir, tmp_path_factory):
 def test_sections_follow_the_order_of_the_stages(page):
     titles = re.findall(r"<h2>(.*?)</h2>", page.read_text())
     assert titles == [
+        "Summary",
         "Data",
         "Scores",
         "Quality filter",
         "Classifier: seed-0",
         "Do synthetic images help a classifier?",
     ]
+
+
+def summary_of(page):
+    """By question: the sentences of the summary, and the ids that they link to."""
+    (text,) = re.findall(r'<dl class="summary">(.*?)</dl>', page.read_text(), re.DOTALL)
+    answers = re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", text, re.DOTALL)
+    assert len(answers) == text.count("<dt>")
+    return {
+        question: [(html.unescape(re.sub("<.*?>", "", p)), re.findall(r'href="#(\w+)"', p))
+                   for p in re.findall("<p.*?</p>", answer)]
+        for question, answer in answers
+    }  # fmt: skip
+
+
+def test_the_summary_says_each_result_in_a_sentence_that_links_to_its_section(page, stages, tested_dir):
+    summary, text = summary_of(page), page.read_text()
+    assert list(summary) == ["Training", "Splits", "Quality", "Copies", "Filter", "Classifier", "Benefit"]
+    first = stages / "study" / "runs" / "real" / "seed-0"
+    classifier = read(ClassifierResult, first)
+    results = {
+        "Splits": preparation_report.headline(Prepared.read(tested_dir), Split.of(tested_dir)),
+        "Quality": read(Evaluation, stages / "scores").headline(),
+        "Filter": read(Filtered, stages / "filtered").headline(),
+        "Classifier": classifier.headline(intervals(first / "predictions_test.csv", classifier.classes)),
+        "Benefit": read(Study, stages / "study").headline(),
+    }
+    for question, headline in results.items():
+        ((sentence, links),) = summary[question]
+        assert sentence.startswith(headline), question
+        (section,) = re.findall(rf'<section id="{links[0]}">(.*?)</section>', text, re.DOTALL)
+        assert html.escape(headline) in section.replace("&#39;", "&#x27;"), question
+    assert summary["Splits"][0][0].startswith("Protected: ")
+    assert "KID x 1000 is " in summary["Quality"][0][0]
+
+
+def test_the_summary_says_what_no_stage_has_answered(page, stages, tested_dir, tmp_path):
+    assert summary_of(page)["Copies"] == [("Not audited for copies.", [])]
+    assert summary_of(page)["Training"] == [("No training run is part of this report.", [])]
+    scores = report(ReportConfig(folders=[str(stages / "scores")], output_dir=str(tmp_path / "scores")))
+    assert "cannot tell whether lesions are kept apart" in summary_of(scores)["Splits"][0][0]
+    assert summary_of(scores)["Benefit"][0][0] == "Whether the images help a classifier was not studied."
+    data = report(ReportConfig(folders=[str(tested_dir)], output_dir=str(tmp_path / "data")))
+    assert list(summary_of(data)) == ["Splits"], "a report of real images alone has no synthetic ones to ask about"
+
+
+def test_the_summary_has_a_sentence_for_each_of_the_first_three_sets_and_counts_the_others(stages, tmp_path):
+    folders = [str(shutil.copytree(stages / "scores", tmp_path / name)) for name in "abcde"]
+    page = report(ReportConfig(folders=folders, output_dir=str(tmp_path / "r")))
+    *sentences, more = summary_of(page)["Quality"]
+    assert [re.findall(r"Scores: (\w)", text) for text, _ in sentences] == [["a"], ["b"], ["c"]]
+    assert more == ("and 2 more", [])
+    assert "<h2>Scores: e</h2>" in page.read_text()
+
+
+def test_the_summary_counts_the_warnings_of_a_section_and_notes_are_none(stages, tmp_path):
+    folder = shutil.copytree(stages / "scores", tmp_path / "s")
+    result = read(Evaluation, folder)
+    write(replace(result, leaky=True, warnings=[], examples=[], notes=["of few images"]), folder)
+    page = report(ReportConfig(folders=[str(folder)], output_dir=str(tmp_path / "r")))
+    ((sentence, links),) = summary_of(page)["Quality"]
+    assert sentence.endswith("Scores 1 warning")
+    assert links == ["s0", "s0"]
+    assert '<p class="warning">LEAKY: ' in page.read_text()
+    assert '<p class="note">Note: of few images</p>' in page.read_text()
 
 
 def test_the_page_loads_nothing_from_elsewhere(page):

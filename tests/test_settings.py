@@ -109,7 +109,7 @@ FROM_SCRATCH = TRAINING + " cache_dir validation_steps num_sample_images"
 DREAMBOOTH = f"""{TRAINING}
     enable_xformers_memory_efficient_attention cache_dir cache_latents pre_compute_text_embeddings sample_batch_size
     gradient_checkpointing validation_prompt validation_guidance_scale num_validation_images validation_steps
-    validation_epochs validation_scheduler held_out_steps held_out_images skip_save_text_encoder
+    validation_epochs validation_scheduler validation_base_rows held_out_steps held_out_images skip_save_text_encoder
     prior_generation_precision"""
 # What a job may resume with another value of.
 FREE = {

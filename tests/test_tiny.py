@@ -61,3 +61,8 @@ def test_each_stage_has_its_own_batch_size_and_learning_rate(manifest_dir, tmp_p
     second = tiny._text_to_image_settings(config, tmp_path, {"data_dir": config.data_dir})
     assert (first.train_batch_size, second.train_batch_size) == (3, 2)
     assert second.learning_rate == 0.5
+
+
+def test_the_sample_grids_show_no_images_of_the_untrained_start(manifest_dir, tmp_path):
+    config = settings(manifest_dir, tmp_path)
+    assert not tiny._text_to_image_settings(config, tmp_path, {"data_dir": config.data_dir}).validation_base_rows

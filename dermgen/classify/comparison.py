@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from dermgen import statistics
+from dermgen.blocks import p_value
 from dermgen.config import InputError
 from dermgen.data import splits
 from dermgen.results.classifier import Intervals
@@ -207,7 +208,7 @@ def verdict(arm: str, entry: dict, baseline: str, focus_class: str, arms: int, l
         f"{arm}: BMA {entry['scores']['bma']['value']:.3f}, {d['value']:+.3f} ({d['low']:+.3f} to "
         f"{d['high']:+.3f}) against {baseline}"
     )
-    evidence = f"{_p(p)}, corrected for {arms} arms" if arms > 1 else _p(p)
+    evidence = f"{p_value(p)}, corrected for {arms} arms" if arms > 1 else p_value(p)
     if p < 0.05:
         text += f"; the {'gain' if d['value'] > 0 else 'loss'} is real ({evidence})"
     else:
@@ -218,10 +219,6 @@ def verdict(arm: str, entry: dict, baseline: str, focus_class: str, arms: int, l
         return f"{text}: too few test lesions to tell ({lesions})."
     shown = "real" if f["p_holm"] < 0.05 else "not shown"
     return f"{text} ({f['low']:+.3f} to {f['high']:+.3f}), {shown}."
-
-
-def _p(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
 def lesions_of(classes: Sequence[str], labels: np.ndarray, groups: Sequence[Hashable]) -> dict[str, int]:

@@ -107,12 +107,17 @@ def _permutation_p(
     return as_unlike / (1 + PERMUTATIONS)
 
 
+def unlike(differences: Sequence[dict]) -> list[str]:
+    """The columns in which the splits differ by more than chance explains."""
+    return [d["column"] for d in differences if d["p_holm"] < ALARM]
+
+
 def warning(differences: Sequence[dict]) -> str | None:
     """A warning if the splits differ by more than chance explains, else None."""
-    unlike = [d["column"] for d in differences if d["p_holm"] < ALARM]
-    if not unlike:
+    columns = unlike(differences)
+    if not columns:
         return None
-    return f"the splits differ by more than chance explains in {', '.join(unlike)}: scores on them are misleading"
+    return f"the splits differ by more than chance explains in {', '.join(columns)}: scores on them are misleading"
 
 
 def _rarest_class(dx: pd.Series, groups: Sequence[int]) -> np.ndarray:

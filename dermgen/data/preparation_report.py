@@ -5,7 +5,7 @@ import pandas as pd
 from dermgen.blocks import Block, Table, Text, Warning, counted, number
 from dermgen.data import balance
 from dermgen.data.manifest import SPLITS
-from dermgen.data.prepared import NO_GROUPS, Prepared, Split
+from dermgen.data.prepared import NO_GROUPS, OLD_SPLIT, Prepared, Split
 from dermgen.data.processing import ODD_MASKS
 
 
@@ -27,6 +27,7 @@ def blocks(prepared: Prepared, table: pd.DataFrame, split: Split) -> list[Block]
         *map(Warning, split.warnings()),
         *([Warning(_crossing_warning(audit.groups_crossing_splits))] if _leaks_as_given(prepared) else []),
         *([Warning(unlike)] if unlike else []),
+        Text(headline(prepared, split), "verdict"),
         Text(
             f"{counted(audit.images, 'image')} of {counted(audit.groups, 'group')}; a group is a lesion or patient "
             f"with its near-duplicates. Groups in more than one split: {_crossing(prepared, split)}. {pairs}. "
@@ -35,8 +36,33 @@ def blocks(prepared: Prepared, table: pd.DataFrame, split: Split) -> list[Block]
         _classes(table),
         *([_comparison(audit.differences)] if audit.differences else []),
         *([Table(["left out because", "files"], left_out)] if left_out else []),
-        *(Text(line) for line in _changes(prepared)),
+        *map(Text, _changes(prepared)),
+        *(Text(note, "note") for note in prepared.notes),
     ]
+
+
+def headline(prepared: Prepared, split: Split) -> str:
+    """Whether the splits are protected, in a sentence."""
+    audit = prepared.audit
+    what = f"{counted(audit.images, 'image')} of {counted(audit.groups, 'lesion or patient', 'lesions or patients')}"
+    if split.leaky:
+        return f"Not protected: {what} were split by image, so images of one lesion are in several splits."
+    if split.split_method == NO_GROUPS:
+        images = counted(audit.images, "image has", "images have")
+        return f"Unknown: {images} no lesion or patient ids, so one lesion may be in several splits."
+    if audit.groups_crossing_splits:
+        crossing = counted(audit.groups_crossing_splits, "lesion or patient has", "lesions or patients have")
+        return f"Not protected: {crossing} images in several splits ({what} in all)."
+    kept = f"Protected: {what}, each with its near-duplicates in one split"
+    if split.split_method == OLD_SPLIT:
+        return (
+            f"{kept}; but an earlier version split them, so scores are not comparable with those on data prepared now."
+        )
+    if unlike := balance.unlike(audit.differences):
+        return f"{kept}; but the splits differ by more than chance explains in {', '.join(unlike)}."
+    if not audit.differences:
+        return f"{kept}; whether the splits are alike was not tested."
+    return f"{kept}; the splits differ by no more than chance explains."
 
 
 def _leaks_as_given(prepared: Prepared) -> bool:
@@ -99,5 +125,4 @@ def _changes(prepared: Prepared) -> list[str]:
             f"{', '.join(map(repr, list(texts)[:5]))}."
             for column, texts in prepared.read_as_unknown.items()
         ),
-        *(f"Note: {note}" for note in prepared.notes),
     ]

@@ -1,12 +1,14 @@
 """What may be said of a set of images wherever a model is trained on it or compared with it: no path, no id."""
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dermgen import typed
+from dermgen.blocks import counted
 from dermgen.data import manifest
 from dermgen.data.origins import License, combine
 from dermgen.data.prepared import OLD_SPLIT, Prepared, Split, SplitAudit
@@ -14,6 +16,8 @@ from dermgen.job import saved_settings
 
 # Settings of `dermgen prepare` that decide what an image and a split are.
 PREPARATION = "resolution crop crop_margin remove_hair color_constancy split caption_template seed".split()
+
+NAMED_CLASSES = 2  # more are counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,34 @@ class SetFacts:
     def split(self) -> Split:
         """How the set was split."""
         return Split(self.leaky, self.split_method)
+
+
+def described(data: Sequence[SetFacts], counted_images: bool = True) -> str:
+    """The images of several sets in a phrase, as in `25 images of vasc from HAM10000`.
+
+    Args:
+        data: facts of the sets.
+        counted_images: whether their number is given, to which an image that is in two sets counts twice.
+    """
+    per_class: Counter[str] = Counter()
+    for entry in data:
+        per_class.update(entry.images_per_class)
+    del per_class["unknown"]
+    numbers = [entry.images for entry in data]
+    synthetic = sum(entry.synthetic for entry in data)
+    what = "images"
+    if counted_images and None not in numbers:
+        what = counted(sum(numbers), "image")
+        if 0 < synthetic < sum(numbers):
+            what += f" ({synthetic:,} of them synthetic)"
+        elif synthetic:
+            what = counted(synthetic, "synthetic image")
+    if 0 < len(per_class) <= NAMED_CLASSES:
+        what += f" of {' and '.join(per_class)}"
+    elif per_class:
+        what += f" of {len(per_class)} classes"
+    sources = sorted({source for entry in data for source in entry.sources} - {""})
+    return f"{what} from {' and '.join(sources)}" if sources else what
 
 
 def combined_license(data: Iterable[SetFacts], said: str | None = None, more: Iterable[str] = ()) -> License | None:

@@ -17,7 +17,7 @@ from dermgen.data.loading import PixelSet
 from dermgen.data.prepared import Split
 from dermgen.data.subsets import choose
 from dermgen.evaluate import features, images, pairs, products, scores
-from dermgen.results.common import Estimate, ImageSet, is_one, read, write
+from dermgen.results.common import Estimate, ImageSet, heading, in_unit, is_one, read, write
 from dermgen.results.evaluation import Evaluation, Extractor, Group, Pairs, Reference, Score, TooFew
 from dermgen.results.filtered import Filtered
 from dermgen.settings.evaluate import EvaluateConfig
@@ -51,6 +51,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     held_out, judged = parts["held_out"], parts["synthetic"].table
     faults, notes = comparable.check(real_table, held_out.table, synthetic_table, config.synthetic)
     groups, too_few = _score_groups(parts, config, accelerator.device)
+    warnings = [*(f"{fault.reason}: do not trust the scores" for fault in faults), *notes]
     result = Evaluation(
         real=config.real,
         synthetic=config.synthetic,
@@ -68,12 +69,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             splits=sorted(set(held_out.table["split"]) - {""}),
             sha256=manifest.identity(held_out.table)["sha256"],
         ),
-        warnings=[
-            *(f"{fault.reason}: do not trust the scores" for fault in faults),
-            *notes,
-            *_warnings(config, extractor, parts, groups[0]),
-        ],
+        warnings=[*warnings, *_warnings(config, extractor, parts)],
         examples=[fault.example for fault in faults],
+        notes=_notes(extractor, parts, groups[0]),
         groups=groups,
         too_few=too_few,
         pairs=_pairs(parts, config, lpips),
@@ -311,8 +309,20 @@ def _side(path: str) -> int:
 
 
 def _warnings(
-    config: EvaluateConfig, extractor: features.Extractor, parts: dict[str, features.FeatureSet], overall: Group
+    config: EvaluateConfig, extractor: features.Extractor, parts: dict[str, features.FeatureSet]
 ) -> list[str]:
+    """What a reader must act on."""
+    warnings = []
+    if set(parts["held_out"].table["image_id"]) & extractor.trained_on:
+        warnings.append("the extractor was trained on held-out images: do not trust its scores")
+    warnings += Split.of(config.real).warnings()
+    if is_one(Filtered, config.synthetic) and read(Filtered, config.synthetic).scorer_revision == extractor.revision:
+        warnings.append("the synthetic set was filtered by this same network, which flatters it: use another extractor")
+    return warnings
+
+
+def _notes(extractor: features.Extractor, parts: dict[str, features.FeatureSet], overall: Group) -> list[str]:
+    """What helps to read the scores."""
     notes = []
     if not (parts["synthetic"].table["dx"] != "").any():
         notes.append("one side has no classes, so a different mix of classes counts as a difference")
@@ -332,8 +342,6 @@ def _warnings(
             f"the reference uses only {overall.n_floor} real images: compare it with the value at its sample size, "
             "since all scores except KID and precision depend on the number of images"
         )
-    if set(parts["held_out"].table["image_id"]) & extractor.trained_on:
-        notes.append("the extractor was trained on held-out images: do not trust its scores")
     if set(parts["train"].table["image_id"]) & extractor.trained_on:
         notes.append(
             "the extractor was trained on the training split, so every other image looks new to it: the column of the "
@@ -342,9 +350,6 @@ def _warnings(
     if not overall.fid_reliable:
         n = min(overall.n_real, overall.n_synthetic)
         notes.append(f"FID of {n} images is unreliable (under {scores.FID_RELIABLE:,}): use KID")
-    notes += Split.of(config.real).warnings()
-    if is_one(Filtered, config.synthetic) and read(Filtered, config.synthetic).scorer_revision == extractor.revision:
-        notes.append("the synthetic set was filtered by this same network, which flatters it: use another extractor")
     return notes
 
 
@@ -372,7 +377,11 @@ def _plot(groups: Sequence[Group], folder: Path) -> None:
     """Each score of every group, beside its floor."""
     labelled = [(f"{group.name} ({group.n_synthetic})", group.scores) for group in groups]
     for name in ("kid", "precision", "recall", "density", "coverage"):
-        estimates = [(label, by_name[name]) for label, by_name in labelled]
-        synthetic = [plots.Dot(label, score.value, score.low, score.high) for label, score in estimates]
-        floors = [plots.Dot(label, *[score.floor] * 3) for label, score in estimates if score.floor is not None]
-        plots.dots(folder / f"{name}.png", name, name, {"synthetic": synthetic, "real reference": floors})
+        synthetic, floors = [], []
+        for label, by_name in labelled:
+            score = by_name[name]
+            synthetic.append(plots.Dot(label, *(in_unit(name, v) for v in (score.value, score.low, score.high))))
+            if score.floor is not None:
+                floors.append(plots.Dot(label, *[in_unit(name, score.floor)] * 3))
+        title = heading(name)
+        plots.dots(folder / f"{name}.png", title, title, {"synthetic": synthetic, "real reference": floors})

@@ -364,6 +364,7 @@ def _sample_grids(config: DreamboothConfig, pipeline: StableDiffusionPipeline, r
         config.validation_guidance_scale,
         config.validation_scheduler,
         config.resolution,
+        config.validation_base_rows,
     )
 
 

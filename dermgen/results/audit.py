@@ -114,6 +114,22 @@ class Audit(Rate):
     def cannot_tell(self) -> bool:
         return self.verdict == CANNOT_TELL
 
+    def headline(self) -> str:
+        """Whether the images copy training images, in a sentence."""
+        rate = (
+            f"{percent(self.copy_rate)}, 95 % CI {percent(self.low)} to {percent(self.high)}; at most "
+            f"{percent(self.max_copy_rate)} is accepted"
+        )
+        what = f"{self.copies} of {counted(self.n, 'synthetic image')}"
+        if self.passed:
+            return f"Passed: {what} {'is a copy' if self.copies == 1 else 'are copies'} of a training image ({rate})."
+        if self.cannot_tell:
+            return (
+                f"Cannot tell: {what} {'looks' if self.copies == 1 else 'look'} copied from a training image ({rate}), "
+                f"which chance alone can explain with only {self.held_out_images:,} held-out images."
+            )
+        return f"Failed: {what} {'copies' if self.copies == 1 else 'copy'} a training image ({rate})."
+
     def blocks(self, folder: Path) -> list[Block]:
         """Everything, with the pictures in `folder`."""
         pictures = [
@@ -140,12 +156,7 @@ class Audit(Rate):
             files = counted(len(self.exact_copies), "synthetic image is a file", "synthetic images are files")
             blocks.append(Warning(f"{files} of the real set", example))
         blocks += [
-            Text(
-                f"{self.copies} of {counted(self.n, 'synthetic image')} are copies of a training image: "
-                f"{percent(self.copy_rate)} (95 % interval {percent(self.low)} to {percent(self.high)}); at most "
-                f"{percent(self.max_copy_rate)} is accepted.",
-                "verdict",
-            ),
+            Text(self.headline(), "verdict"),
             Text(
                 f"An image is called a copy if its distance to the nearest of "
                 f"{counted(self.train_images, 'training image')}, allowing for flips, rotations, crops and colour "
@@ -161,10 +172,10 @@ class Audit(Rate):
                 [dx, f"{r.n:,}", str(r.copies), percent(r.copy_rate), f"{percent(r.low)} to {percent(r.high)}"]
                 for dx, r in self.per_class.items()
             ]
-            blocks.append(Table(["class", "images", "copies", "rate", "95 % interval"], rows))
+            blocks.append(Table(["class", "images", "copies", "rate", "95 % CI"], rows))
         if self.featureless:
             without = counted(self.featureless, "image has", "images have")
-            blocks.append(Text(f"{without} no structure (blank?) and cannot be compared."))
+            blocks.append(Text(f"{without} no structure (blank?) and cannot be compared", "note"))
         if self.drawn_over_real:
             distance = self.median_source_distance
             from_source = "" if distance is None else f"; median distance to their own source: {number(distance)}"

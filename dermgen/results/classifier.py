@@ -41,6 +41,17 @@ class ClassifierResult:
     val: dict[str, Any]
     test: dict[str, Any]
 
+    def headline(self, intervals: Intervals) -> str:
+        """How good the classifier is, in a sentence."""
+        bma, images = intervals.scores["bma"], self.training_images
+        n = {kind: sum(images.get(kind, {}).values()) for kind in ("real", "synthetic")}
+        trained_on = [f"{counted(count, f'{kind} image')}" for kind, count in n.items() if count]
+        return (
+            f"Trained on {' and '.join(trained_on)}, it reaches a BMA of {number(bma.value)} (95 % CI "
+            f"{interval(bma.low, bma.high)}; chance {number(1 / len(self.classes))}) on "
+            f"{counted(self.test['n'], 'held-out real image')}."
+        )
+
     def blocks(self, intervals: Intervals, confusion: Path) -> list[Block]:
         """Everything, with the plot of the confusion matrix in the file `confusion`."""
         return [
@@ -57,12 +68,13 @@ class ClassifierResult:
             for name, score in intervals.scores.items()
         ]
         return [
+            Text(self.headline(intervals), "verdict"),
             Text(
                 f"Test split: {counted(self.test['n'], 'real image')} of {counted(intervals.lesions, 'lesion')} or "
-                "patients that it was neither trained nor chosen on; 95 % intervals by resampling those. Chance is a "
-                f"BMA of {number(1 / len(self.classes))}. Calibration error {number(self.test['calibration_error'])}."
+                "patients that it was neither trained nor chosen on; 95 % confidence intervals by resampling those. "
+                f"BMA is the balanced multiclass accuracy. Calibration error {number(self.test['calibration_error'])}."
             ),
-            Table(["score", "value", "95 % interval"], rows),
+            Table(["score", "value", "95 % CI"], rows),
         ]
 
     def class_blocks(self, intervals: Intervals) -> list[Block]:
@@ -72,4 +84,4 @@ class ClassifierResult:
             recall = intervals.recalls[code]
             others = [number(figures[column]) for column in COLUMNS]
             rows.append([code, f"{figures['n']:,}", number(recall.value), interval(recall.low, recall.high), *others])
-        return [Table(["class", "images", "recall", "95 % interval", *map(label, COLUMNS)], rows)]
+        return [Table(["class", "images", label("recall"), "95 % CI", *map(label, COLUMNS)], rows)]

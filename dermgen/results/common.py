@@ -5,17 +5,27 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from dermgen import typed
+from dermgen.blocks import number
 from dermgen.config import write_json
 from dermgen.data.prepared import Split
 
 LABELS = {
     "kid": "KID", "fid": "FID", "inception_score": "Inception Score", "vendi": "Vendi score",
-    "mean_cosine": "mean cosine similarity", "mse": "MSE", "psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM",
-    "lpips": "LPIPS",
-    "bma": "BMA (mean recall)", "auroc": "AUROC", "macro_auroc": "AUROC (macro)", "f1": "F1", "macro_f1": "F1 (macro)",
-    "calibration_error": "calibration error",
+    "precision": "Precision", "recall": "Recall", "density": "Density", "coverage": "Coverage",
+    "mean_cosine": "Mean cosine similarity", "mse": "MSE", "psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM",
+    "lpips": "LPIPS", "bma": "BMA (mean recall)", "auroc": "AUROC", "macro_auroc": "AUROC (macro)", "f1": "F1",
+    "macro_f1": "F1 (macro)", "accuracy": "Accuracy", "specificity": "Specificity",
+    "sensitivity_at_95_specificity": "Sensitivity at 95 % specificity", "calibration_error": "Calibration error",
+    "held_out_loss": "held-out loss",
 }  # fmt: skip
-NEGATIVE_KID = "KID is an unbiased estimate and may be slightly negative where the sets hardly differ."
+# Which values of a score of synthetic images are better.
+BETTER = {
+    "kid": "↓", "fid": "↓", "precision": "↑", "recall": "↑", "density": "↑", "coverage": "↑", "inception_score": "↑",
+    "vendi": "≈", "mean_cosine": "≈",
+}  # fmt: skip
+NEGATIVE_KID = "KID is an unbiased estimate and may be slightly negative where the sets hardly differ"
+ARROWS = "↓: lower is better; ↑: higher is better; ≈: closer to the real reference is better."
+TIMES = {"kid": 1000}  # by which a score is multiplied where it is shown
 
 
 class Result(Protocol):
@@ -54,6 +64,26 @@ def split_warnings(result: Any) -> list[str]:
 def label(score: str) -> str:
     """The usual name of a score."""
     return LABELS.get(score, score.replace("_", " "))
+
+
+def with_unit(score: str) -> str:
+    """The usual name of a score, and by what it is multiplied where it is shown, as in `KID x 1000`."""
+    return f"{label(score)} x {TIMES[score]}" if score in TIMES else label(score)
+
+
+def heading(score: str) -> str:
+    """`with_unit`, and which values are better, as in `KID x 1000 ↓`."""
+    return f"{with_unit(score)} {BETTER.get(score, '')}".rstrip()
+
+
+def in_unit(score: str, value: float) -> float:
+    """A value of a score in the unit that `with_unit` names."""
+    return value * TIMES.get(score, 1)
+
+
+def shown(score: str, value: float | None) -> str:
+    """A value of a score in the unit that `with_unit` names, with three significant digits; – for None."""
+    return number(None if value is None else in_unit(score, value))
 
 
 @dataclass(frozen=True, kw_only=True)

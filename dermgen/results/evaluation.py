@@ -5,13 +5,19 @@ from pathlib import Path
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, interval, number
 from dermgen.data.prepared import OLD_SPLIT
-from dermgen.results.common import NEGATIVE_KID, Estimate, ImageSet, label, split_warnings
+from dermgen.results.common import (
+    ARROWS,
+    NEGATIVE_KID,
+    Estimate,
+    ImageSet,
+    heading,
+    label,
+    shown,
+    split_warnings,
+    with_unit,
+)
 from dermgen.settings.evaluate import MIN_IMAGES
 
-BEST = {
-    "kid": "lower", "fid": "lower", "precision": "higher", "recall": "higher", "density": "higher",
-    "coverage": "higher", "inception_score": "higher", "vendi": "as real", "mean_cosine": "as real",
-}  # fmt: skip
 OF_GROUPS = ("kid", "precision", "recall", "coverage")
 
 
@@ -119,7 +125,9 @@ class Evaluation:
     Attributes:
         real, synthetic: the folders.
         methods: how each score is computed.
+        warnings: what a reader must act on.
         examples: an image for each of the first warnings; unlike the warnings these cannot be published.
+        notes: what helps to read the scores; older versions had them among the warnings.
         groups: first that of all images.
     """
 
@@ -135,6 +143,7 @@ class Evaluation:
     reference: Reference | None = None
     warnings: list[str]
     examples: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     groups: list[Group]
     too_few: list[TooFew]
     pairs: Pairs
@@ -142,6 +151,23 @@ class Evaluation:
     @property
     def overall(self) -> Group:
         return self.groups[0]
+
+    def headline(self) -> str:
+        """How good the images are beside real ones, in a sentence."""
+        about, kid = self.overall, self.overall.scores["kid"]
+        images = counted(about.n_synthetic, "synthetic image")
+        verdict = f"{images} compared with held-out real ones"
+        if kid.floor is not None and kid.low is not None:
+            are = "is" if about.n_synthetic == 1 else "are"
+            distance = "further from" if kid.low > kid.floor else "no further from"
+            verdict = f"{images} {are} {distance} held-out real ones than other real images are"
+        of_kid = f"{with_unit('kid')} is {shown('kid', kid.value)} (95 % CI {shown('kid', kid.low)} to"
+        against = "" if kid.floor is None else f" against {shown('kid', kid.floor)} for real images"
+        return (
+            f"{verdict}: {of_kid} {shown('kid', kid.high)}){against} (lower is better), "
+            f"{_against_real('precision', about)} and {_against_real('recall', about)} "
+            f"(features: {self.extractor.name})."
+        )
 
     def blocks(self, folder: Path) -> list[Block]:
         """Everything, with the plots in `folder`."""
@@ -154,19 +180,18 @@ class Evaluation:
         return [*self.scores_blocks(), *self.group_blocks(), *plots, *self.pair_blocks()]
 
     def scores_blocks(self) -> list[Block]:
-        """Warnings and the scores of all images."""
+        """Warnings, the headline, and the scores of all images with what helps to read them."""
         about, e = self.overall, self.extractor
         # The examples belong to the first warnings.
         examples = dict(zip(self.warnings, self.examples, strict=False))
         rows = [
             [
-                label(name),
-                number(score.value),
-                interval(score.low, score.high),
-                number(score.floor),
-                number(score.at_floor_n),
-                number(score.train),
-                BEST[name],
+                heading(name),
+                shown(name, score.value),
+                f"{shown(name, score.low)} to {shown(name, score.high)}",
+                shown(name, score.floor),
+                shown(name, score.at_floor_n),
+                shown(name, score.train),
             ]
             for name, score in about.scores.items()
         ]
@@ -175,27 +200,21 @@ class Evaluation:
                 Warning(warning, examples.get(warning, ""))
                 for warning in dict.fromkeys([*split_warnings(self), *self.warnings])
             ),
+            Text(self.headline(), "verdict"),
             Text(
                 f"{counted(about.n_synthetic, 'synthetic image')} against {about.n_real:,} held-out real images. "
                 f"Features: {e.name} (revision {e.revision}) at {e.resolution} px, resized {e.resize}. The "
                 f"reference is the same score for {about.n_floor:,} real images instead of the synthetic ones: no "
                 "generator should be expected to beat it. A score that is better against the training split than "
                 "against held-out images can indicate copying. Intervals are 95 % confidence intervals over new real "
-                "and synthetic images; those of precision, recall, density and coverage are conservative."
+                f"and synthetic images; those of precision, recall, density and coverage are conservative. {ARROWS}"
             ),
             Table(
-                [
-                    "score",
-                    "value",
-                    "95 % interval",
-                    "real reference",
-                    "value at its sample size",
-                    "training split",
-                    "best",
-                ],
+                ["score", "value", "95 % CI", "real reference", "value at its sample size", "training split"],
                 rows,
             ),
-            *([Text(NEGATIVE_KID)] if _is_negative(about.scores.get("kid")) else []),
+            *([Text(NEGATIVE_KID, "note")] if _is_negative(about.scores.get("kid")) else []),
+            *(Text(note, "note") for note in self.notes),
         ]
 
     def group_blocks(self) -> list[Block]:
@@ -207,11 +226,11 @@ class Evaluation:
                     group.name,
                     f"{group.n_real:,}",
                     f"{group.n_synthetic:,}",
-                    *(_with_floor(group.scores.get(name)) for name in OF_GROUPS),
+                    *(_with_floor(name, group.scores.get(name)) for name in OF_GROUPS),
                 ]
                 for group in self.groups[1:]
             ]
-            head = ["group", "real", "synthetic", *(f"{label(name)} (reference)" for name in OF_GROUPS)]
+            head = ["group", "real", "synthetic", *(f"{heading(name)} (reference)" for name in OF_GROUPS)]
             blocks += [Text("By class and subgroup", "heading"), Table(head, rows)]
         if self.too_few:
             names = ", ".join(few.described() for few in self.too_few)
@@ -240,7 +259,13 @@ def _is_negative(score: Score | None) -> bool:
     return score is not None and any(v is not None and v < 0 for v in (score.value, score.floor, score.train))
 
 
-def _with_floor(score: Score | None) -> str:
+def _against_real(name: str, group: Group) -> str:
+    score = group.scores[name]
+    against = "" if score.floor is None else f" against {shown(name, score.floor)}"
+    return f"{label(name)} {shown(name, score.value)}{against}"
+
+
+def _with_floor(name: str, score: Score | None) -> str:
     if score is None:
         return number(None)
-    return number(score.value) + (f" ({number(score.floor)})" if score.floor is not None else "")
+    return shown(name, score.value) + (f" ({shown(name, score.floor)})" if score.floor is not None else "")

@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dermgen.blocks import Block, Picture, Table, Text, Warning, number
+from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number, p_value
 from dermgen.data.prepared import OLD_SPLIT
 from dermgen.results.common import Estimate, ImageSet, split_warnings
+
+SHOWN = 0.05  # p, corrected for the number of arms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,11 @@ class Arm:
     mcnemar_p_holm: float | None = None
     verdict: str | None = None
 
+    @property
+    def mixes(self) -> bool:
+        """Whether it has real and synthetic training images."""
+        return all(any(self.training_images.get(kind, {}).values()) for kind in ("real", "synthetic"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -50,7 +57,7 @@ class Study:
         same: what all arms have in common, "steps" or "epochs".
         steps: of each training, if all have the same number.
         images: the synthetic set.
-        notes: warnings about how the sets compare.
+        notes: what limits the comparison, on which a reader must act.
     """
 
     FILE = "study.json"
@@ -74,6 +81,30 @@ class Study:
     def verdicts(self) -> list[str]:
         return [arm.verdict for arm in self.arms if arm.verdict]
 
+    def headline(self) -> str:
+        """Whether synthetic images help, in a sentence."""
+        mixtures = [arm for arm in self.arms if arm.differences and arm.mixes]
+        if not mixtures:
+            return f"No mixture of real and synthetic images was compared with {self.baseline}."
+        changes = {arm.arm: arm.differences["bma"] for arm in mixtures}
+        gains, losses = (
+            [name for name, change in changes.items() if change.p_holm < SHOWN and sign * change.value > 0]
+            for sign in (1, -1)
+        )
+        verdict = "Yes" if gains else "No" if losses else "Not shown"
+        name = max(gains or losses or changes, key=lambda name: abs(changes[name].value))
+        change = changes[name]
+        bma, of_baseline = (
+            next(arm.scores["bma"].value for arm in self.arms if arm.arm == wanted) for wanted in (name, self.baseline)
+        )
+        counts = [counted(len(gains), "gain")] * bool(gains) + [counted(len(losses), "loss", "losses")] * bool(losses)
+        all_of_them = f"{' and '.join(counts) or 'no difference'} shown in {len(mixtures)} mixtures"
+        return (
+            f"{verdict}: the classifier's BMA is {bma:.3f} with {name} and {of_baseline:.3f} with {self.baseline} "
+            f"({change.value:+.3f}, 95 % CI {change.low:+.3f} to {change.high:+.3f}, {p_value(change.p_holm)}"
+            f"{f'; {all_of_them}' if len(mixtures) > 1 else ''})."
+        )
+
     def blocks(self, folder: Path) -> list[Block]:
         """Everything, with the plots in `folder`."""
         folder = folder / "plots"
@@ -91,17 +122,18 @@ class Study:
         length = f"{self.steps:,} optimizer steps each" if self.steps else "the same number of epochs each"
         rows = [self._row(arm) for arm in self.arms]
         head = [
-            "arm", f"recall of {self.focus_class}", "BMA", "difference", "p", "p (McNemar)", "AUROC", "F1", "accuracy",
+            "arm", f"Recall of {self.focus_class}", "BMA", "difference", "p", "p (McNemar)", "AUROC", "F1", "Accuracy",
         ]  # fmt: skip
         return [
             *map(Warning, [*split_warnings(self), *self.notes]),
+            Text(self.headline(), "verdict"),
             Text(
-                f"The same classifier, trained on each mixture with {len(self.seeds)} seeds, {length}, tested on the "
-                f"same {self.test_images:,} real images of {self.test_lesions:,} lesions or patients. Intervals are "
-                "95 % confidence intervals over lesions and seeds; p values are corrected for the number of arms "
-                "(Holm)."
+                f"The same classifier, trained on each mixture with {counted(len(self.seeds), 'seed')}, {length}, "
+                f"tested on the same {self.test_images:,} real images of {self.test_lesions:,} lesions or patients. "
+                "Intervals are 95 % confidence intervals over lesions and seeds; p values are corrected for the number "
+                "of arms (Holm). BMA is the balanced multiclass accuracy."
             ),
-            *(Text(verdict, "verdict") for verdict in self.verdicts),
+            *map(Text, self.verdicts),
             Table(head, rows, main=[i for i, arm in enumerate(self.arms) if arm.arm == self.baseline]),
         ]
 

@@ -113,6 +113,9 @@ class DreamboothConfig(TrainConfig):
     validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = option(
         "DPMSolverMultistepScheduler", "sampler of the sample grids", free=True
     )
+    validation_base_rows: bool = option(
+        True, "a row of the base model's images above each row of a sample grid", free=True
+    )
     held_out_steps: int | None = option(
         None, "optimizer steps between held-out losses on the manifest's val split", free=True, trial=None
     )

@@ -23,6 +23,7 @@ class Method:
     """A way of training a model.
 
     Attributes:
+        title: its usual name.
         settings: the options of its script.
         module: has `train(settings)`; of a method trained from scratch also `load_generator(weights, classes, device,
             options)`, and `load_critic(folder, classes, resolution, device, kind)` if it has a discriminator; of any
@@ -35,6 +36,7 @@ class Method:
         recipes: what else the name of a recipe may begin with.
     """
 
+    title: str
     settings: type[TrainConfig]
     module: str
     networks: tuple[str, ...] = ()
@@ -51,17 +53,23 @@ class Method:
 
 # By the name of the script and of the card.
 METHODS = {
-    "dreambooth": Method(settings=DreamboothConfig, module="dermgen.methods.dreambooth"),
-    "dreambooth_lora": Method(settings=DreamboothLoraConfig, module="dermgen.methods.dreambooth"),
-    "classifier": Method(settings=ClassifierConfig, module="dermgen.classify.classifier", generates=False),
+    "dreambooth": Method(title="DreamBooth", settings=DreamboothConfig, module="dermgen.methods.dreambooth"),
+    "dreambooth_lora": Method(
+        title="DreamBooth-LoRA", settings=DreamboothLoraConfig, module="dermgen.methods.dreambooth"
+    ),
+    "classifier": Method(
+        title="Classifier", settings=ClassifierConfig, module="dermgen.classify.classifier", generates=False
+    ),
     "ddpm": Method(
+        title="DDPM",
         settings=DdpmConfig,
         module="dermgen.methods.ddpm",
         networks=("unet",),
         options=frozenset({"guidance_scale", "num_inference_steps", "scheduler"}),
     ),
-    "vae": Method(settings=VaeConfig, module="dermgen.methods.vae", networks=("vae",)),
+    "vae": Method(title="VAE", settings=VaeConfig, module="dermgen.methods.vae", networks=("vae",)),
     "dcgan": Method(
+        title="DCGAN",
         settings=DcganConfig,
         module="dermgen.methods.dcgan",
         networks=("generator",),
@@ -69,6 +77,7 @@ METHODS = {
         recipes=("cgan",),
     ),
     "stylegan2": Method(
+        title="StyleGAN2",
         settings=Stylegan2Config,
         module="dermgen.methods.stylegan2",
         networks=("generator",),
@@ -76,6 +85,7 @@ METHODS = {
         judges=True,
     ),
     "cyclegan": Method(
+        title="CycleGAN",
         settings=CycleganConfig,
         module="dermgen.methods.cyclegan",
         networks=("generator_a_to_b", "generator_b_to_a"),

@@ -20,7 +20,7 @@ SCHEDULERS = {"DPMSolverMultistepScheduler": "dpmsolver++", "DDPMScheduler": "dd
 
 
 class SampleGrids:
-    """For each prompt a row of the base model's images, and under it the tuned model's from the same noise.
+    """For each prompt a row of the tuned model's images, under the base model's from the same noise if `show_base`.
 
     Args:
         pipeline: as it is before the training, whose images are kept for comparison.
@@ -32,6 +32,7 @@ class SampleGrids:
         guidance_scale: weight of the prompt.
         scheduler: one of `SCHEDULERS`.
         resolution: height and width in pixels.
+        show_base: whether the base model's images are worth a look, as those of an untrained one are not.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class SampleGrids:
         guidance_scale: float,
         scheduler: str,
         resolution: int,
+        show_base: bool = True,
     ):
         self.pipeline, self.run, self.columns, self.batch_size = pipeline, run, columns, batch_size
         self.wanted = list(itertools.product(prompts, range(seed, seed + columns)))
@@ -53,15 +55,16 @@ class SampleGrids:
             "scheduler": SCHEDULERS[scheduler],
             "resolution": resolution,
         }
-        self.base_images = self._generate() if run.is_main else None
+        self.base_images = self._generate() if run.is_main and show_base else None
 
     def save(self, models: Sequence[nn.Module]) -> None:
         """Write the grid of the present step; `models` are those in training."""
         if self.run.is_main:
             with self.run.averaged_weights(), evaluating(*models):
                 tuned = self._generate()
-            pairs = [images.unflatten(0, (-1, self.columns)) for images in (self.base_images, tuned)]
-            self.run.sample_grid(torch.stack(pairs, dim=1).flatten(0, 2), self.columns)
+            shown = [images for images in (self.base_images, tuned) if images is not None]
+            rows = [images.unflatten(0, (-1, self.columns)) for images in shown]
+            self.run.sample_grid(torch.stack(rows, dim=1).flatten(0, 2), self.columns)
         self.run.accelerator.wait_for_everyone()
 
     def _generate(self) -> torch.Tensor:

@@ -11,9 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dermgen.blocks import counted
 from dermgen.config import write_json
+from dermgen.data.set_facts import described
 from dermgen.data.trained_on import TrainedOn
 from dermgen.job import saved_settings
+from dermgen.settings.methods import METHODS
 from dermgen.training.best import best_folder, kept_scores
 
 FILE = "provenance.json"
@@ -105,6 +108,25 @@ class RunRecord:
         """What the run was trained on."""
         return TrainedOn.read(self.folder)
 
+    def headline(self) -> str:
+        """What was trained on what, in a sentence."""
+        what = "A classifier was trained" if self.classes else "A model was trained"
+        if self.method is not None:
+            name = METHODS[self.method].title if self.method in METHODS else self.method
+            size = f" with {_millions(self.parameters)} parameters" if self.parameters else ""
+            what = f"A {name}{size} at {self.resolution} px was trained from scratch"
+        elif self.instance_images is not None:
+            rank = self.settings.get("rank")
+            method = f"{METHODS['dreambooth_lora'].title} (rank {rank})" if rank else METHODS["dreambooth"].title
+            what = f"{self.base_model} was fine-tuned with {method}"
+        length = ", not recorded as finished," if self.finished_step is None else f" for {self.finished_step:,} steps"
+        prior = f" and {counted(self.class_images, 'class image')}" if self.class_images else ""
+        base = self.trained_on.base_data
+        of_base = f"; its base model was trained on {described(base, counted_images=False)}" if base else ""
+        data = self.trained_on.data
+        on = described(data) if data else "images that are not recorded"
+        return f"{what}{length} on {on}{prior}{of_base}."
+
     def best(self) -> tuple[int, float] | None:
         """The step with the best validation result and that result; None without weights of a validated step."""
         scores = kept_scores(self.folder, self.best_by or "")
@@ -114,6 +136,10 @@ class RunRecord:
         """The folder of the weights with the best validation result."""
         best = self.best()
         return best_folder(self.folder, best[0]) if best else None
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
 
 
 FACTS = {f.name for f in dataclasses.fields(RunRecord)} - {"folder", "settings"}

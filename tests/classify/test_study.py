@@ -209,9 +209,9 @@ def test_a_study_on_the_old_split_says_so_first():
     def text(result):
         return for_terminal(result.comparison_blocks())
 
-    assert text(old).startswith("note: OLD SPLIT")  # of an earlier version, which did not name its method
-    assert text(replace(old, split_method=BY_GROUPS)).startswith("The same classifier")
-    assert text(replace(old, split_method=NO_GROUPS)).startswith("note: NO GROUPS")
+    assert text(old).startswith("warning: OLD SPLIT")  # of an earlier version, which did not name its method
+    assert text(replace(old, split_method=BY_GROUPS)).startswith("No mixture of real and synthetic images")
+    assert text(replace(old, split_method=NO_GROUPS)).startswith("warning: NO GROUPS")
 
 
 def test_an_arm_is_what_its_name_says_or_an_error():

@@ -129,7 +129,7 @@ def test_sets_of_which_no_class_is_large_enough_on_both_sides_are_an_error_that_
 
 def test_fid_of_few_images_is_called_unreliable(evaluated):
     assert not evaluated[1].overall.fid_reliable
-    assert any("unreliable" in w and "KID" in w for w in evaluated[1].warnings)
+    assert any("unreliable" in w and "KID" in w for w in evaluated[1].notes)
 
 
 def test_a_subgroup_with_a_single_lesion_is_not_scored(tested_dir, synthetic_dir, tmp_path):
@@ -375,7 +375,7 @@ def test_the_floor_is_not_of_images_that_the_extractor_was_trained_on(tested_dir
     result = evaluate(config(tested_dir, synthetic_dir, tmp_path / "e", extractor=str(run)))
     table = manifest.read(tested_dir)
     assert 7 <= result.overall.n_floor <= (table["split"] == "val").sum()
-    assert any("trained on the training split" in w for w in result.warnings)
+    assert any("trained on the training split" in w for w in result.notes)
     assert "inception_score" in result.overall.scores
 
 
@@ -408,7 +408,7 @@ def test_the_column_at_the_floors_number_is_of_as_many_synthetic_images(tested_d
 def test_a_plain_folder_against_a_manifest_is_compared_without_classes(tested_dir, synthetic_dir, tmp_path):
     result = evaluate(config(tested_dir, synthetic_dir / "images", tmp_path / "e"))
     assert result.overall.n_real == (manifest.read(tested_dir)["split"] == "test").sum()
-    assert any("one side has no classes" in w for w in result.warnings)
+    assert any("one side has no classes" in w for w in result.notes)
 
 
 def test_images_that_the_filter_dropped_are_read_only_on_request(tested_dir, synthetic_dir, tmp_path):

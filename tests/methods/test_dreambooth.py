@@ -230,6 +230,18 @@ def test_training_lowers_the_held_out_loss_and_draws_grids_of_base_and_tuned(tra
     assert top != bottom
 
 
+def test_a_grid_without_the_base_model_has_the_same_tuned_rows(train):
+    grids = {"validation_prompt": ["a melanoma", "a nevus"], "num_validation_images": 1, "validation_steps": 1}
+    both, tuned = (
+        Image.open(train(str(shown), max_train_steps=1, validation_base_rows=shown, **grids) / "samples" / "step-1.png")
+        for shown in (True, False)
+    )
+    assert tuned.size == (36 + 4, 2 * 36 + 4)
+    for row in range(2):
+        expected, drawn = (y + 4 for y in ((2 * row + 1) * 36, row * 36))
+        assert both.crop((4, expected, 36, expected + 32)) == tuned.crop((4, drawn, 36, drawn + 32))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("full", [True, False])
 def test_epochs_between_grids_count_in_place_of_the_default_steps(train, full):
