@@ -27,7 +27,7 @@ LIMITS = {
         tokenizer_max_length num_validation_images validation_epochs held_out_images rank max_pairs batch_size
         candidates num_images num_inference_steps num_lesions num_workers max_shard_size num_validations
         mapping_layers channel_base channel_max n_critic r1_interval path_length_interval ada_kimg autoencoder_steps
-        unet_steps autoencoder_batch_size unet_batch_size text_width hidden_width""",
+        unet_steps autoencoder_batch_size unet_batch_size text_width hidden_width preview""",
     "at least 7": "min_images",
     "at least 8": """
         FromScratchConfig.resolution AdversarialConfig.resolution DdpmConfig.resolution VaeConfig.resolution
@@ -122,7 +122,7 @@ FREE = {
     **dict.fromkeys("Stylegan2Config CycleganConfig".split(), FROM_SCRATCH),
     "TinyConfig": "output_dir autoencoder_steps unet_steps mixed_precision report_to",
     "PhantomConfig": "output_dir",
-    "PrepareConfig": "num_workers data_dir output_dir tokenizer partial",
+    "PrepareConfig": "num_workers data_dir output_dir tokenizer partial preview",
     "GenerateConfig": "output_dir batch_size",
     "EvaluateConfig": "output_dir batch_size cache_dir",
     "FilterConfig": "output_dir batch_size cache_dir",

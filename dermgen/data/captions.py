@@ -45,6 +45,12 @@ def compile_captions(table: "pd.DataFrame", template: str, taxonomy: Taxonomy, s
     return captions
 
 
+def captions_of(table: "pd.DataFrame", template: str, taxonomy: Taxonomy, synonyms: bool, seed: int) -> list[str]:
+    """The caption that each row came with, or one by the template; arguments and errors as of `compile_captions`."""
+    made = compile_captions(table, template, taxonomy, synonyms, seed)
+    return [given or own for given, own in zip(table["caption"], made, strict=True)]
+
+
 def class_names(lesion: LesionClass) -> list[str]:
     """Names of the class for captions: its name, its synonyms, and its malignancy if known."""
     malignancy = {True: ["malignant skin lesion"], False: ["benign skin lesion"], None: []}[lesion.malignant]

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from PIL import Image
 
 from dermgen.blocks import Picture, Text, for_terminal
 from dermgen.config import InputError
-from dermgen.data import balance, captions, duplicates, manifest, preprocess, sources, splits
+from dermgen.data import balance, captions, duplicates, manifest, preprocess, preview, sources, splits
 from dermgen.data.groups import any_known, find_groups, require_groups
 from dermgen.data.names import file_stems
 from dermgen.data.preparation_report import blocks
@@ -28,12 +29,14 @@ MAX_REJECTED = 0.05
 
 
 def prepare(config: PrepareConfig) -> Path:
-    """Write the manifest folder; images that an interrupted run has written are kept.
+    """Write the manifest folder; images that an interrupted run has written are kept. With `preview` only a sheet is.
 
     Raises:
         InputError: for a folder prepared with other settings, more than 5 % bad files, or too few groups to split.
     """
     folder = Path(config.output_dir)
+    if config.preview is not None:
+        return _preview(config, folder)
     _claim(folder, config)
     source, has_groups, taken = _with_groups(_read_usable(config, folder), config)
     source.table["stem"] = file_stems(source.table["image_id"])
@@ -88,6 +91,14 @@ def prepare(config: PrepareConfig) -> Path:
     return folder
 
 
+def _preview(config: PrepareConfig, folder: Path) -> Path:
+    """The sheet beside the folder, which is not made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".preview-", dir=folder.parent) as copies:  # of a Hub data set
+        source = _read_source(config, Path(copies))
+        return preview.write(source, config, folder.parent / f"{folder.name}_preview.png")
+
+
 def _print_report(prepared: Prepared, table: pd.DataFrame, folder: Path, lines: Sequence[str]) -> None:
     report = blocks(prepared, table, Split.of(folder))
     sheet = Picture(folder / "sheets" / "before_after.png", "Before and after", photographs=True)
@@ -109,10 +120,6 @@ def _claim(folder: Path, config: PrepareConfig) -> None:
 def _read_usable(config: PrepareConfig, folder: Path) -> sources.RawTable:
     """The raw table; an error if nothing of it can be used, much is missing, or a split to keep is not there."""
     source = _read_source(config, folder)
-    if source.table.empty:
-        reasons = source.rejected["reason"].value_counts()
-        why = f"; most often: {reasons.index[0]}" if len(reasons) else ""
-        raise InputError(f"no usable image in {config.data_dir or config.source}{why}")
     _check_whole(source, config, folder)
     if config.keep_split and "split" not in source.table:
         raise InputError(f"--keep_split: {config.data_dir} has no train and test folders above its classes")
@@ -143,8 +150,9 @@ def _near_duplicates(results: Sequence[dict], groups: np.ndarray) -> list[tuple[
 
 def _fill_columns(table: pd.DataFrame, results: Sequence[dict], taxonomy: Taxonomy, config: PrepareConfig) -> None:
     """Add captions, licences and the names of the written files."""
-    written = captions.compile_captions(table, config.caption_template, taxonomy, config.caption_synonyms, config.seed)
-    table["caption"] = [given or made for given, made in zip(table["caption"], written, strict=True)]
+    table["caption"] = captions.captions_of(
+        table, config.caption_template, taxonomy, config.caption_synonyms, config.seed
+    )
     table["license"] = [given or config.license or "" for given in table["license"]]
     table["file_name"] = [f"images/{stem}.png" for stem in table["stem"]]
     table["mask_file_name"] = [
@@ -243,12 +251,17 @@ def _class_off_by(table: pd.DataFrame, config: PrepareConfig) -> dict[str, float
 
 
 def _read_source(config: PrepareConfig, folder: Path) -> sources.RawTable:
+    """The raw table; an error if nothing of it can be used. The images of a Hub data set are copied to the folder."""
     if config.source in sources.READERS:
-        return sources.READERS[config.source](Path(config.data_dir))
-    download_dir = folder / ".download"
-    return sources.hub_dataset(
-        config.source, download_dir, config.image_column, config.label_column, config.group_column, config.hub_split
-    )
+        source = sources.READERS[config.source](Path(config.data_dir))
+    else:
+        columns = (config.image_column, config.label_column, config.group_column)
+        source = sources.hub_dataset(config.source, folder / ".download", *columns, config.hub_split)
+    if source.table.empty:
+        reasons = source.rejected["reason"].value_counts()
+        why = f"; most often: {reasons.index[0]}" if len(reasons) else ""
+        raise InputError(f"no usable image in {config.data_dir or config.source}{why}")
+    return source
 
 
 def _lint(table: pd.DataFrame, tokenizer_name: str) -> str:

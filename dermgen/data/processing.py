@@ -81,6 +81,37 @@ def process_all(table: pd.DataFrame, steps: Steps, folder: Path, num_workers: in
     return results
 
 
+@dataclass(frozen=True)
+class Processed:
+    """What is made of a file.
+
+    Attributes:
+        image: uint8 (H, H, 3) RGB.
+        mask: uint8 (H, H), 0 and 255; None without one, or where it tells nothing.
+        crop: which crop it got.
+        mask_kind: "", "used" or one of `ODD_MASKS`.
+        notes: what was converted in reading.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    crop: str
+    mask_kind: str
+    notes: tuple[str, ...]
+
+
+def process_file(path: str, mask_path: str, steps: Steps) -> Processed:
+    """Read a photograph, with its mask unless that is "", and take it through the steps.
+
+    Raises:
+        preprocess.BadImage: if one of them cannot be used.
+    """
+    image, notes = preprocess.read_photo(Path(path), steps.transparency, steps.bit_depth)
+    _check_picture(image)
+    mask, kind = _read_mask(Path(mask_path), image.shape) if mask_path else (None, "")
+    return Processed(*process_image(image, mask, steps), kind, tuple(notes))
+
+
 def process_image(
     image: np.ndarray, mask: np.ndarray | None, steps: Steps
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
@@ -125,15 +156,13 @@ def _process_file(job: tuple[dict, dict | None, Steps, Path]) -> dict:
         key = _key(path, mask_path, steps)
         image = _kept_output(target, mask_target, kept, steps.resolution) if kept and kept.get("key") == key else None
         if image is None:
-            image, notes = preprocess.read_photo(Path(path), steps.transparency, steps.bit_depth)
-            _check_picture(image)
-            mask, kind = _read_mask(Path(mask_path), image.shape) if mask_path else (None, "")
-            image, mask, crop = process_image(image, mask, steps)
+            made = process_file(path, mask_path, steps)
+            image = made.image
             mask_target.unlink(missing_ok=True)
-            if mask is not None:
-                _write_png(mask_target, mask)
+            if made.mask is not None:
+                _write_png(mask_target, made.mask)
             _write_png(target, image)
-            kept = {"key": key, "crop": crop, "mask": kind, "notes": list(notes)}
+            kept = {"key": key, "crop": made.crop, "mask": made.mask_kind, "notes": list(made.notes)}
     except preprocess.BadImage as error:
         if not isinstance(error, preprocess.Unreadable):
             for stale in (target, mask_target):  # of an earlier run, when the file was another one

@@ -52,7 +52,10 @@ class PrepareConfig:
     bit_depth: int | None = option(
         None, "significant bits of deep images that do not declare them, such as 12", within="[8, 32]"
     )
-    seed: int = option(0, "seed of the split and the synonyms", within=SEEDS)
+    preview: int | None = option(
+        None, "only show this many images, with captions and masks, on a sheet beside output_dir", at_least=1, free=True
+    )
+    seed: int = option(0, "seed of the split, the synonyms and the preview", within=SEEDS)
     num_workers: int = option(os.cpu_count() or 1, "processes", at_least=1, free=True)
 
     def __post_init__(self):
