@@ -66,7 +66,7 @@ def test_sections_follow_the_order_of_the_stages(page):
 
 def summary_of(page):
     """By question: the sentences of the summary, and the ids that they link to."""
-    (text,) = re.findall(r'<dl class="summary">(.*?)</dl>', page.read_text(), re.DOTALL)
+    (text,) = re.findall(r'<dl class="summary">(.*?)</dl>', page.read_text().replace("\u00a0", " "), re.DOTALL)
     answers = re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", text, re.DOTALL)
     assert len(answers) == text.count("<dt>")
     return {
@@ -77,7 +77,7 @@ def summary_of(page):
 
 
 def test_the_summary_says_each_result_in_a_sentence_that_links_to_its_section(page, stages, tested_dir):
-    summary, text = summary_of(page), page.read_text()
+    summary, text = summary_of(page), page.read_text().replace("\u00a0", " ")
     assert list(summary) == ["Training", "Splits", "Quality", "Copies", "Filter", "Classifier", "Benefit"]
     first = stages / "study" / "runs" / "real" / "seed-0"
     classifier = read(ClassifierResult, first)
@@ -125,7 +125,7 @@ def test_the_summary_counts_the_warnings_of_a_section_and_notes_are_none(stages,
     assert sentence.endswith("Scores 1 warning")
     assert links == ["s0", "s0"]
     assert '<p class="warning">LEAKY: ' in page.read_text()
-    assert '<p class="note">Note: of few images</p>' in page.read_text()
+    assert '<p class="note">Note: of few images.</p>' in page.read_text()
 
 
 def test_the_page_loads_nothing_from_elsewhere(page):

@@ -16,7 +16,8 @@ LABELS = {
     "lpips": "LPIPS", "bma": "BMA (mean recall)", "auroc": "AUROC", "macro_auroc": "AUROC (macro)", "f1": "F1",
     "macro_f1": "F1 (macro)", "accuracy": "Accuracy", "specificity": "Specificity",
     "sensitivity_at_95_specificity": "Sensitivity at 95 % specificity", "calibration_error": "Calibration error",
-    "held_out_loss": "held-out loss",
+    "held_out_loss": "held-out loss", "d_loss": "discriminator loss", "g_loss": "generator loss",
+    "real_logit": "mean logit of real images", "fake_logit": "mean logit of generated images",
 }  # fmt: skip
 # Which values of a score of synthetic images are better.
 BETTER = {

@@ -230,8 +230,8 @@ class Evaluation:
                 ]
                 for group in self.groups[1:]
             ]
-            head = ["group", "real", "synthetic", *(f"{heading(name)} (reference)" for name in OF_GROUPS)]
-            blocks += [Text("By class and subgroup", "heading"), Table(head, rows)]
+            head = ["group", "real", "synthetic", *map(heading, OF_GROUPS)]
+            blocks += [Text("By class and subgroup, in brackets the real reference", "heading"), Table(head, rows)]
         if self.too_few:
             names = ", ".join(few.described() for few in self.too_few)
             blocks.append(Text(f"Too few images for scores of their own: {names}."))

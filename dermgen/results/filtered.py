@@ -93,8 +93,8 @@ class Filtered:
             *(Warning(warning) for warning in self.warnings if warning != NO_CLOSER),
             Text(self.headline(), "verdict"),
             Text(
-                f"Scored by {self.scorer}, measured with {self.extractor} features; the random subset has the same "
-                "number of images of each class. ↓: lower is better; ↑: higher is better."
+                f"Scorer: {self.scorer}. The scores below are measured with {self.extractor} features; the random "
+                "subset has the same number of images of each class. ↓: lower is better; ↑: higher is better."
             ),
             Table(["score", "all", "kept", "random subset"], costs),
             *(Text(note, "note") for note, holds in noted.items() if holds),

@@ -91,7 +91,7 @@ class Study:
             [name for name, change in changes.items() if change.p_holm < SHOWN and sign * change.value > 0]
             for sign in (1, -1)
         )
-        verdict = "Yes" if gains else "No" if losses else "Not shown"
+        verdict = "Synthetic images help" if gains else "Synthetic images harm" if losses else "No benefit shown"
         name = max(gains or losses or changes, key=lambda name: abs(changes[name].value))
         change = changes[name]
         bma, of_baseline = (

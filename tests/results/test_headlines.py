@@ -94,16 +94,16 @@ def study(*arms: tuple[str, float, float], real: bool = True) -> Study:
 
 def test_a_study_says_whether_synthetic_images_help():
     assert study(("a", 0.05, 0.01)).headline() == (
-        "Yes: the classifier's BMA is 0.850 with a and 0.800 with real (+0.050, 95 % CI +0.030 to +0.070, p = 0.010)."
+        "Synthetic images help: the classifier's BMA is 0.850 with a and 0.800 with real (+0.050, 95 % CI +0.030 to +0.070, p = 0.010)."
     )
     several = study(("a", -0.2, 0.0001), ("b", 0.04, 0.02), ("c", 0.05, 0.9)).headline()
-    assert several.startswith("Yes: the classifier's BMA is 0.840 with b and")
+    assert several.startswith("Synthetic images help: the classifier's BMA is 0.840 with b and")
     assert several.endswith("p = 0.020; 1 gain and 1 loss shown in 3 mixtures).")
     worse = study(("a", -0.2, 0.0001), ("b", -0.3, 0.001), ("c", 0.05, 0.9)).headline()
-    assert worse.startswith("No: the classifier's BMA is 0.500 with b and")
+    assert worse.startswith("Synthetic images harm: the classifier's BMA is 0.500 with b and")
     assert worse.endswith("2 losses shown in 3 mixtures).")
     unclear = study(("a", -0.01, 0.5), ("b", 0.03, 0.3)).headline()
-    assert unclear.startswith("Not shown: the classifier's BMA is 0.830 with b and")
+    assert unclear.startswith("No benefit shown: the classifier's BMA is 0.830 with b and")
     assert unclear.endswith("p = 0.30; no difference shown in 2 mixtures).")
     alone = study(("synthetic", -0.3, 0.001), real=False).headline()
     assert alone == "No mixture of real and synthetic images was compared with real."
