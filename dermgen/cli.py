@@ -171,7 +171,7 @@ def doctor(argv):
 
 
 def app(argv):
-    """generate in the browser, with the nearest training image beside each sample"""
+    """show runs and sets in the browser, or generate with the nearest training image beside each sample"""
     from dermgen.settings.app import AppConfig
 
     config = parse(AppConfig, argv)

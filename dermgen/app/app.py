@@ -4,9 +4,15 @@ What can be wrong without a model is reported before torch and Gradio are import
 """
 
 import importlib.util
+import os
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dermgen.app import folders
 from dermgen.config import InputError
 from dermgen.settings.app import AppConfig
 
@@ -14,33 +20,51 @@ if TYPE_CHECKING:
     import gradio
 
 HOST = "127.0.0.1"
-STYLE = ".banner {background: #7a1f1f; padding: 0.6em 1em; border-radius: 6px} .banner * {color: white}"
 
 
 def app(config: AppConfig) -> None:
-    """Serve the page until it is interrupted.
+    """Serve the page of the runs, or of the model, until it is interrupted.
 
     Raises:
-        InputError: if Gradio is not installed, the port is taken, or the model cannot be loaded.
+        InputError: if Gradio is not installed, the port is taken, or there are no runs, or no model that generates.
     """
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the app needs Gradio: pip install 'dermgen[app]'")
     _require_free(config.port)
-    from dermgen.app.generating import build
-    from dermgen.app.studio import Studio
-
-    studio = Studio(config)
-    try:
-        page = build(studio)
+    if config.runs:
+        folders.require_jobs(config.runs)
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    with private_folder() as place:
+        page = _page(config, place)
         print(f"Open {launch(page, config.port)} (Ctrl-C ends it)", flush=True)
         page.block_thread()
-    finally:
-        studio.close()
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for all that is generated and shown, real images too, which is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="dermgen-app-", ignore_cleanup_errors=True) as name:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(name, "shown"))  # where Gradio keeps what it shows
+        yield Path(name)
+
+
+def _page(config: AppConfig, place: Path) -> "gradio.Blocks":
+    if config.runs:
+        from dermgen.app import watching
+        from dermgen.app.watched import Watched
+
+        return watching.build(Watched(config.runs), place)
+    from dermgen.app import generating
+    from dermgen.app.studio import Studio
+
+    return generating.build(Studio(config, place / "generated"))
 
 
 def launch(page: "gradio.Blocks", port: int = 0) -> str:
     """Serve the page on this machine, and on no other; its address."""
     import gradio
+
+    from dermgen.app.style import STYLE
 
     fonts = {
         "font": ["system-ui", "sans-serif"],

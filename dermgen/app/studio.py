@@ -1,7 +1,5 @@
-"""`dermgen app`: a page that generates from a model, with the nearest training image beside each sample."""
+"""A model that generates on request, and the nearest training image of each sample."""
 
-import os
-import shutil
 import tempfile
 import threading
 import zipfile
@@ -30,15 +28,27 @@ from dermgen.settings.methods import FROM_SCRATCH
 from dermgen.training.run_record import RunRecord
 
 
-class Studio:
-    """What the page's buttons do: generate a set like `dermgen generate`, find its nearest training images, zip it."""
+def can_generate(record: RunRecord) -> bool:
+    """Whether a finished run's model generates images on request: that of a classifier or a translation does not."""
+    method = FROM_SCRATCH.get(record.method or "")
+    return record.base_model is not None or (method is not None and not method.translates)
 
-    def __init__(self, config: AppConfig):
-        self.config = config
-        self.folder = Path(tempfile.mkdtemp(prefix="dermgen-app-"))
-        os.environ["GRADIO_TEMP_DIR"] = str(self.folder / "shown")  # Gradio keeps what it shows, real images too
+
+class Studio:
+    """What the page's buttons do: generate a set like `dermgen generate`, find its nearest training images, zip it.
+
+    Args:
+        config: the model and what its samples are compared with.
+        folder: for what is generated.
+
+    Raises:
+        InputError: if the model cannot generate, or there is no audit where one is given.
+    """
+
+    def __init__(self, config: AppConfig, folder: Path):
+        self.config, self.folder = config, folder
+        folder.mkdir(parents=True, exist_ok=True)
         self.lock = threading.Lock()  # one device, one set at a time
-        self.sets = 0
         self._loaded: tuple[Any, ImageGenerator] | None = None
         self.record = RunRecord.read(config.model)
         method = FROM_SCRATCH.get(self.record.method or "")
@@ -78,8 +88,7 @@ class Studio:
             InputError: for what the model refuses.
         """
         with self.lock:
-            self.sets += 1
-            folder = self.folder / f"set-{self.sets}"
+            folder = Path(tempfile.mkdtemp(dir=self.folder)) / "set"
             config = self._config(requested, num_images, seed, steps, guidance, folder)
             key = (config.num_inference_steps, config.guidance_scale)
             if self._loaded is None or self._loaded[0] != key:
@@ -123,10 +132,6 @@ class Studio:
             for image in sorted((folder / "images").iterdir()):
                 file.write(image, f"images/{image.name}")
         return path
-
-    def close(self) -> None:
-        """Remove everything generated."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _config(self, requested, num_images, seed, steps, guidance, folder) -> GenerateConfig:
         common: dict[str, Any] = {

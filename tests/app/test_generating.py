@@ -6,46 +6,29 @@ import socket
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dermgen.app.app import launch
-from dermgen.app.generating import build
+from dermgen.app.app import launch, private_folder
 from dermgen.app.studio import Studio
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.settings.app import AppConfig
 
-gradio = pytest.importorskip("gradio")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
 
 @pytest.fixture
-def studio(world):
-    studio = Studio(AppConfig(model=str(world.run), audit=str(world.results / "audit")))
-    yield studio
-    studio.close()
-
-
-@pytest.fixture
-def browser_page():
-    """A page in headless Chromium, and every address that it asks."""
-    api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        asked = []
-        page.on("request", lambda request: asked.append(request.url))
-        yield page, asked
-        browser.close()
+def studio(world, tmp_path):
+    return Studio(AppConfig(model=str(world.run), audit=str(world.results / "audit")), tmp_path / "generated")
 
 
 def test_a_click_draws_shows_neighbours_and_gives_it_all_away_with_provenance(studio, browser_page, tmp_path):
+    pytest.importorskip("gradio")
+    from dermgen.app.generating import build
+
     page, asked = browser_page
     blocks = build(studio)
     page.goto(launch(blocks))
@@ -100,8 +83,8 @@ def test_a_copy_is_called_so(studio, world):
     assert "COPY" not in words[1]
 
 
-def test_attributes_become_the_prompt_and_are_kept(base_dir):
-    studio = Studio(AppConfig(model=str(base_dir)))
+def test_attributes_become_the_prompt_and_are_kept(base_dir, tmp_path):
+    studio = Studio(AppConfig(model=str(base_dir)), tmp_path)
     assert studio.takes_prompts
     folder = studio.generate({"dx": "nv", "localization": "back", "sex": "", "age": 40}, 1, 0, 2, 1.0)
     row = manifest.read(folder).iloc[0]
@@ -112,20 +95,28 @@ def test_attributes_become_the_prompt_and_are_kept(base_dir):
     assert manifest.read(folder)["prompt"][0] == "malignant skin lesion"
     assert studio.nearest(folder) is None
     assert "no training images here" in studio.legend()
-    studio.close()
-    assert not studio.folder.exists()
+
+
+def test_what_was_generated_and_shown_is_removed_at_the_end():
+    gradio = pytest.importorskip("gradio")
+    with private_folder() as place:
+        shown = Path(gradio.components.Image().GRADIO_CACHE)
+        assert shown.is_relative_to(place)
+        shown.mkdir(parents=True, exist_ok=True)
+        (shown / "real.png").write_bytes(b"")
+    assert not place.exists()
 
 
 def test_wrong_models_are_told_before_the_page_opens(world, tmp_path):
     with pytest.raises(InputError, match="no such model folder"):
-        Studio(AppConfig(model="/nowhere"))
+        Studio(AppConfig(model="/nowhere"), tmp_path)
     with pytest.raises(InputError, match=r"has no audit.json"):
-        Studio(AppConfig(model=str(world.run), audit=str(tmp_path)))
+        Studio(AppConfig(model=str(world.run), audit=str(tmp_path)), tmp_path)
     shutil.copytree(world.run, tmp_path / "run")
     provenance = json.loads((world.run / "provenance.json").read_text())
     (tmp_path / "run" / "provenance.json").write_text(json.dumps(provenance | {"method": "cyclegan"}))
     with pytest.raises(InputError, match="translates images"):
-        Studio(AppConfig(model=str(tmp_path / "run")))
+        Studio(AppConfig(model=str(tmp_path / "run")), tmp_path)
 
 
 def ended_early(*argv, hidden=None):
@@ -151,6 +142,22 @@ def test_a_port_that_is_taken_is_reported_before_torch_is_imported(world):
         port = other.getsockname()[1]
         line = ended_early("--model", world.run, "--port", port)
     assert line == f"error: port {port} cannot be used (Address already in use): choose another --port"
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["{tmp}/nowhere"], "no such folder: {tmp}/nowhere"),
+        (["{tmp}"], "no run or set of dermgen in {tmp}: give a folder that holds runs"),
+        ([], "give either RUNS, a folder of runs, or --model, a model to generate from"),
+        (["{tmp}", "--model", "m"], "give either RUNS, a folder of runs, or --model, a model to generate from"),
+        (["{tmp}", "--audit", "a"], "--audit is for --model, and has no effect on RUNS: leave it out"),
+    ],
+)
+def test_without_runs_it_says_what_is_wrong_before_torch_is_imported(argv, sentence, tmp_path):
+    (tmp_path / "notes").mkdir()
+    line = ended_early(*(word.format(tmp=tmp_path) for word in argv))
+    assert line == f"error: {sentence.format(tmp=tmp_path)}"
 
 
 def test_without_gradio_it_says_how_to_install_it(world):
