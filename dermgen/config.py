@@ -19,15 +19,15 @@ import yaml
 Config = TypeVar("Config")
 
 
-# What a trial of a recipe gives an option in place of a folder: one of its own, or a few rows of a manifest or a few
-# images copied from it.
+# What a trial of a recipe gives an option instead of a folder: a new one, or one with a few rows of its manifest or a
+# few of its images.
 NEW_FOLDER, FEW_ROWS, FEW_IMAGES = object(), object(), object()
 _AS_GIVEN = object()
-SEEDS = f"[0, {2**32 - 1}]"  # of a seed above, PyTorch's generator on the CPU drops bits
+SEEDS = f"[0, {2**32 - 1}]"  # PyTorch's generator on the CPU drops the higher bits of a seed
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: one sentence that says what was expected, what came and what to do."""
+    """A user's mistake, as one sentence: what was expected, what was given and what to do."""
 
 
 def option(
@@ -49,7 +49,7 @@ def option(
     also: str | None = None,
     trial: Any = _AS_GIVEN,
 ) -> Any:
-    """A dataclass field that is a command-line option; a subclass that gives it another default keeps its rules.
+    """A dataclass field that is a command-line option; a subclass with another default inherits its rules.
 
     `check` holds the rules for a value that is not None, and for each value of a list.
 
@@ -57,26 +57,26 @@ def option(
         default: of the field.
         help: its help text, to which `--help` adds the rules.
         at_least: the lowest value.
-        above: a value that is just too low.
+        above: a limit that the value must exceed.
         within: an interval like "[0, 1)".
-        multiple_of: of which it is a positive multiple.
-        power_of_2: whether it is a power of 2.
-        in_words: whether it is a text of two words or more.
-        choices: its values, where a `Literal` cannot list them.
-        required: whether a command without it is refused.
-        free: whether a job may resume with another value.
-        fixed: whether even a job that starts over in its folder keeps the value (see `job.claim_folder`).
-        positional: whether it takes the words before the first flag, as in `dermgen report DIR DIR --title …`.
-        infinite: whether a number may be infinite.
-        also: a second spelling of the flag; it takes one value in all.
-        trial: its value where `dermgen doctor` tries a recipe, or `NEW_FOLDER`, `FEW_ROWS`, `FEW_IMAGES`.
+        multiple_of: the value must be a positive multiple of this.
+        power_of_2: the value must be a power of 2.
+        in_words: the value must be a text of two words or more.
+        choices: the values, if a `Literal` cannot list them.
+        required: a command without it is refused.
+        free: a job may resume with another value.
+        fixed: even a job that starts over in its folder keeps the value (see `job.claim_folder`).
+        positional: it takes the words before the first flag, as in `dermgen report DIR DIR --title …`.
+        infinite: the number may be infinite.
+        also: a second spelling of the flag; both together take one value.
+        trial: its value when `dermgen doctor` tries a recipe, or `NEW_FOLDER`, `FEW_ROWS`, `FEW_IMAGES`.
     """
     rules = {k: v for k, v in locals().items() if k not in ("default", "trial") and v is not None and v is not False}
     return dataclasses.field(default=default, metadata=rules if trial is _AS_GIVEN else {**rules, "trial": trial})
 
 
 def rules_of(config_cls: type) -> dict[str, dict[str, Any]]:
-    """What `option` was given, by the option's name; what a subclass does not say again is as in its base class."""
+    """The arguments of `option`, by the option's name; a subclass inherits those that it does not override."""
     rules: dict[str, dict[str, Any]] = {}
     for cls in filter(dataclasses.is_dataclass, reversed(config_cls.__mro__)):
         for field in dataclasses.fields(cls):
@@ -90,7 +90,7 @@ def rules_of(config_cls: type) -> dict[str, dict[str, Any]]:
 
 
 def check(config: Any) -> None:
-    """The first part of a `__post_init__`: hold every option against its rules.
+    """The first part of a `__post_init__`: check every option against its rules.
 
     Raises:
         InputError: for the first option that breaks one.
@@ -109,7 +109,7 @@ def check(config: Any) -> None:
 
 
 def _limits(rules: dict[str, Any], several: bool) -> dict[str, Callable[[Any], bool]]:
-    """The rules for a value: in words after "must be", and as a function; `several` for the words of a list."""
+    """The rules for a value: the words that follow "must be", and a function; `several` words those of a list."""
     limits: dict[str, Callable[[Any], bool]] = {}
     if "at_least" in rules:
         limits[f"at least {rules['at_least']}"] = lambda value: value >= rules["at_least"]
@@ -141,13 +141,13 @@ def _is_inside(value: float, interval: str) -> bool:
 def parse(config_cls: type[Config], argv: Sequence[str] | None = None, recipes: bool = True) -> Config:
     """Read `--config recipe.yaml` first, then let the other flags override it.
 
-    A recipe is turned into flags, so one parser checks both: an unknown key, a wrong type or a value outside a
-    `Literal` is an error, and a recipe cannot hold what the command line could not say.
+    A recipe is turned into flags, so that one parser checks both: an unknown key, a wrong type or a value outside a
+    `Literal` is an error, and a recipe can hold only what the command line can.
 
     Args:
         config_cls: the dataclass of settings, its fields made by `option`. Its `FOREIGN` may list flags of other
-            programs that are no fields: None for one that is accepted without effect, else why it is refused.
-        argv: default the command line's.
+            programs that are not fields: None for one that is accepted without effect, else why it is refused.
+        argv: default that of the command line.
         recipes: whether there is a `--config`.
 
     Raises:
@@ -183,14 +183,14 @@ def foreign_options(config_cls: type) -> dict[str, str | None]:
 
 
 def _shown_default(default: Any) -> str:
-    """The default as `--help` shows it; nothing for None and False, which mean that an option is not used."""
+    """The default as `--help` shows it; empty for None and False, which mean that an option is not used."""
     if default is None or default is False:
         return ""
     return f" (default: {' '.join(map(str, default)) if isinstance(default, (list, tuple)) else default})"
 
 
 def _parser(config_cls: type) -> argparse.ArgumentParser:
-    """One flag a field: `--flag VALUE`, `--flag A B` of a list, `--flag` or `--flag false` of a switch."""
+    """One flag per field: `--flag VALUE`, `--flag A B` of a list, `--flag` or `--flag false` of a switch."""
 
     class Parser(argparse.ArgumentParser):
         def error(self, message):
@@ -246,7 +246,7 @@ def _kind(hint: Any) -> tuple[Any, bool]:
 
 
 class _Once(argparse.Action):
-    """An option of which a second value would make the first one look as if it had been read."""
+    """Refuse a second value of an option, which would silently replace the first."""
 
     def __call__(self, parser, namespace, value, option_string=None):
         if (earlier := getattr(namespace, self.dest)) is not None:
@@ -266,7 +266,7 @@ def _number(text: str) -> float:
 
 def _finite(text: str) -> float:
     value = _number(text)
-    if math.isinf(value):  # for which every check of a limit would have to look
+    if math.isinf(value):  # or every check of a limit would have to handle it
         raise argparse.ArgumentTypeError(f"a finite number expected, got {text!r}")
     return value
 
@@ -345,7 +345,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Within the block write to the path that is given; it takes the place of `path` once the block has succeeded."""
+    """Within the block write to the path that is given; it replaces `path` once the block has succeeded."""
     partial = path.with_name(f".partial-{path.name}")
     try:
         yield partial

@@ -1,4 +1,4 @@
-"""`dermgen filter`: keep the best share of a synthetic set, and measure what that costs."""
+"""`dermgen filter`: keep the best share of a synthetic set, and measure its cost."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +53,9 @@ def filter_images(config: FilterConfig) -> Filtered:
     claim_together(accelerator, folder, config)
     kept = choose(quality, synthetic["dx"].to_numpy(), config.keep, config.threshold)
     if not kept.any():
-        raise InputError(f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}")
+        raise InputError(
+            f"nothing scores {config.threshold} or more; the best score is {quality.max():.4g}: lower --threshold"
+        )
     cost = _cost(embed(extractor, synthetic), kept, embed(extractor, held_out), accelerator.device)
     result = Filtered(
         scorer=config.scorer if config.scorer == "features" else f"{config.scorer} {config.run}",
@@ -66,9 +68,9 @@ def filter_images(config: FilterConfig) -> Filtered:
         n=len(synthetic),
         kept=int(kept.sum()),
         per_class={
-            dx: Kept(n=int(mine.sum()), kept=int((kept & mine).sum()))
+            dx: Kept(n=int(of_class.sum()), kept=int((kept & of_class).sum()))
             for dx in sorted(set(synthetic["dx"]))
-            for mine in [(synthetic["dx"] == dx).to_numpy()]
+            for of_class in [(synthetic["dx"] == dx).to_numpy()]
         },
         cost=cost,
         shares=_shares(images.subgroups(synthetic), kept),
@@ -119,9 +121,9 @@ def choose(quality: np.ndarray, labels: np.ndarray, keep: float, threshold: floa
         return quality >= threshold
     kept = np.zeros(len(quality), bool)
     for label in set(labels):
-        mine = np.flatnonzero(labels == label)
-        best = mine[np.argsort(-quality[mine], kind="stable")]
-        kept[best[: max(1, round(keep * len(mine)))]] = True
+        of_class = np.flatnonzero(labels == label)
+        best = of_class[np.argsort(-quality[of_class], kind="stable")]
+        kept[best[: max(1, round(keep * len(of_class)))]] = True
     return kept
 
 
@@ -143,8 +145,8 @@ def _realness(
 ) -> tuple[np.ndarray, str]:
     """The mean logit of a GAN's discriminator for each image, given its class."""
     run, critic = runs.load_critic(config.run, device, config.kind)
-    blind = not run.method.translates and not run.class_conditional  # such a discriminator needs no class
-    unknown = sorted(set(synthetic["dx"]) - {*run.classes, *([""] if blind else [])})
+    ignores_classes = not run.method.translates and not run.class_conditional
+    unknown = sorted(set(synthetic["dx"]) - {*run.classes, *([""] if ignores_classes else [])})
     if unknown and run.classes and config.kind is None:
         raise InputError(
             f"the discriminator of {config.run} does not know {', '.join(map(repr, unknown))}; it knows "
@@ -173,15 +175,15 @@ def _nearness(synthetic: pd.DataFrame, train: pd.DataFrame, embed) -> np.ndarray
     """Minus the mean distance to the 5 nearest training images of the class."""
     quality = np.empty(len(synthetic))
     for dx in sorted(set(synthetic["dx"])):
-        mine = np.flatnonzero(synthetic["dx"] == dx)
+        of_class = np.flatnonzero(synthetic["dx"] == dx)
         real = train[train["dx"] == dx]
         if len(real) < NEIGHBOURS:
             raise InputError(
                 f"--scorer features needs at least {NEIGHBOURS} real training images of each class; {dx} has "
                 f"{len(real)}"
             )
-        squared, _ = products.nearest(embed(synthetic.iloc[mine]), embed(real), NEIGHBOURS)
-        quality[mine] = -np.sqrt(squared).mean(1)
+        squared, _ = products.nearest(embed(synthetic.iloc[of_class]), embed(real), NEIGHBOURS)
+        quality[of_class] = -np.sqrt(squared).mean(1)
     return quality
 
 
@@ -195,7 +197,7 @@ def _cost(
     """
     labels, rng = synthetic.table["dx"].to_numpy(), np.random.default_rng(0)
     known = np.isin(labels, held_out.table["dx"].unique())
-    chance = [
+    random_rows = [
         rng.permutation(rows)[: kept[rows].sum()]
         for dx in sorted(set(labels))
         for rows in [np.flatnonzero(labels == dx)]
@@ -204,7 +206,7 @@ def _cost(
     for column, rows in (
         ("all", np.arange(len(kept))),
         ("kept", np.flatnonzero(kept)),
-        ("random", np.concatenate(chance)),
+        ("random", np.concatenate(random_rows)),
     ):
         part, compared = synthetic.take(rows), synthetic.take(rows[known[rows]])
         entry = {"n": len(rows), "vendi": scores.vendi(part.features).value}
@@ -222,9 +224,9 @@ def _shares(groups: pd.DataFrame, kept: np.ndarray) -> dict[str, dict[str, Share
     for scope in groups.columns:
         known = groups[scope] != ""
         for value in sorted(set(groups[scope][known])):
-            mine = (groups[scope] == value).to_numpy()
-            after = (mine & kept).sum() / max(1, (known & kept).sum())
-            shares.setdefault(scope, {})[value] = Share(before=float(mine.sum() / known.sum()), after=float(after))
+            of_value = (groups[scope] == value).to_numpy()
+            after = (of_value & kept).sum() / max(1, (known & kept).sum())
+            shares.setdefault(scope, {})[value] = Share(before=float(of_value.sum() / known.sum()), after=float(after))
     return shares
 
 
@@ -233,8 +235,8 @@ def _sheet(synthetic: pd.DataFrame, quality: np.ndarray, kept: np.ndarray, path:
     order = np.argsort(-quality, kind="stable")
     pictures, captions = [], []
     for dx in sorted(set(synthetic["dx"])):
-        mine = [i for i in order if synthetic["dx"][i] == dx]
-        chosen = [i for i in mine if kept[i]][:6], [i for i in mine[::-1] if not kept[i]][:6]
+        of_class = [i for i in order if synthetic["dx"][i] == dx]
+        chosen = [i for i in of_class if kept[i]][:6], [i for i in of_class[::-1] if not kept[i]][:6]
         for word, rows in zip(("kept", "dropped"), chosen, strict=True):
             for i in [*rows, *[None] * (6 - len(rows))]:
                 with Image.open(synthetic["path"][i if i is not None else 0]) as image:

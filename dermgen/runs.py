@@ -1,4 +1,4 @@
-"""A finished run: of a method trained from scratch its generator and discriminator, of any the hash of its weights."""
+"""A finished run: its generator and discriminator if it was trained from scratch, and the hash of its weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,17 +36,17 @@ class TrainedRun:
         return self.classes[0] if len(self.classes) == 1 else ""
 
     def sha256(self) -> str:
-        """Of the weights that generate."""
+        """Hash of the generating networks' weights."""
         paths = [p for name in self.method.networks for p in sorted((self.weights / name).glob("*.safetensors"))]
         return hash_file(paths[0]) if len(paths) == 1 else key_of(*map(hash_file, paths))
 
     def discriminator_sha256(self) -> str:
-        """Of the weights that judge."""
+        """Hash of the discriminators' weights."""
         return key_of(*map(hash_file, sorted(self.folder.glob("discriminator*/*.safetensors"))))
 
 
 def weights_sha256(folder: str | Path) -> str:
-    """Of what was trained of a Stable Diffusion: a LoRA file, or UNet and text encoder; "" where there are none."""
+    """Hash of the trained weights of a Stable Diffusion: a LoRA file, or UNet and text encoder; "" without any."""
     folder = Path(folder)
     lora = folder / LORA_FILE if folder.is_dir() else folder
     if lora.is_file():
@@ -66,15 +66,17 @@ def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> Train
     if record.method is None:
         return None
     if record.method not in FROM_SCRATCH:
-        raise InputError(f"{folder} is a run of {record.method!r}, which this version of dermgen does not know")
-    place = record.best_weights() if weights == "best" else folder
-    if place is None:
-        raise InputError(f"{folder} has no best weights, since it was not validated: take --weights last")
+        raise InputError(
+            f"{folder} is a run of {record.method!r}, which this version of dermgen does not know: update dermgen"
+        )
+    chosen = record.best_weights() if weights == "best" else folder
+    if chosen is None:
+        raise InputError(f"{folder} has no best weights, since it was not validated: use --weights last")
     if not all((folder / name).is_dir() for name in FROM_SCRATCH[record.method].networks):
         raise InputError(
             f"the run in {folder} has no final weights yet: let its training finish (the same command resumes it)"
         )
-    return TrainedRun(folder, place, record.method, list(record.classes), record.class_conditional, record.resolution)
+    return TrainedRun(folder, chosen, record.method, list(record.classes), record.class_conditional, record.resolution)
 
 
 def load_generator(run: TrainedRun, device: torch.device, **options: Any) -> ImageGenerator:
@@ -83,21 +85,21 @@ def load_generator(run: TrainedRun, device: torch.device, **options: Any) -> Ima
 
 
 def load_critic(
-    folder: str, device: torch.device, kind: Literal["a", "b"] | None = None
+    folder: str, device: torch.device, domain: Literal["a", "b"] | None = None
 ) -> tuple[TrainedRun, ImageCritic]:
     """The discriminator of a GAN run.
 
     Args:
         folder: of the run.
-        device: where it judges.
-        kind: whose discriminator, of a CycleGAN between two manifests.
+        device: on which it scores.
+        domain: whose discriminator, of a CycleGAN between two manifests.
 
     Raises:
-        InputError: if the folder is no finished run of a GAN, or the kind is needed and not given.
+        InputError: if the folder is not a finished run of a GAN, or a domain is needed and not given.
     """
     run = find(folder)
     if run is None or not run.method.judges:
-        what = f"a run of {run.name}, which has no discriminator" if run else "no run of a GAN"
+        what = f"a run of {run.name}, which has no discriminator" if run else "not a run of a GAN"
         scripts = [f"{name}.py" for name, method in METHODS.items() if method.judges]
         raise InputError(f"{folder} is {what}: give a run of train_scripts/{', '.join(scripts[:-1])} or {scripts[-1]}")
-    return run, run.method.load().load_critic(run.folder, run.classes, run.resolution, device, kind)
+    return run, run.method.load().load_critic(run.folder, run.classes, run.resolution, device, domain)

@@ -146,7 +146,7 @@ def base_dir(manifest_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def world(tested_dir, tmp_path_factory):
-    """A manifest, a run trained on it, what it drew, and what was found about that: see `world.World`."""
+    """A manifest, a run trained on it, the images that it generated, and their results: see `world.World`."""
     from world import build
 
     return build(tested_dir, tmp_path_factory.mktemp("world"))

@@ -40,7 +40,7 @@ def test_examples_and_pictures_are_shown_here_and_not_published(tmp_path: Path):
     assert "ISIC_1" not in for_card(blocks)
 
 
-def test_numbers_have_three_digits_and_units_their_number():
+def test_numbers_have_three_digits_and_counted_nouns_agree_with_their_number():
     assert [number(v) for v in (None, 0.12345, 12.345, 999.4, 1234.5)] == ["–", "0.123", "12.3", "999", "1,234"]
     assert interval(0.5, None) == "0.5 to –"
     assert [counted(n, "image") for n in (0, 1, 1000)] == ["0 images", "1 image", "1,000 images"]

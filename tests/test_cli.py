@@ -44,7 +44,7 @@ for command in eval(sys.argv[1]):
     assert "(default: inception)" in pages["evaluate"]
 
 
-def test_publish_by_itself_says_that_there_are_two_kinds():
+def test_publish_without_a_kind_lists_both_kinds():
     result = subprocess.run([sys.executable, "-m", "dermgen.cli", "publish"], capture_output=True, text=True)
     assert result.returncode == 2
     assert "dermgen publish model" in result.stdout

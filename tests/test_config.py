@@ -134,7 +134,7 @@ def test_a_recipe_may_merge_another_mapping(tmp_path):
     assert read_yaml(tmp_path / "grid.yaml")["b"] == {"dx": ["mel"], "sex": ["no"]}
 
 
-def test_damaged_settings_of_a_folder_are_called_so(tmp_path):
+def test_damaged_settings_of_a_folder_are_an_error(tmp_path):
     claim_folder(tmp_path / "a", Settings())
     (tmp_path / "a" / "config.yaml").write_text("")
     with pytest.raises(InputError, match="config.yaml is damaged: restore it"):
@@ -193,7 +193,7 @@ def test_a_folder_belongs_to_the_settings_it_was_made_with(tmp_path):
         claim_folder(tmp_path / "b", Settings())
 
 
-def test_a_folder_goes_on_after_its_command_got_a_new_option(tmp_path):
+def test_a_folder_can_be_resumed_after_its_command_got_a_new_option(tmp_path):
     claim_folder(tmp_path / "a", Settings())
     saved = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
     del saved["word"]
@@ -283,7 +283,7 @@ def test_a_seed_that_pytorch_would_shorten_or_refuse_is_an_error_in_every_comman
         RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # as safetensors'
     ],
 )
-def test_a_full_disk_is_one_sentence_whichever_library_meets_it(error, capsys):
+def test_a_full_disk_is_one_line_whichever_library_reports_it(error, capsys):
     with pytest.raises(SystemExit) as end, user_errors():
         try:
             raise error

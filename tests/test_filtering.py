@@ -188,7 +188,7 @@ def test_an_evaluation_with_the_network_that_filtered_the_set_warns(tested_dir, 
         ({"scorer": "discriminator"}, "scorer discriminator needs --run"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(changes, message, tested_dir, synthetic_dir, tmp_path):
+def test_settings_that_cannot_work_are_refused_with_the_reason(changes, message, tested_dir, synthetic_dir, tmp_path):
     with pytest.raises(InputError, match=message):
         config(tested_dir, synthetic_dir, tmp_path, **changes)
 

@@ -58,7 +58,7 @@ def assert_same_images(a, b):
 
 @pytest.fixture(scope="module")
 def lora_dir(base_dir, manifest_dir, tmp_path_factory) -> Path:
-    """A LoRA run that was taught melanoma by an own prompt."""
+    """A LoRA run that was trained on melanoma with a prompt of its own."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     folder = tmp_path_factory.mktemp("lora") / "run"
@@ -90,7 +90,7 @@ def test_an_image_depends_on_its_prompt_and_seed_alone(base_dir, tmp_path):
     assert np.abs(ours[0] - theirs[0]).max() > 5
 
 
-def test_an_interrupted_generation_goes_on_and_keeps_what_is_there(base_dir, tmp_path):
+def test_an_interrupted_generation_resumes_and_keeps_the_existing_images(base_dir, tmp_path):
     whole = run(base_dir, tmp_path / "whole")
     part = run(base_dir, tmp_path / "part")
     (part / "images" / "image_00003.png").unlink()
@@ -104,7 +104,7 @@ def test_an_interrupted_generation_goes_on_and_keeps_what_is_there(base_dir, tmp
 
 
 @pytest.mark.slow
-def test_two_processes_draw_what_one_draws(base_dir, tmp_path):
+def test_two_processes_generate_what_one_generates(base_dir, tmp_path):
     one = run(base_dir, tmp_path / "one")
     flags = [f"--{k}={v}" for k, v in settings(base_dir, tmp_path / "two").items()]
     launcher = [
@@ -124,7 +124,7 @@ def test_two_processes_draw_what_one_draws(base_dir, tmp_path):
     assert (one / "metadata.csv").read_text() == (tmp_path / "two" / "metadata.csv").read_text()
 
 
-def test_the_manifest_tells_how_each_image_was_made_and_datasets_reads_it(lora_dir, tmp_path):
+def test_the_manifest_records_how_each_image_was_made_and_datasets_reads_it(lora_dir, tmp_path):
     folder = run(lora_dir, tmp_path / "m", classes="mel:2,df:1", negative_prompt="hair", seed=40)
     table = manifest.read(folder)
     assert list(table["image_id"]) == ["mel_00000", "mel_00001", "df_00000"]
@@ -140,7 +140,7 @@ def test_the_manifest_tells_how_each_image_was_made_and_datasets_reads_it(lora_d
     assert (folder / "sheets" / "mel.png").exists()
 
 
-def test_each_png_says_that_it_is_synthetic_and_by_what(base_dir, tmp_path):
+def test_each_png_states_that_it_is_synthetic_and_its_model(base_dir, tmp_path):
     folder = run(base_dir, tmp_path / "m", num_images=1)
     text = Image.open(folder / "images" / "image_00000.png").text
     assert text["Comment"].startswith("Synthetic image, not a photograph of a patient")
@@ -148,7 +148,7 @@ def test_each_png_says_that_it_is_synthetic_and_by_what(base_dir, tmp_path):
     assert (facts["prompt"], facts["seed"], facts["model"]) == ("malignant skin lesion", 0, base_dir.name)
 
 
-def test_a_set_says_with_what_it_was_drawn(base_dir, tmp_path):
+def test_a_set_records_the_packages_and_the_command_that_generated_it(base_dir, tmp_path):
     folder = run(base_dir, tmp_path / "m", num_images=1)
     facts = json.loads((folder / "provenance.json").read_text())
     assert facts["packages"]["torch"] == torch.__version__.split("+")[0]
@@ -164,7 +164,7 @@ def test_adapter_weight_zero_is_the_base_model_and_one_is_not(base_dir, lora_dir
 
 def test_a_lora_file_alone_needs_its_base_named(base_dir, lora_dir, tmp_path):
     file = lora_dir / "pytorch_lora_weights.safetensors"
-    with pytest.raises(InputError, match="do not say of which model: give --base_model"):
+    with pytest.raises(InputError, match="holds LoRA weights without a record of their base model: give --base_model"):
         run(file, tmp_path / "a")
     assert_same_images(run(file, tmp_path / "b", base_model=str(base_dir)), run(lora_dir, tmp_path / "c"))
 
@@ -183,9 +183,7 @@ def test_a_grid_combines_all_attributes(base_dir, tmp_path):
     assert set(table["age"]) == {35, 65}
 
 
-def test_image_to_image_starts_from_the_given_images_and_strength_says_how_far_it_goes(
-    base_dir, manifest_dir, tmp_path
-):
+def test_image_to_image_moves_further_from_the_given_images_at_a_higher_strength(base_dir, manifest_dir, tmp_path):
     names, source = sorted(p.stem for p in (manifest_dir / "images").glob("*.png"))[:5], tmp_path / "five"
     source.mkdir()
     for name in names:
@@ -218,7 +216,7 @@ def test_fewer_images_than_sources_start_from_lesions_of_several_classes(base_di
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "ddpm", "euler", "pndm", "unipc"])
-def test_every_scheduler_draws_an_image_by_its_own_seed(base_dir, tmp_path, scheduler):
+def test_every_scheduler_generates_an_image_from_its_own_seed(base_dir, tmp_path, scheduler):
     a = run(base_dir, tmp_path / "a", scheduler=scheduler, num_images=2, batch_size=2, num_inference_steps=5)
     b = run(base_dir, tmp_path / "b", scheduler=scheduler, num_images=2, batch_size=1, num_inference_steps=5)
     assert_same_images(a, b)
@@ -292,12 +290,14 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path):
         ({"negative_prompt": "hair", "guidance_scale": 1.0}, "--negative_prompt does nothing at --guidance_scale 1.0"),
     ],
 )
-def test_bad_input_is_one_sentence(base_dir, tmp_path, changes, message):
+def test_bad_input_is_refused_with_the_reason(base_dir, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         run(changes.pop("model", base_dir), tmp_path / "m", **changes)
 
 
-def test_what_cannot_be_drawn_is_refused_before_a_model_is_loaded(base_dir, manifest_dir, tmp_path, monkeypatch):
+def test_numbers_of_steps_that_a_scheduler_cannot_take_are_refused_before_a_model_is_loaded(
+    base_dir, manifest_dir, tmp_path, monkeypatch
+):
     monkeypatch.setattr(
         "dermgen.stable_diffusion.base_model.load_pipeline", lambda *_: pytest.fail("a model was loaded")
     )
@@ -313,7 +313,9 @@ def test_what_cannot_be_drawn_is_refused_before_a_model_is_loaded(base_dir, mani
     assert not (tmp_path / "m").exists()
 
 
-def test_a_prompt_that_is_too_long_is_told_and_the_manifest_has_what_the_model_reads(base_dir, tmp_path, capsys):
+def test_a_prompt_that_is_too_long_gives_a_warning_and_the_manifest_has_the_part_that_is_read(
+    base_dir, tmp_path, capsys
+):
     long = "dermoscopic image of melanoma, " * 9
     grid = tmp_path / "grid.yaml"
     grid.write_text(yaml.safe_dump({"dx": ["mel"], "localization": ["back", "face"]}))
@@ -321,9 +323,9 @@ def test_a_prompt_that_is_too_long_is_told_and_the_manifest_has_what_the_model_r
     folder = run(
         base_dir, tmp_path / "m", grid=str(grid), num_images=1, caption_template=template, negative_prompt=long
     )
-    told = capsys.readouterr().out
-    assert "3 of 3 prompts are too long for the model and are cut" in told
-    assert "3 of them are the same to it" in told
+    output = capsys.readouterr().out
+    assert "3 of 3 prompts are too long for the model and are cut" in output
+    assert "3 of them become identical" in output
     table = manifest.read(folder)
     tokenizer = load_pipeline(str(base_dir)).tokenizer
     read = tokenizer(table["prompt_read"][0], add_special_tokens=False).input_ids
@@ -339,7 +341,7 @@ def test_a_prompt_that_is_too_long_is_told_and_the_manifest_has_what_the_model_r
     assert "prompt_read" not in manifest.read(short)
 
 
-def test_an_image_that_a_power_cut_left_empty_or_short_is_drawn_again(base_dir, tmp_path):
+def test_an_image_that_a_power_cut_left_empty_or_short_is_generated_again(base_dir, tmp_path):
     folder = run(base_dir, tmp_path / "m", num_images=3)
     before = images(folder)
     (folder / "images" / "image_00000.png").write_bytes(b"")
@@ -355,7 +357,7 @@ def test_other_settings_in_the_same_folder_are_refused(base_dir, tmp_path):
         run(base_dir, tmp_path / "m", num_images=1, guidance_scale=3.0)
 
 
-def test_other_weights_behind_the_same_path_are_refused_where_images_are(base_dir, tmp_path):
+def test_other_weights_behind_the_same_path_are_refused_if_the_folder_has_images(base_dir, tmp_path):
     shutil.copytree(base_dir, tmp_path / "model")
     run(tmp_path / "model", tmp_path / "m", num_images=1)
     path = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
@@ -364,7 +366,7 @@ def test_other_weights_behind_the_same_path_are_refused_where_images_are(base_di
         run(tmp_path / "model", tmp_path / "m", num_images=1)
 
 
-def test_a_lora_run_is_drawn_from_with_the_prediction_type_it_was_trained_with(base_dir, lora_dir, tmp_path):
+def test_a_lora_run_generates_with_the_prediction_type_it_was_trained_with(base_dir, lora_dir, tmp_path):
     shutil.copytree(lora_dir, tmp_path / "lora")
     config = tmp_path / "lora" / "config.yaml"
     config.write_text(config.read_text().replace("prediction_type: null", "prediction_type: epsilon"))
@@ -372,7 +374,7 @@ def test_a_lora_run_is_drawn_from_with_the_prediction_type_it_was_trained_with(b
     assert max(np.abs(a - b).max() for a, b in zip(images(other).values(), images(own).values(), strict=True)) > 5
 
 
-def test_a_run_that_has_not_finished_says_so(lora_dir, tmp_path):
+def test_an_unfinished_run_is_refused(lora_dir, tmp_path):
     unfinished = tmp_path / "run"
     unfinished.mkdir()
     (unfinished / "config.yaml").write_text((lora_dir / "config.yaml").read_text())
@@ -380,7 +382,7 @@ def test_a_run_that_has_not_finished_says_so(lora_dir, tmp_path):
         run(unfinished, tmp_path / "m")
 
 
-def test_a_set_carries_the_watermark_when_asked(base_dir, tmp_path, capsys):
+def test_a_set_carries_the_watermark_on_request(base_dir, tmp_path, capsys):
     from dermgen import watermark
 
     plain, marked = (run(base_dir, tmp_path / n, num_images=2, resolution=64, watermark=n == "b") for n in "ab")
@@ -391,8 +393,8 @@ def test_a_set_carries_the_watermark_when_asked(base_dir, tmp_path, capsys):
         assert not np.array_equal(after, before)
         if watermark.detect(after) <= watermark.THRESHOLD:
             hidden.add(path.name)
-    told = "".join(capsys.readouterr())
-    assert hidden == {name for name in ("image_00000.png", "image_00001.png") if f"{name} is too busy" in told}
+    output = "".join(capsys.readouterr())
+    assert hidden == {name for name in ("image_00000.png", "image_00001.png") if f"{name} is too busy" in output}
 
 
 def test_an_image_that_hides_the_watermark_is_named_and_no_other(base_dir, tmp_path, monkeypatch, capsys):
@@ -401,9 +403,9 @@ def test_an_image_that_hides_the_watermark_is_named_and_no_other(base_dir, tmp_p
     drawn = torch.stack([noise, torch.full((3, 64, 64), 128, dtype=torch.uint8)])
     monkeypatch.setattr(StableDiffusionGenerator, "sample", lambda self, labels, seeds: drawn[list(seeds)])
     run(base_dir, tmp_path / "m", num_images=2, resolution=64, watermark=True)
-    told = "".join(capsys.readouterr())
-    assert "image_00000.png is too busy for the watermark" in told
-    assert "image_00001.png" not in told
+    output = "".join(capsys.readouterr())
+    assert "image_00000.png is too busy for the watermark" in output
+    assert "image_00001.png" not in output
 
 
 def test_classes_may_have_commas_and_colons():
@@ -414,7 +416,7 @@ def test_classes_may_have_commas_and_colons():
             class_counts(wrong)
 
 
-def test_the_base_of_a_lora_run_is_found_where_it_was_and_known_by_its_weights(
+def test_the_base_of_a_lora_run_is_found_in_its_recorded_folder_and_recognised_by_its_weights(
     base_dir, lora_dir, tmp_path, monkeypatch
 ):
     """A run that was given a relative path is drawn from in another folder, which has another model of that name."""
@@ -432,22 +434,22 @@ def test_the_base_of_a_lora_run_is_found_where_it_was_and_known_by_its_weights(
     monkeypatch.chdir(there)
     first = run(run_dir, tmp_path / "a", num_images=1)
     assert_same_images(first, run(lora_dir, tmp_path / "b", num_images=1))
-    # It has moved: the wrong one of that name is refused, the right one can be named, and is no other model then.
+    # It has moved: another model of that name is refused; the right one can be given, and is the same model then.
     (here / "sd").rename(tmp_path / "moved")
     with pytest.raises(
-        InputError, match="sd has other weights than the base model that .* was trained on: say by --base"
+        InputError, match="sd has other weights than the base model that .* was trained on: give the folder"
     ):
         run(run_dir, tmp_path / "c", num_images=1)
     moved = run(run_dir, tmp_path / "d", num_images=1, base_model=str(tmp_path / "moved"))
     assert_same_images(first, moved)
     assert list(manifest.read(first)["model_sha256"]) == list(manifest.read(moved)["model_sha256"])
     shutil.rmtree(there / "sd")
-    with pytest.raises(InputError, match="and is not there any more: say where it is by --base_model"):
+    with pytest.raises(InputError, match="is no longer in .*here/sd: give its new folder with --base_model"):
         run(run_dir, tmp_path / "c", num_images=1)
 
 
 def test_a_base_on_the_hub_is_fetched_by_its_id_and_another_kind_of_model_is_not(base_dir, lora_dir, hub, tmp_path):
-    """The cache is empty at first: nothing that is not there yet may be missed."""
+    """The cache is empty at first, so that nothing may depend on it."""
     files = {p.relative_to(base_dir).as_posix(): p.read_bytes() for p in base_dir.rglob("*") if p.is_file()}
     hub.repos["model", "someone/base"] = Repo(files=files, private=False)
     run_dir = shutil.copytree(lora_dir, tmp_path / "lora")
@@ -468,7 +470,7 @@ def test_a_base_on_the_hub_is_fetched_by_its_id_and_another_kind_of_model_is_not
     assert not hub.asked("xl.*safetensors")
 
 
-def test_a_run_that_names_no_weights_of_its_base_is_still_read(base_dir, lora_dir, tmp_path, monkeypatch, capsys):
+def test_a_run_without_the_hash_of_its_base_model_still_generates(base_dir, lora_dir, tmp_path, monkeypatch, capsys):
     old = shutil.copytree(lora_dir, tmp_path / "old")
     shutil.copytree(base_dir, tmp_path / "sd")
     config, provenance = old / "config.yaml", old / "provenance.json"
@@ -477,7 +479,7 @@ def test_a_run_that_names_no_weights_of_its_base_is_still_read(base_dir, lora_di
     provenance.write_text(json.dumps({k: v for k, v in facts.items() if k not in ("base_path", "base_sha256")}))
     monkeypatch.chdir(tmp_path)
     assert_same_images(run(old, tmp_path / "a", num_images=1), run(lora_dir, tmp_path / "b", num_images=1))
-    assert f"does not record which base model it had; {tmp_path / 'sd'} is taken" in capsys.readouterr().out
+    assert f"does not record which base model it had; {tmp_path / 'sd'} is used" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

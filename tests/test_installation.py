@@ -42,7 +42,7 @@ def test_lora_on_the_text_encoder_is_refused_before_a_model_is_loaded_where_peft
     assert not (tmp_path / "run").exists()
 
 
-def test_the_doctor_tells_of_packages_that_refuse_each_other(versions):
+def test_the_doctor_reports_packages_that_do_not_fit_together(versions):
     versions["peft"] = "0.19.0"
     assert [line.text for line in _installation() if line.state == "FIX"] == installation.conflicts()
     assert len(installation.conflicts()) == 2  # too old for dermgen, and for transformers

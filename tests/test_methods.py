@@ -1,4 +1,4 @@
-"""A method is one row of one table: nothing else names it, and its parts are all there."""
+"""A method is one row of one table: nothing else names it, and it has all its parts."""
 
 import ast
 import importlib
@@ -45,7 +45,7 @@ def test_no_recipe_belongs_to_a_method_whose_name_its_own_only_begins_with():
     assert names["cgan_ham10000_64"] == "dcgan"
 
 
-def test_nothing_asks_a_method_for_its_name():
+def test_no_module_compares_the_name_of_a_method():
     for path in (ROOT / "dermgen").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops):

@@ -1,7 +1,7 @@
 """Folders written before results, runs and what they were trained on had types of their own are still read.
 
 tests/old_folders/ was written by the commands of commit 7c63caa from phantoms of two classes: a manifest, runs of LoRA,
-a VAE and a classifier, 16 images of the VAE, and what was found about them. Weights are there for the VAE alone.
+a VAE and a classifier, 16 images of the VAE, and their results. Only the VAE has weights.
 """
 
 import csv
@@ -89,12 +89,12 @@ def test_a_job_resumes_in_its_folder_with_its_old_settings_and_no_others(name):
 
 
 @pytest.mark.parametrize("name", ["lora", "vae", "classifier"])
-def test_a_run_may_go_on_for_longer_as_before(name):
+def test_a_run_may_be_trained_for_longer_as_before(name):
     claim_folder(Path(name), parse(FOLDERS[name][0], ["--config", f"{name}/config.yaml", "--max_train_steps", "9"]))
     assert "max_train_steps: 9\n" in Path(name, "config.yaml").read_text()
 
 
-def test_what_each_run_was_trained_on():
+def test_the_images_that_each_run_was_trained_on_are_known():
     trained_on = {name: TrainedOn.read(name) for name in ("vae", "classifier", "lora")}
     assert trained_on["vae"].sha256 == trained_on["classifier"].sha256 == hashes("train")
     with open("lora/training_set.csv") as file:

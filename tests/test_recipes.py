@@ -45,7 +45,7 @@ def test_an_accelerate_config_loads(path):
     assert config.use_cpu == (path.stem == "cpu")
 
 
-def test_every_accelerate_config_that_is_promised_is_there():
+def test_all_five_accelerate_configs_exist():
     assert {p.stem for p in ACCELERATE} == {"cpu", "single_gpu", "multi_gpu", "multi_node", "fsdp"}
 
 

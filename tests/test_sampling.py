@@ -15,8 +15,8 @@ from dermgen.training.schedulers import SCHEDULERS, check_steps, noise_scheduler
 MEAN, STD = 0.3, 0.25
 
 
-def drawn(name: str, schedule: DDPMScheduler, steps: int, error: float = 0.01, count: int = 2000) -> torch.Tensor:
-    """Pixels drawn by the network that is ideal for pixels of N(MEAN, STD²), but for an error of 1 %."""
+def sampled(name: str, schedule: DDPMScheduler, steps: int, error: float = 0.01, count: int = 2000) -> torch.Tensor:
+    """Pixels sampled with the network that is ideal for pixels of N(MEAN, STD²), but for an error of 1 %."""
     scheduler = noise_scheduler(name, schedule.config)
     scheduler.set_timesteps(steps)
     rng = torch.Generator().manual_seed(0)
@@ -38,9 +38,9 @@ def drawn(name: str, schedule: DDPMScheduler, steps: int, error: float = 0.01, c
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_every_sampler_draws_the_spread_of_the_data_with_every_schedule_and_target(name, beta_schedule, kind):
+def test_every_sampler_reproduces_the_spread_of_the_data_with_every_schedule_and_target(name, beta_schedule, kind):
     schedule = DDPMScheduler(beta_schedule=beta_schedule, prediction_type=kind)
-    pixels = drawn(name, schedule, 50)
+    pixels = sampled(name, schedule, 50)
     assert pixels.mean().item() == pytest.approx(MEAN, abs=0.03)
     assert pixels.std().item() == pytest.approx(STD, rel=0.2)
 
@@ -48,27 +48,27 @@ def test_every_sampler_draws_the_spread_of_the_data_with_every_schedule_and_targ
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_no_sampler_needs_the_image_clipped_to_survive_the_end_of_the_cosine_schedule(name):
     schedule = DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)
-    assert drawn(name, schedule, 50).std().item() == pytest.approx(STD, rel=0.2)
+    assert sampled(name, schedule, 50).std().item() == pytest.approx(STD, rel=0.2)
 
 
 @pytest.mark.parametrize("steps", [50, 250, 500])
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_schedule_that_was_saved_and_loaded_draws_the_same_spread(name, steps, tmp_path):
+def test_a_schedule_that_was_saved_and_loaded_reproduces_the_same_spread(name, steps, tmp_path):
     """Loaded, every scheduler carries `clip_sample`, which four of the six never apply."""
     DDPMScheduler(beta_schedule="squaredcos_cap_v2").save_pretrained(tmp_path)
     schedule = DDPMScheduler.from_pretrained(tmp_path)
-    assert drawn(name, schedule, steps).std().item() == pytest.approx(STD, rel=0.13 if steps == 50 else 0.03)
+    assert sampled(name, schedule, steps).std().item() == pytest.approx(STD, rel=0.13 if steps == 50 else 0.03)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_as_many_steps_as_a_sampler_takes_give_no_nan(name):
     schedule = DDPMScheduler(num_train_timesteps=60, beta_schedule="squaredcos_cap_v2")
-    with pytest.raises(InputError, match=rf"of which {re.escape(name)} takes \d+: take no more") as error:
+    with pytest.raises(InputError, match=rf"of which {re.escape(name)} takes at most \d+: lower num") as error:
         check_steps(name, schedule.config, 61)
-    most = int(re.search(r"takes (\d+)", str(error.value))[1])
+    most = int(re.search(r"at most (\d+)", str(error.value))[1])
     check_steps(name, schedule.config, most)
     assert most > 50
-    assert drawn(name, schedule, most).std().item() == pytest.approx(STD, rel=0.2)
+    assert sampled(name, schedule, most).std().item() == pytest.approx(STD, rel=0.2)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -64,7 +64,7 @@ DEFAULTS = {
         ),
     ],
 )
-def test_every_option_of_diffusers_scripts_is_taken_with_its_default(kind, own, defaults, validation_steps):
+def test_every_option_of_diffusers_scripts_is_accepted_with_its_default(kind, own, defaults, validation_steps):
     config = parse(kind, (SHARED + own).split())
     assert (config.with_prior_preservation, config.scale_lr, config.lr_power, config.seed) == (True, True, 2.0, 3)
     assert config.validation_prompt == ["v"]

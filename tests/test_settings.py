@@ -203,7 +203,7 @@ def test_the_table_above_names_every_limit(kind):
 
 
 @every_class
-def test_what_a_command_cannot_do_without_is_asked_for_by_name_with_what_it_is(kind):
+def test_a_missing_required_option_is_named_with_its_help(kind):
     kind(**given(kind))
     for name in required(kind):
         for nothing in (None, "", []):
@@ -213,7 +213,7 @@ def test_what_a_command_cannot_do_without_is_asked_for_by_name_with_what_it_is(k
 
 
 @every_class
-def test_a_value_that_is_no_choice_is_refused_by_name_with_the_choices(kind):
+def test_a_value_that_is_not_a_choice_is_refused_by_name_with_the_choices(kind):
     for name, rules in rules_of(kind).items():
         if "choices" in rules:
             choices = ", ".join(rules["choices"])

@@ -1,4 +1,4 @@
-"""`dermgen tiny` ends in a pipeline that plain diffusers loads, without the classes that it was to leave out."""
+"""`dermgen tiny` ends in a pipeline that plain diffusers loads, trained without the excluded classes."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def settings(manifest_dir, tmp_path, **changes):
 
 
 @pytest.mark.slow
-def test_both_stages_train_a_whole_pipeline_and_go_on(manifest_dir, tmp_path, capsys):
+def test_both_stages_train_a_complete_pipeline_and_resume(manifest_dir, tmp_path, capsys):
     folder = train_tiny(settings(manifest_dir, tmp_path))
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
@@ -48,7 +48,7 @@ def test_both_stages_train_a_whole_pipeline_and_go_on(manifest_dir, tmp_path, ca
     assert (folder / "stages" / "text_to_image" / "checkpoint-4").is_dir()
 
 
-def test_an_unknown_class_or_a_missing_manifest_is_one_sentence(manifest_dir, tmp_path):
+def test_an_unknown_class_or_a_missing_manifest_is_refused_with_the_reason(manifest_dir, tmp_path):
     with pytest.raises(InputError, match="unknown class 'wart'"):
         train_tiny(settings(manifest_dir, tmp_path, exclude_classes=["wart"]))
     with pytest.raises(InputError, match="no such folder: /nowhere"):

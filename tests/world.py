@@ -16,7 +16,7 @@ from dermgen.settings.generate import GenerateConfig
 
 @dataclass(frozen=True)
 class World:
-    """A manifest under CC BY-NC, a DDPM trained on it, what it drew, and what was found about that."""
+    """A manifest under CC BY-NC, a DDPM trained on it, the images that it generated, and their results."""
 
     real: Path
     run: Path

@@ -1,4 +1,4 @@
-"""Random changes of a batch of images, each from its own random numbers: rotations, crops, colours, mixup."""
+"""Random augmentation of image batches, each image by its own random numbers: rotations, crops, colours, mixup."""
 
 import math
 

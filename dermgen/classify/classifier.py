@@ -1,4 +1,4 @@
-"""Train a ViT or a ResNet on real and synthetic lesions, and measure it on real ones that it has not seen."""
+"""Train a ViT or a ResNet on real and synthetic lesions, and test it on unseen real ones."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ def train(config: ClassifierConfig) -> ClassifierResult:
     """Train, keep the best validation's weights, and write them with `results.json` and predictions of val and test.
 
     Returns:
-        What `results.json` holds. A run that is finished is not repeated.
+        What `results.json` holds. A finished run is not repeated.
 
     Raises:
         InputError: for a split that leaks, synthetic images where real ones belong, or too few of them.
@@ -120,14 +120,14 @@ def examine(config: ClassifierConfig) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class Images:
-    """Rows of the images that a classifier is trained on, chosen by, and measured on.
+    """Rows of the images of training, validation and test.
 
     Attributes:
         classes: codes in order.
-        train: real and synthetic, an image that is drawn more often several times.
+        train: real and synthetic; with oversampling an image has several rows.
         val: real.
         test: real.
-        notes: what may mislead in a comparison with synthetic images.
+        notes: caveats of a comparison with synthetic images.
     """
 
     classes: list[str]
@@ -158,7 +158,7 @@ def read_images(config: ClassifierConfig) -> Images:
 
 
 def _record(images: Images, config: ClassifierConfig, run: Run) -> None:
-    """Record what the run is trained on and measured on, and print what a reader should know of it."""
+    """Record the images of training and test, and print their notes and warnings."""
     rows = images.train
     data = [
         SetFacts.of(folder, rows.loc[rows["synthetic"] == synthetic, "image_id"])
@@ -198,7 +198,7 @@ def arm_rows(config: ClassifierConfig, real: "pd.DataFrame", synthetic: "pd.Data
 
 
 def build(config: ClassifierConfig, classes: list[str]) -> networks.Classifier:
-    """The network that the config asks for, its head new, its first stages frozen."""
+    """The network of the config, with a new head and frozen first stages."""
     torch.manual_seed(config.seed)
     if config.from_scratch:
         classifier = networks.build_small_vit(
@@ -240,7 +240,7 @@ def _class_weights(rows, classes: Sequence[str], balanced: bool) -> torch.Tensor
 
 
 def _counts(rows) -> dict[str, dict[str, int]]:
-    """Rows per class, real and synthetic, repeats counted."""
+    """Rows per class, real and synthetic, including repeats."""
     return {
         name: rows.loc[rows["synthetic"] == flag, "dx"].value_counts().sort_index().to_dict()
         for name, flag in (("real", "false"), ("synthetic", "true"))
@@ -271,7 +271,7 @@ def _finish(
     config: ClassifierConfig,
     steps: int,
 ) -> ClassifierResult:
-    """Measure the weights on val and test, and write all of it."""
+    """Evaluate the weights on val and test, and write the results."""
     classes, measured = images.classes, {}
     for split, part in (("val", images.val), ("test", images.test)):
         probabilities = predict(run, model, part, classes, config)

@@ -63,7 +63,9 @@ def compare(
             "confusion": np.sum([_confusion(p, labels, len(classes)) for p in probabilities[arm]], axis=0).tolist(),
         }
         if arm != baseline:
-            gained = np.mean(_right(probabilities[arm], labels) - _right(probabilities[baseline], labels), axis=0)
+            gained = np.mean(
+                _is_correct(probabilities[arm], labels) - _is_correct(probabilities[baseline], labels), axis=0
+            )
             differences = {name: values[name] - resampled[baseline][name] for name in values}
             entry["differences"] = _differences(differences, gained, labels, groups, classes)
             entry["mcnemar_p"] = statistics.mcnemar(votes[arm], votes[baseline])
@@ -100,7 +102,7 @@ def weighted_scores(
     Args:
         probabilities: (N, C).
         labels: (N,) class indices.
-        weights: (B, N) how often each image counts.
+        weights: (B, N) how many times each image counts.
         classes: C codes.
 
     Returns:
@@ -108,18 +110,17 @@ def weighted_scores(
         means; recall of such a class is NaN.
     """
     c = len(classes)
-    predicted = probabilities.argmax(1)
     cells = np.zeros((len(labels), c * c))
-    cells[np.arange(len(labels)), labels * c + predicted] = 1
+    cells[np.arange(len(labels)), labels * c + probabilities.argmax(1)] = 1
     confusion = (weights @ cells).reshape(-1, c, c)
-    true, called, right = confusion.sum(2), confusion.sum(1), np.einsum("bcc->bc", confusion)
+    true, predicted, correct = confusion.sum(2), confusion.sum(1), np.einsum("bcc->bc", confusion)
     with np.errstate(invalid="ignore"):
-        recall = right / np.where(true > 0, true, np.nan)
-        f1 = 2 * right / np.where(true > 0, true + called, np.nan)
+        recall = correct / np.where(true > 0, true, np.nan)
+        f1 = 2 * correct / np.where(true > 0, true + predicted, np.nan)
     auroc = np.stack([_auroc(probabilities[:, i], labels == i, weights) for i in range(c)], axis=1)
     return {
         "bma": _mean_of_known(recall),
-        "accuracy": right.sum(1) / weights.sum(1),
+        "accuracy": correct.sum(1) / weights.sum(1),
         "macro_f1": _mean_of_known(f1),
         "macro_auroc": _mean_of_known(auroc),
         **{f"recall_{code}": recall[:, i] for i, code in enumerate(classes)},
@@ -192,33 +193,32 @@ def _auroc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.
 
 
 def verdict(arm: str, entry: dict, baseline: str, focus_class: str, arms: int, lesions: int) -> str:
-    """One sentence: is the difference from the baseline real?
+    """Whether the difference from the baseline is real, in one sentence.
 
     Args:
         arm: its name.
         entry: its scores and differences.
-        baseline: what it is compared with.
+        baseline: the arm that it is compared with.
         focus_class: class whose recall is reported too.
-        arms: compared with the baseline.
+        arms: number of arms compared with the baseline.
         lesions: of the focus class in the test set.
     """
-    d = entry["differences"]["bma"]
-    p = d["p_holm"]
-    text = (
-        f"{arm}: BMA {entry['scores']['bma']['value']:.3f}, {d['value']:+.3f} ({d['low']:+.3f} to "
-        f"{d['high']:+.3f}) against {baseline}"
-    )
+    bma, recall = (entry["differences"][name] for name in ("bma", f"recall_{focus_class}"))
+    p = bma["p_holm"]
+    text = f"{arm}: BMA {entry['scores']['bma']['value']:.3f}, {_change(bma)} against {baseline}"
     evidence = f"{p_value(p)}, corrected for {arms} arms" if arms > 1 else p_value(p)
     if p < 0.05:
-        text += f"; the {'gain' if d['value'] > 0 else 'loss'} is real ({evidence})"
+        text += f"; the {'gain' if bma['value'] > 0 else 'loss'} is real ({evidence})"
     else:
         text += f"; no difference can be shown ({evidence})"
-    f = entry["differences"][f"recall_{focus_class}"]
-    text += f". Recall of {focus_class} {f['value']:+.3f}"
+    text += f". Recall of {focus_class} "
     if lesions < MIN_LESIONS:
-        return f"{text}: too few test lesions to tell ({lesions})."
-    shown = "real" if f["p_holm"] < 0.05 else "not shown"
-    return f"{text} ({f['low']:+.3f} to {f['high']:+.3f}), {shown}."
+        return f"{text}{recall['value']:+.3f}: too few test lesions to tell ({lesions})."
+    return f"{text}{_change(recall)}, {'real' if recall['p_holm'] < 0.05 else 'not shown'}."
+
+
+def _change(difference: dict[str, float]) -> str:
+    return f"{difference['value']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
 
 
 def lesions_of(classes: Sequence[str], labels: np.ndarray, groups: Sequence[Hashable]) -> dict[str, int]:
@@ -230,7 +230,7 @@ def lesions_of(classes: Sequence[str], labels: np.ndarray, groups: Sequence[Hash
 def lesion_variances(values: Mapping[str, np.ndarray], lesions: Mapping[str, int]) -> dict[str, float]:
     """Variance of each score over test lesions, from its bootstrap, enlarged for classes with few lesions.
 
-    Resamples of a single lesion are all alike, and those without it are left out, so that its recall would seem to be
+    Resamples of a single lesion are all alike, and those without it are left out, so that its recall would seem
     certain. Recall has the variance of Wilson's interval, and BMA at least that of its classes together.
 
     Args:
@@ -284,7 +284,8 @@ def _variance(resampled: np.ndarray) -> float:
     return float(np.var(resampled, ddof=1)) if len(resampled) > 1 else np.nan
 
 
-def _right(probabilities: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+def _is_correct(probabilities: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
+    """1 where a seed classifies an image correctly, else 0, (S, N)."""
     return np.stack([p.argmax(1) == labels for p in probabilities]).astype(float)
 
 

@@ -1,4 +1,4 @@
-"""The validations of a classifier, and what follows from them: its learning rate, when it stops, its best weights."""
+"""The validations of a classifier, and what they decide: its learning rate, when it stops, its best weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from dermgen.training.run import Run
 
 
 class History:
-    """All validations of a run, those before it was resumed among them.
+    """All validations of a run, including those before it was resumed.
 
     Args:
-        run: the run, resumed; its learning rate and its end follow the history from here on.
-        config: how patient to be.
+        run: the run, resumed; its learning rate and its end follow the history.
+        config: with the patience of both.
     """
 
     def __init__(self, run: Run, config: ClassifierConfig):
@@ -55,9 +55,9 @@ def validations(path: Path) -> list[dict]:
 def plateau_factor(
     losses: Sequence[float], patience: int | None, factor: float = 0.1, threshold: float = 1e-4
 ) -> float:
-    """What `torch.optim.lr_scheduler.ReduceLROnPlateau` has multiplied the rate by after these losses; None is 1.
+    """The factor of the learning rate under `torch.optim.lr_scheduler.ReduceLROnPlateau` after these losses.
 
-    A function of the history, so that nothing but the log is needed to resume.
+    A function of the history, so that resuming needs only the log; without patience it is 1.
     """
     if patience is None:
         return 1.0
@@ -73,5 +73,5 @@ def plateau_factor(
 
 
 def exhausted(scores: Sequence[float], patience: int | None) -> bool:
-    """Whether the last `patience` scores brought nothing better than what was before."""
+    """Whether none of the last `patience` scores is better than the best before them."""
     return patience is not None and len(scores) > patience and len(scores) - 1 - int(np.argmax(scores)) >= patience

@@ -28,7 +28,7 @@ def training_rows(
     Args:
         real: the training split.
         synthetic: images that may be added; None adds none.
-        use_real: whether the real images are included, or only define the classes.
+        use_real: include the real images; otherwise they only define the classes.
         ratio: synthetic images per real one, in each of `synthetic_classes`; None takes all of them.
         synthetic_classes: classes that get synthetic images; None means all of the synthetic set.
         only_kept: take only synthetic images that the quality filter kept.
@@ -48,7 +48,9 @@ def training_rows(
     rows = pd.concat(parts, ignore_index=True)
     missing = sorted(set(real["dx"]) - set(rows["dx"]))
     if missing:
-        raise InputError(f"no training image of {', '.join(missing)}: the synthetic set alone must have every class")
+        raise InputError(
+            f"no training image of {', '.join(missing)}: the synthetic set must have every class, or add real images"
+        )
     if oversample:
         largest = rows["dx"].value_counts().max()
         parts = []
@@ -81,14 +83,14 @@ def choose(
     parts = []
     for code in sorted(classes or known):
         available = synthetic[synthetic["dx"] == code]
-        wanted = len(available) if ratio is None else round(ratio * int((real["dx"] == code).sum()))
-        if wanted > len(available):
+        needed = len(available) if ratio is None else round(ratio * int((real["dx"] == code).sum()))
+        if needed > len(available):
             raise InputError(
-                f"{code} needs {counted(wanted, 'synthetic image')} ({ratio:g} per real one), but "
+                f"{code} needs {counted(needed, 'synthetic image')} ({ratio:g} per real one), but "
                 f"{'the filter kept' if only_kept else 'the set has'} {len(available)}: generate more, or use a "
                 "smaller ratio"
             )
-        parts.append(available.iloc[rng.permutation(len(available))[:wanted]])
+        parts.append(available.iloc[rng.permutation(len(available))[:needed]])
     import pandas as pd
 
     return pd.concat(parts, ignore_index=True)

@@ -80,11 +80,11 @@ class Classifier(nn.Module):
 def check_pretrained(name_or_path: str, revision: str | None, resolution: int) -> None:
     """Raise `InputError` if a checkpoint cannot be loaded or takes another resolution; only its config is read."""
     try:
-        wanted = getattr(AutoConfig.from_pretrained(name_or_path, revision=revision), "image_size", None)
+        image_size = getattr(AutoConfig.from_pretrained(name_or_path, revision=revision), "image_size", None)
     except (OSError, ValueError) as error:
         raise _unavailable(name_or_path, error) from error
-    if wanted is not None and wanted != resolution:  # of a ViT; convolutional networks take any
-        raise InputError(f"{name_or_path!r} takes images of {wanted} px: give --resolution {wanted}")
+    if image_size is not None and image_size != resolution:  # of a ViT; convolutional networks take any
+        raise InputError(f"{name_or_path!r} takes images of {image_size} px: give --resolution {image_size}")
 
 
 def num_weights(name_or_path: str, revision: str | None = None) -> int | None:

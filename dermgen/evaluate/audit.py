@@ -1,4 +1,4 @@
-"""`dermgen audit`: does a synthetic set copy training images? Nearest neighbours, calibrated on held-out lesions."""
+"""`dermgen audit`: copies of training images, by nearest neighbours, calibrated on held-out lesions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +29,12 @@ MIN_HELD_OUT = 50  # fewer do not show how near an honest image can come
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Synthetic images beside the real ones; arrays have one entry per synthetic image unless stated otherwise.
+    """Synthetic images and the real ones; arrays have one entry per synthetic image unless stated otherwise.
 
     Attributes:
-        distance: to the nearest training image, NaN without structure; `nearest` is the row of that image and
-            `orientation` that of the synthetic image in which the two match.
-        held_out_distance: the same of the held-out images.
+        distance: to the nearest training image, NaN for an image without structure; `nearest` is the row of that image
+            and `orientation` the orientation of the synthetic image in which the two match.
+        held_out_distance: of the held-out images to their nearest training images.
         threshold: distance below which an image is a copy.
         equal: pairs of rows (synthetic, real) that are the same file.
         source_distance: to the real image that it was made from, NaN without one.
@@ -98,7 +98,7 @@ def audit(config: AuditConfig) -> Audit:
     distance, nearest, orientation = neighbours.nearest(synthetic)
     if np.isnan(distance).all():
         raise InputError(
-            f"none of the {len(synthetic)} images of {config.synthetic} has any structure: are they blank?"
+            f"none of the {len(synthetic)} images in {config.synthetic} has any structure: are they blank?"
         )
     held_out_distance, _, _ = neighbours.nearest(held_out)
     compared = Comparison(
@@ -185,23 +185,24 @@ def _source_distance(synthetic: pd.DataFrame, real: pd.DataFrame) -> np.ndarray:
     row_of = {image_id: i for i, image_id in enumerate(real["image_id"])}
     named = synthetic.get("source_image_id", pd.Series("", index=synthetic.index))
     source = np.array([row_of.get(name, -1) for name in named])
-    made = np.flatnonzero(source >= 0)
+    with_source = np.flatnonzero(source >= 0)
     distance = np.full(len(synthetic), np.nan)
-    if len(made):
-        used, candidate = np.unique(source[made], return_inverse=True)
-        queries, base = thumbnails(synthetic.iloc[made]), thumbnails(real.iloc[used])
-        distance[made], _, _ = closest(queries, base, candidate[:, None], np.zeros((len(made), 1), int))
+    if len(with_source):
+        used, candidate = np.unique(source[with_source], return_inverse=True)
+        queries, base = thumbnails(synthetic.iloc[with_source]), thumbnails(real.iloc[used])
+        no_turn = np.zeros((len(with_source), 1), int)
+        distance[with_source], _, _ = closest(queries, base, candidate[:, None], no_turn)
     return distance
 
 
 def _unknown_sources(synthetic: pd.DataFrame, real: pd.DataFrame) -> list[str]:
-    """Ids of the photographs that synthetic images were made from and that are not among the real ones."""
+    """Ids of the photographs that synthetic images were made from, if they are not among the real ones."""
     named = set(synthetic.get("source_image_id", pd.Series(dtype=str)).fillna("")) - {""}
     return sorted(named - set(real["image_id"]))
 
 
 def _calibrated(distances: np.ndarray, held_out: pd.DataFrame, config: AuditConfig) -> float:
-    """The distance below which only the requested share of held-out images lies."""
+    """The distance below which the requested share of held-out images lies."""
     threshold = float(np.nanquantile(distances, config.false_alarms, method="lower"))
     if threshold < MIN_THRESHOLD:
         names = ", ".join(held_out["image_id"][distances < MIN_THRESHOLD].head(3))

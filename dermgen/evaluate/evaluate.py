@@ -1,4 +1,4 @@
-"""`dermgen evaluate`: scores of a synthetic set, each with its confidence interval, its floor and its reference."""
+"""`dermgen evaluate`: scores of a synthetic set, each with its confidence interval and its real reference."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict
@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
 
 def _with_shared_labels(real: pd.DataFrame, synthetic: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables; without classes if one side has none, since those of the other cannot be matched."""
+    """Both tables, without classes if one side has none: those of the other side could not be matched."""
     if (real["dx"] != "").any() == (synthetic["dx"] != "").any():
         return real, synthetic
     return real.assign(dx=""), synthetic.assign(dx="")
@@ -104,12 +104,12 @@ def _embedded(
         features.features(extractor, t, accelerator, config.batch_size, cache_dir=config.cache_dir)
         for t in (real_table, synthetic_table)
     )
-    shown = set(synthetic_table["dx"])
-    if shown & set(real_table["dx"]):
-        real = real.take(np.flatnonzero(real_table["dx"].isin(shown)))
+    synthetic_classes = set(synthetic_table["dx"])
+    if synthetic_classes & set(real_table["dx"]):
+        real = real.take(np.flatnonzero(real_table["dx"].isin(synthetic_classes)))
     parts = _parts(real, synthetic, extractor)
     if min(len(parts["held_out"]), len(synthetic)) < scores.MIN_IMAGES:
-        classes = ", ".join(sorted(shown - {""})) or "any"
+        classes = ", ".join(sorted(synthetic_classes - {""})) or "any"
         raise InputError(
             f"scores need at least {scores.MIN_IMAGES} images on each side, but {config.synthetic} has "
             f"{len(synthetic)}, and {config.real} has {len(parts['held_out'])} held-out ones of its classes "
@@ -121,7 +121,7 @@ def _embedded(
 def _score_groups(
     parts: dict[str, features.FeatureSet], config: EvaluateConfig, device: torch.device
 ) -> tuple[list[Group], list[TooFew]]:
-    """Scores of all images and of every class and subgroup, and the groups that are too small for them."""
+    """Scores of all images and of every class and subgroup, and the groups too small to be scored."""
     groups = {name: images.subgroups(part.table) for name, part in parts.items()}
     entries, too_few = [], []
     for scope, group in _scopes(groups["held_out"], groups["synthetic"]):
@@ -129,7 +129,7 @@ def _score_groups(
             name: part if scope == "all" else part.take(np.flatnonzero(groups[name][scope] == group))
             for name, part in parts.items()
         }
-        inside["synthetic"] = _of_shared_classes(inside["synthetic"], inside["held_out"])
+        inside["synthetic"] = _of_large_classes(inside["synthetic"], inside["held_out"])
         reference = features.of_same_mix(inside["held_out"], inside["synthetic"], config.seed)
         counts = {
             "scope": scope,
@@ -148,7 +148,7 @@ def _score_groups(
                 f"{config.real} has held-out images of a single lesion or patient, and scores need several: hold out "
                 "more with `dermgen prepare --split`"
             )
-        # A single lesion does not show how much the scores of others would differ.
+        # A single lesion does not show how much scores vary between lesions.
         if lesions < 2 or (scope != "all" and min(counts["n_real"], counts["n_synthetic"]) < config.min_images):
             too_few.append(TooFew(**counts))
         else:
@@ -172,8 +172,8 @@ def _parts(
 ) -> dict[str, features.FeatureSet]:
     """The sets that are compared: held-out, training and synthetic images, and real ones in place of the synthetic.
 
-    Stand-ins are real images outside the held-out set that the extractor was not trained on: those it was trained on
-    look different to it from new ones. Without any, the held-out images are halved by lesion.
+    Stand-ins are real images outside the held-out set that the extractor was not trained on, since its features of
+    training images differ from those of new images. Without any, the held-out images are halved by lesion.
     """
     reference = images.reference_sets(real.table)
     held_out = reference["held_out"]
@@ -181,17 +181,17 @@ def _parts(
     stand_in = other[~real.table["image_id"].iloc[other].isin(extractor.trained_on).to_numpy()]
     if not len(stand_in):
         lesions = real.table["group"].iloc[held_out]
-        dealt = splits.split_groups(real.table["dx"].iloc[held_out], lesions, {"stand_in": 0.5, "held_out": 0.5}, 0)
-        stand_in = held_out[dealt == "stand_in"]
+        half = splits.split_groups(real.table["dx"].iloc[held_out], lesions, {"stand_in": 0.5, "held_out": 0.5}, 0)
+        stand_in = held_out[half == "stand_in"]
     parts = {"held_out": held_out, "train": reference["train"], "stand_in": stand_in}
     return {name: real.take(rows) for name, rows in parts.items()} | {"synthetic": synthetic}
 
 
-def _of_shared_classes(synthetic: features.FeatureSet, held_out: features.FeatureSet) -> features.FeatureSet:
-    """The images of classes that have enough images on both sides to be compared."""
+def _of_large_classes(synthetic: features.FeatureSet, held_out: features.FeatureSet) -> features.FeatureSet:
+    """The images of classes that are large enough on both sides."""
     counts = [part.table["dx"].value_counts() for part in (synthetic, held_out)]
-    often = [set(c.index[c >= scores.MIN_IMAGES]) for c in counts]
-    return synthetic.take(np.flatnonzero(synthetic.table["dx"].isin(often[0] & often[1])))
+    ours, theirs = (set(c.index[c >= scores.MIN_IMAGES]) for c in counts)
+    return synthetic.take(np.flatnonzero(synthetic.table["dx"].isin(ours & theirs)))
 
 
 def _compare(held_out: features.FeatureSet, inside: dict[str, features.FeatureSet], seed: int, device) -> dict:
@@ -257,9 +257,9 @@ def _pairs(parts: dict[str, features.FeatureSet], config: EvaluateConfig, lpips)
     side = min(256, _side(chosen.table["path"].iloc[0]))
 
     def similarities(judged: features.FeatureSet, partners: Sequence[int]) -> dict[str, list[float]]:
-        drawn = PixelSet.of(judged.table, side).stack()
-        theirs = PixelSet.of(base.table.iloc[partners], side).stack()
-        return pairs.similarities(drawn, theirs, lpips)
+        pixels = PixelSet.of(judged.table, side).stack()
+        partner_pixels = PixelSet.of(base.table.iloc[partners], side).stack()
+        return pairs.similarities(pixels, partner_pixels, lpips)
 
     nearest = similarities(chosen, products.nearest(chosen.features, base.features, 1)[1][:, 0])
     floor = (
@@ -325,9 +325,9 @@ def _notes(extractor: features.Extractor, parts: dict[str, features.FeatureSet],
     """What helps to read the scores."""
     notes = []
     if not (parts["synthetic"].table["dx"] != "").any():
-        notes.append("one side has no classes, so a different mix of classes counts as a difference")
+        notes.append("one side has no classes, so a different mix of classes affects the scores")
     left_out = set(parts["synthetic"].table["dx"]) - {""}
-    left_out -= set(_of_shared_classes(parts["synthetic"], parts["held_out"]).table["dx"])
+    left_out -= set(_of_large_classes(parts["synthetic"], parts["held_out"]).table["dx"])
     if left_out:
         notes.append(
             f"classes with under {scores.MIN_IMAGES} images on a side are left out: {', '.join(sorted(left_out))}"
@@ -344,8 +344,8 @@ def _notes(extractor: features.Extractor, parts: dict[str, features.FeatureSet],
         )
     if set(parts["train"].table["image_id"]) & extractor.trained_on:
         notes.append(
-            "the extractor was trained on the training split, so every other image looks new to it: the column of the "
-            "training split means little, and the reference uses other real images"
+            "the extractor was trained on the training split, whose features differ from those of new images: the "
+            "column of the training split means little, and the reference uses other real images"
         )
     if not overall.fid_reliable:
         n = min(overall.n_real, overall.n_synthetic)
@@ -374,7 +374,7 @@ def _rows(result: Evaluation) -> pd.DataFrame:
 
 
 def _plot(groups: Sequence[Group], folder: Path) -> None:
-    """Each score of every group, beside its floor."""
+    """Plot each score of every group with its real reference."""
     labelled = [(f"{group.name} ({group.n_synthetic})", group.scores) for group in groups]
     for name in ("kid", "precision", "recall", "density", "coverage"):
         synthetic, floors = [], []

@@ -25,7 +25,7 @@ OFFLINE = "offline, use --extractor with a classifier run of train_scripts/class
 
 @dataclass(frozen=True)
 class Extractor:
-    """What turns images into features.
+    """A network, or a function, from images to features.
 
     `embed` takes uint8 (N, 3, resolution, resolution) and gives float32 (N, width), of which the last `num_classes`
     columns are logits.
@@ -60,7 +60,7 @@ def load(name: str, device: torch.device | str = "cpu") -> Extractor:
     """The extractor of that name; the names are listed in `dermgen.settings.evaluate.EXTRACTORS`.
 
     Raises:
-        InputError: if it cannot be loaded; the message says what works offline.
+        InputError: if it cannot be loaded; the message names what works offline.
     """
     if name == "pixels":
         return Extractor("pixels", "pixels-1", 64, 3 * 16 * 16, 0, _pixels)
@@ -110,23 +110,23 @@ def features(
 
 
 def of_same_mix(source: FeatureSet, like: FeatureSet, seed: int, at_most: int | None = None) -> FeatureSet:
-    """The largest random subset of `source` with the class shares of `like`: without it a score would reflect how many
-    images of each class there are. Classes that `source` lacks are left out."""
-    available, wanted = source.table["dx"].value_counts(), like.table["dx"].value_counts()
-    wanted = wanted[wanted.index.isin(available.index)]
-    if wanted.empty:
+    """The largest random subset of `source` with the class shares of `like`, so that scores do not reflect the mix of
+    classes. Classes that `source` lacks are left out."""
+    available, shares = source.table["dx"].value_counts(), like.table["dx"].value_counts()
+    shares = shares[shares.index.isin(available.index)]
+    if shares.empty:
         return source.take(np.arange(0))
-    total = min(np.inf if at_most is None else at_most, (available[wanted.index] * wanted.sum() / wanted).min())
+    total = min(np.inf if at_most is None else at_most, (available[shares.index] * shares.sum() / shares).min())
     rng = np.random.default_rng(seed)
     rows = []
-    for dx, count in wanted.items():
-        mine = rng.permutation(np.flatnonzero(source.table["dx"] == dx))
-        rows.append(mine[: int(total * count / wanted.sum() + 1e-6)])
+    for dx, count in shares.items():
+        of_class = rng.permutation(np.flatnonzero(source.table["dx"] == dx))
+        rows.append(of_class[: int(total * count / shares.sum() + 1e-6)])
     return source.take(np.sort(np.concatenate(rows)))
 
 
 def _pixels(images: torch.Tensor) -> torch.Tensor:
-    """Thumbnails without their mean colour, (N, 768), so that overall brightness and tint count little."""
+    """Thumbnails without their mean colour, (N, 768), so that overall brightness and tint have little effect."""
     small = torch.nn.functional.interpolate(images.float() / 255, size=(16, 16), mode="area")
     return (small - small.mean(dim=(2, 3), keepdim=True)).flatten(1)
 

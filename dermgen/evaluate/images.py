@@ -21,8 +21,8 @@ def read(folder: str | Path, synthetic: bool, dropped_too: bool = False) -> pd.D
 
     Args:
         folder: with metadata.csv or without.
-        synthetic: whether its images must be synthetic or real; a plain folder does not say.
-        dropped_too: whether images that `dermgen filter` dropped are read.
+        synthetic: whether its images must be synthetic or real, which a plain folder does not record.
+        dropped_too: include images that `dermgen filter` dropped.
 
     Returns:
         The manifest's columns, `path`, `sha256` of the file, and `group`, its lesion or patient.
@@ -50,7 +50,7 @@ def _of_plain_folder(folder: str | Path, what: str) -> pd.DataFrame:
 
 
 def facts(folder: str | Path) -> dict | None:
-    """Facts of the images of a manifest; None for a plain folder, about which nothing is known."""
+    """Facts of the images of a manifest; None for a plain folder."""
     return SetFacts.of(folder).to_json() if Path(folder, "metadata.csv").exists() else None
 
 
@@ -65,7 +65,10 @@ def reference_sets(table: pd.DataFrame) -> dict[str, np.ndarray]:
     held_out = np.flatnonzero(table["split"] == "test")
     train = np.flatnonzero(table["split"] == "train")
     if not len(held_out) and (table["split"] != "").any():
-        raise InputError("the real set has no test split, and images that a model was trained on cannot judge it")
+        raise InputError(
+            "the real set has no test split, and images that a model was trained on cannot judge it: hold out images "
+            "with `dermgen prepare --split`"
+        )
     return {"held_out": held_out if len(held_out) else np.arange(len(table)), "train": train}
 
 

@@ -1,4 +1,4 @@
-"""How good a generator in training is, against held-out images: KID, recall, variety, a warning of mode collapse."""
+"""The quality of a generator during training, against held-out images: KID, recall, variety, mode collapse."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ def monitor(
         table: rows of a manifest, with `path`.
         config: the run's settings.
         accelerator: its processes share the work.
-        num_samples: number of samples that they will be compared with; default `config.monitor_samples`.
+        num_samples: number of samples to compare with; default `config.monitor_samples`.
 
     Raises:
         InputError: if the extractor or LPIPS cannot be loaded, or the extractor was trained on these images.

@@ -17,19 +17,19 @@ THUMBNAIL = 128
 COARSE_SCALES = (1, 0.95, 0.9, 0.85, 0.8, 1.06)
 FINE_STEPS = (-0.03, -0.015, 0, 0.015, 0.03)
 MIN_CONTRAST = 2.0  # standard deviation of grey levels, of 255
-CLEARLY_DIFFERENT = 0.4  # no finer alignment makes such a pair a copy
+CLEARLY_DIFFERENT = 0.4  # beyond this, no finer alignment shows a copy
 EXACT_UP_TO = 100_000
 
 
 class Neighbours:
-    """The training images, and which of them is nearest to an image.
+    """The training images, among which the nearest to an image is found.
 
     Args:
         train: rows of a manifest with `path`.
         extractor: proposes candidates.
         accelerator: its processes share the work.
         candidates: how many of them are compared pixel by pixel for each image.
-        use_index: search for them with faiss.
+        use_index: search for candidates with faiss.
         batch_size: images at a time.
         cache_dir: of features.
     """
@@ -113,7 +113,7 @@ def closest(
 
     def best(i: int) -> tuple[float, int, int]:
         half = _half(queries[i])
-        if half.std() < MIN_CONTRAST:  # it would correlate with everything, or nothing
+        if half.std() < MIN_CONTRAST:  # its correlations would mean nothing
             return np.nan, int(candidates[i, 0]), 0
         matches = [
             (

@@ -1,4 +1,4 @@
-"""The three matrices of dot products that scores share: each computed once, block by block, and never stored whole.
+"""The three matrices of dot products that the scores share: each computed once, block by block, never stored whole.
 
 From X Xᵀ, Y Yᵀ and X Yᵀ come kernel sums (KID), neighbour distances (precision, recall, density, coverage) and each
 synthetic image's nearest real one. For N images memory is O(N), for 100,000 as for 1,000.

@@ -30,7 +30,7 @@ COLUMNS = ("guidance_scale", "num_inference_steps", "scheduler", "truncation")
 
 
 class FromScratchModel:
-    """The run that `config` names, and what is requested of it.
+    """The run of the config, and the requested images.
 
     Raises:
         InputError: if the run cannot do what is requested.
@@ -42,17 +42,17 @@ class FromScratchModel:
         if config.prompt is not None or config.grid is not None:
             raise InputError(
                 f"{config.model} is a run of {run.name}, which reads no prompts: give --classes, or --num_images "
-                "where it was trained without classes"
+                "if it was trained without classes"
             )
         refuse_unused(config, self.options, f"a run of {run.name}")
         if config.watermark:
             watermark.require_room(run.resolution, run.resolution)
         if config.classes is not None and config.num_images is not None:
-            raise InputError("--classes says how many images of each class: leave --num_images out")
+            raise InputError("--classes already gives the number of images of each class: leave --num_images out")
         if config.resolution not in (None, run.resolution):
             raise InputError(f"{config.model} generates {run.resolution} px only: leave --resolution out")
         self.init_images = self._init_images() if run.method.translates else []
-        # What was not requested is the generator's default.
+        # Other options keep the generator's defaults.
         names = run.method.options & {field.name for field in dataclasses.fields(GeneratorOptions)}
         given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
         self.generator_options = GeneratorOptions(**given)
@@ -80,11 +80,11 @@ class FromScratchModel:
 
     def settings(self) -> dict:
         """The manifest's columns that are the same for all images."""
-        own = self.run.method.options
-        return {name: getattr(self.generator_options, name) if name in own else "" for name in COLUMNS}
+        known = self.run.method.options
+        return {name: getattr(self.generator_options, name) if name in known else "" for name in COLUMNS}
 
     def sha256(self) -> str:
-        """Of the weights that generate."""
+        """Hash of the generating weights."""
         return self.run.sha256()
 
     def cut_texts(self, rows: Sequence[dict], generator: ImageGenerator) -> dict[str, str]:
@@ -100,16 +100,16 @@ class FromScratchModel:
         return runs.load_generator(self.run, device, **vars(options))
 
     def _init_images(self) -> list[InitImage]:
-        """What a CycleGAN translates: of a manifest only the kind that it translates from, where that is a class."""
+        """The images that a CycleGAN translates; of a manifest those of the source domain, if that is a class."""
         config, (first, second) = self.config, self.run.classes
         if config.init_images is None:
             raise InputError("a CycleGAN translates images: give --init_images, a folder or a manifest of them")
-        kind = first if config.direction == "a_to_b" else second
-        images = read_init_images(config.init_images, config.init_split, None if kind in ("a", "b") else kind)
+        domain = first if config.direction == "a_to_b" else second
+        images = read_init_images(config.init_images, config.init_split, None if domain in ("a", "b") else domain)
         return random_subset(images, config.num_images or len(images), config.seed)
 
     def _translations(self) -> list[dict]:
-        """One row per initial image, whose index is its seed: initial images are taken in turn, by seed."""
+        """One row per initial image, whose index is its seed."""
         target = self.run.classes[1 if self.config.direction == "a_to_b" else 0]
         if self.config.classes is not None:
             raise InputError(

@@ -27,18 +27,18 @@ from dermgen.generation.request import InitImage
 from dermgen.generation.stable_diffusion import StableDiffusionModel
 from dermgen.sampling import ImageGenerator, Request, generate_missing, save_png
 from dermgen.settings.generate import GenerateConfig
-from dermgen.stable_diffusion.inputs import tell_cut
+from dermgen.stable_diffusion.inputs import cut_warning
 from dermgen.training.processes import claim_together
 
-# Of a prompt that is longer than the model reads: what it reads.
+# The part that the model reads of a prompt that is too long for it.
 CUT_COLUMNS = ("prompt_read", "negative_prompt_read")
 
 
 class Model(Protocol):
-    """What can be generated from, whatever it is.
+    """A model to generate from.
 
     Attributes:
-        options: those of `dermgen generate` that mean something for it; others are refused.
+        options: those of `dermgen generate` that it takes; others are refused.
         init_images: the images that it starts from, or translates.
     """
 
@@ -54,11 +54,11 @@ class Model(Protocol):
         ...
 
     def sha256(self) -> str:
-        """Of the weights that generate; "" if it is not known."""
+        """Hash of the generating weights; "" if unknown."""
         ...
 
     def cut_texts(self, rows: Sequence[dict], generator: ImageGenerator) -> dict[str, str]:
-        """What the generator reads of the texts that are too long for it."""
+        """The part that the generator reads of each text that is too long for it."""
         ...
 
     def load(self, rows: Sequence[dict], device: torch.device) -> ImageGenerator:
@@ -81,10 +81,10 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
 
     Args:
         config: what is requested.
-        generator: the config's model, where it is loaded already.
+        generator: of the config's model, if it is already loaded.
 
     Raises:
-        InputError: for a model that cannot be loaded, an unknown class, or the folder of other settings.
+        InputError: for a model that cannot be loaded, an unknown class, or a folder with other settings.
     """
     model = find_model(config)
     rows = model.plan()
@@ -104,8 +104,8 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
 
     def save(request: Request, image: torch.Tensor) -> None:
         facts = facts_of[request.path.relative_to(folder).as_posix()]
-        # Images are passed on: a folder of this machine is recorded by its name alone, and a photograph, whose file
-        # name may be a patient's, in the manifest only.
+        # Images are shared: a model folder is recorded by its name alone, and a source photograph, whose file name may
+        # identify a patient, only in the manifest.
         names = [name for name in (*manifest.SYNTHETIC_COLUMNS, *CUT_COLUMNS) if name in facts]
         recorded = {name: facts[name] for name in names if facts[name] != "" and name != "source_image_id"}
         recorded["model"] = Path(config.model).name if Path(config.model).exists() else config.model
@@ -130,7 +130,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
 def _claim_plan(folder: Path, table: pd.DataFrame, sources: Sequence[str], accelerator: Accelerator) -> None:
     """Refuse to resume if prompts, weights or initial images differ from those of the existing images."""
     if accelerator.is_main_process:
-        if "leaky" in table:  # as earlier versions wrote it, whose folders can be completed
+        if "leaky" in table:  # as earlier versions wrote it, so that their folders can be completed
             table = table.drop(columns="leaky").assign(source=table["source"] + manifest.LEAKY_SOURCE)
         plan, path = key_of(table.to_csv(), *map(hash_file, sources)), folder / ".plan"
         if path.exists() and path.read_text() != plan:
@@ -144,7 +144,7 @@ def _claim_plan(folder: Path, table: pd.DataFrame, sources: Sequence[str], accel
 
 
 def write_synthetic(image: torch.Tensor, path: Path, facts: dict) -> None:
-    """Write a uint8 (3, H, W) image as a PNG that says in its text chunks that it is synthetic, and by what."""
+    """Write a uint8 (3, H, W) image as a PNG whose text chunks state that it is synthetic, and its model."""
     comment = f"Synthetic image, not a photograph of a patient; not for diagnosis. Made by dermgen {__version__}."
     save_png(image, path, {"Comment": comment, "Software": f"dermgen {__version__}", "dermgen": json.dumps(facts)})
 
@@ -157,7 +157,7 @@ def _table(
     trained_on: TrainedOn,
     source_licenses: Sequence[str],
 ) -> pd.DataFrame:
-    """The manifest of the images to be: what each shows, and how it will be made."""
+    """The manifest of the images to generate: what each shows, and how it is made."""
     taken: dict[str, int] = {}
     license = combine([*trained_on.licenses, *set(source_licenses)])
     groups = sorted({row.get("dx") or "image" for row in rows})
@@ -186,12 +186,12 @@ def _table(
 
 
 def _with_cut_texts(table: pd.DataFrame, cut: Mapping[str, str], accelerator: Accelerator) -> pd.DataFrame:
-    """The manifest with columns of what the model reads of prompts that are too long for it; unchanged without such."""
+    """The manifest, with columns for the part that the model reads of prompts that are too long, if there are any."""
     if not cut:
         return table
     if accelerator.is_main_process:
-        asked = {*table["prompt"], *table["negative_prompt"]} - {""}
-        print(f"{tell_cut(cut, len(asked))} (columns {' and '.join(CUT_COLUMNS)} of the manifest)")
+        prompts = {*table["prompt"], *table["negative_prompt"]} - {""}
+        print(f"{cut_warning(cut, len(prompts))} (columns {' and '.join(CUT_COLUMNS)} of the manifest)")
     return table.assign(**{name: table[name.removesuffix("_read")].map(cut).fillna("") for name in CUT_COLUMNS})
 
 

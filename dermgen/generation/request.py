@@ -1,4 +1,4 @@
-"""What is requested of a model: images of classes, of a grid of attributes, or made from other images."""
+"""Requests to a model: images of classes, of a grid of attributes, or made from other images."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ from dermgen.labels import Taxonomy
 from dermgen.settings.generate import GRID_FIELDS, GenerateConfig
 
 OPTIONS = frozenset(field.name for field in dataclasses.fields(GenerateConfig))
-NUMBER = 16  # of images, where none is given
+NUMBER = 16  # images by default
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ def read_init_images(folder: str | None, split: str, dx: str | None = None) -> l
 
 
 def random_subset(images: Sequence[InitImage], number: int, seed: int) -> list[InitImage]:
-    """A random subset of this many; all, where there are no more."""
+    """A random subset of this many; all, if there are no more."""
     ids, lesions, classes = ([getattr(image, name) for image in images] for name in ("image_id", "lesion_id", "dx"))
     return [images[i] for i in choose(ids, number, seed, lesions, classes)]
 
 
-def refuse_unused(config: GenerateConfig, options: Collection[str], what: str) -> None:
-    """Raise `InputError` for an option that is given and would do nothing, since it is not one of `options`."""
+def refuse_unused(config: GenerateConfig, options: Collection[str], model: str) -> None:
+    """Raise `InputError` for an option that is set and is not one of `options`, so that it would do nothing."""
     for field in dataclasses.fields(config):
         if field.name not in options and getattr(config, field.name) != field.default:
-            raise InputError(f"--{field.name} has no meaning for {what}: leave it out")
+            raise InputError(f"--{field.name} has no meaning for {model}: leave it out")
 
 
 def class_counts(text: str) -> list[tuple[str, int]]:

@@ -38,7 +38,7 @@ OF_ADAPTERS = {"base_model", "adapter_weight"}
 
 
 class StableDiffusionModel:
-    """The model that `config` names, and what is requested of it.
+    """The model of the config, and the requested images.
 
     Raises:
         InputError: if there is no such model, or options that it lacks are given.
@@ -90,7 +90,7 @@ class StableDiffusionModel:
         }
 
     def sha256(self) -> str:
-        """Of the weights that generate; "" for a model on the Hub. Adapters differ by strength and base."""
+        """Hash of the generating weights; "" for a model on the Hub. Adapters differ by strength and base."""
         sha256, config = runs.weights_sha256(self.config.model), self.config
         known = self.record.base_sha256
         own_base = config.base_model is None or (known and self.base_sha256 == known)
@@ -99,7 +99,7 @@ class StableDiffusionModel:
         return key_of(sha256, self.base_sha256 or self.base.name_or_path, config.adapter_weight)
 
     def cut_texts(self, rows: Sequence[dict], generator: ImageGenerator) -> dict[str, str]:
-        """What the generator reads of the prompts that are too long for it."""
+        """The part that the generator reads of each prompt that is too long for it."""
         texts = [*(row["label"] for row in rows), self.config.negative_prompt]
         return cut_texts(texts, generator.pipeline.tokenizer)
 
@@ -110,11 +110,11 @@ class StableDiffusionModel:
         pipeline = self.base.load(dtype)
         prediction_type = self._setting("prediction_type")
         if self.adapter is not None and prediction_type:
-            kind = type(pipeline.scheduler)
-            pipeline.scheduler = kind.from_config(pipeline.scheduler.config, prediction_type=prediction_type)
+            scheduler = pipeline.scheduler
+            pipeline.scheduler = scheduler.from_config(scheduler.config, prediction_type=prediction_type)
         check_prompts({row["label"] for row in rows}, pipeline.tokenizer)
         if self.adapter is not None:
-            self._check_base()  # one of the Hub is here by now
+            self._check_base()  # one of the Hub has been downloaded by now
             load_adapter(pipeline, self.adapter, config.adapter_weight)
         pipeline.to(device)
         if not self.init_images:
@@ -132,7 +132,7 @@ class StableDiffusionModel:
         )
 
     def _base(self) -> BaseModel:
-        """The pipeline, or that of the base model, with those of its files that a LoRA run was trained with."""
+        """The pipeline itself, or the base model of adapters, with the files that a LoRA run was trained with."""
         config = self.config
         if self.adapter is None:
             return BaseModel(config.model, variant=config.variant)
@@ -143,23 +143,24 @@ class StableDiffusionModel:
         return BaseModel(self._recorded_base(), self._setting("revision"), variant, tokenizer)
 
     def _recorded_base(self) -> str:
-        """The base model of a LoRA run, in the place where it was when the run was trained."""
-        name, place = self._setting("pretrained_model_name_or_path"), self.record.base_path
+        """The base model of a LoRA run, in the folder in which it was during the training."""
+        name, folder = self._setting("pretrained_model_name_or_path"), self.record.base_path
         if not name:
-            raise InputError(f"{self.adapter} are LoRA weights and do not say of which model: give --base_model")
-        if place and Path(place).is_dir():
-            return place
-        if place and not Path(name).is_dir():
             raise InputError(
-                f"the base model of {self.config.model} was in {place} and is not there any more: say where it is by "
-                "--base_model"
+                f"{self.adapter} holds LoRA weights without a record of their base model: give --base_model"
             )
-        if place is None and self.record.base_sha256 is None and Path(name).is_dir() and not Path(name).is_absolute():
-            print(f"note: {self.config.model} does not record which base model it had; {Path(name).resolve()} is taken")
+        if folder and Path(folder).is_dir():
+            return folder
+        if folder and not Path(name).is_dir():
+            raise InputError(
+                f"the base model of {self.config.model} is no longer in {folder}: give its new folder with --base_model"
+            )
+        if folder is None and self.record.base_sha256 is None and Path(name).is_dir() and not Path(name).is_absolute():
+            print(f"note: {self.config.model} does not record which base model it had; {Path(name).resolve()} is used")
         return name
 
     def _check_base(self) -> None:
-        """Where the base model is on this machine: does it fit the adapters, is it the one they were trained on?"""
+        """Check, if the base model is on this machine, that it fits the adapters and that they were trained on it."""
         base, known = self.base, self.record.base_sha256
         folder = files.local_folder(base.name_or_path, base.revision, base.variant)
         if folder is None or self.base_checked:
@@ -172,8 +173,8 @@ class StableDiffusionModel:
         if known and self.base_sha256 != known:
             other = f"{base.name_or_path} has other weights than the base model that {self.config.model} was trained on"
             if self.config.base_model is None:
-                raise InputError(f"{other}: say by --base_model where that one is")
-            print(f"warning: {other}, since --base_model asks for it")
+                raise InputError(f"{other}: give the folder of that one with --base_model")
+            print(f"warning: {other}; it is used because --base_model names it")
 
     def _requested(self) -> list[dict]:
         """One row per image: its prompt and what it shows."""
@@ -188,8 +189,8 @@ class StableDiffusionModel:
         rows = []
         for code, count in class_counts(config.classes):
             # A DreamBooth run was trained on its class with this very prompt.
-            own = own_prompt if own_class == code else None
-            rows += [{"prompt": own or fill(template, {"dx": code}, taxonomy), "dx": code}] * count
+            trained_prompt = own_prompt if own_class == code else None
+            rows += [{"prompt": trained_prompt or fill(template, {"dx": code}, taxonomy), "dx": code}] * count
         return rows
 
     def _setting(self, name: str) -> str | None:
@@ -197,7 +198,7 @@ class StableDiffusionModel:
 
 
 def _adapter(path: Path) -> Path | None:
-    """The LoRA weights that a path names or that lie in it; None if it is a whole model.
+    """The LoRA weights that a path names or contains; None if it is a whole model.
 
     Raises:
         InputError: if the weights are of something else, or the run has none yet.

@@ -1,4 +1,4 @@
-"""CycleGAN (Zhu et al. 2017, arXiv:1703.10593): images of one kind into another's, and back, without pairs."""
+"""CycleGAN (Zhu et al. 2017, arXiv:1703.10593): translation between two domains of images, without pairs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ class TranslationGenerator(ModelMixin, ConfigMixin):
 
 
 class PatchDiscriminator(ModelMixin, ConfigMixin):
-    """Judges overlapping patches of 70 x 70 pixels (Isola et al. 2017, arXiv:1611.07004, appendix 6.1.2)."""
+    """Scores overlapping patches of 70 x 70 pixels (Isola et al. 2017, arXiv:1611.07004, appendix 6.1.2)."""
 
     @register_to_config
     def __init__(self, channels: int = 64):
@@ -63,18 +63,18 @@ class PatchDiscriminator(ModelMixin, ConfigMixin):
         _initialize(self)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """One number for each patch, (N, 1, H / 8 - 2, W / 8 - 2); there are no classes."""
+        """One score for each patch, (N, 1, H / 8 - 2, W / 8 - 2); there are no classes."""
         return self.layers(images)
 
 
 class ImagePool(nn.Module):
-    """The last translated images: half of the time the discriminator is shown one of them in a new one's place.
+    """The last translated images: half of the time the discriminator is shown one of them instead of a new one.
 
     (Shrivastava et al. 2017, arXiv:1612.07828, section 2.3.) All processes keep the same pool, which is part of a
     checkpoint.
 
     Args:
-        size: images kept; 0 shows the new ones always.
+        size: images kept; 0 always shows the new ones.
         resolution: their height and width.
     """
 
@@ -86,27 +86,27 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def exchange(self, images: torch.Tensor, draws: Draws, accelerator: Accelerator) -> torch.Tensor:
-        """Images (N, 3, H, W) to be shown in the place of these.
+        """Images (N, 3, H, W) to show instead of these.
 
         Args:
             images: this process's translated images.
             draws: one stream for each of them.
-            accelerator: brings the processes' images together, in the order in which they were drawn.
+            accelerator: gathers the images of all processes, in the order in which they were drawn.
         """
         if self.size == 0:
             return images.detach()
         n, world, rank = len(images), accelerator.num_processes, accelerator.process_index
-        chances, places = draws.uniform(), draws.uniform()
-        everyone = [accelerator.gather(x) for x in (images.float(), chances, places)]
+        chances, positions = draws.uniform(), draws.uniform()
+        gathered = [accelerator.gather(x) for x in (images.float(), chances, positions)]
         # The k-th image of the run is on process k % world: back to that order.
-        images, chances, places = (x.view(world, n, *x.shape[1:]).transpose(0, 1).flatten(0, 1) for x in everyone)
+        images, chances, positions = (x.view(world, n, *x.shape[1:]).transpose(0, 1).flatten(0, 1) for x in gathered)
         shown = images.clone()
-        for i, (chance, place) in enumerate(zip(chances.tolist(), places.tolist(), strict=True)):
+        for i, (chance, position) in enumerate(zip(chances.tolist(), positions.tolist(), strict=True)):
             if self.count < self.size:
                 self.images[self.count] = images[i]
                 self.count += 1
             elif chance < 0.5:
-                k = int(place * self.size)
+                k = int(position * self.size)
                 shown[i] = self.images[k]
                 self.images[k] = images[i]
         return shown[rank::world]
@@ -127,7 +127,7 @@ def train(config: CycleganConfig) -> nn.ModuleDict:
         InputError: for wrong settings or data.
     """
     sides = read_sides(config)
-    training = FromScratch(config, "cyclegan", sides, classes=config.kinds)
+    training = FromScratch(config, "cyclegan", sides, classes=config.domains)
     run, accelerator = training.run, training.run.accelerator
     held_out = monitor(sides[1].val, config, accelerator, len(sides[0].val))
     generators, discriminators = build(config)
@@ -144,36 +144,36 @@ def train(config: CycleganConfig) -> nn.ModuleDict:
         parameters=sum(p.numel() for p in generators.parameters()),
         discriminator_parameters=sum(p.numel() for p in discriminators.parameters()),
     )
-    # The val split's own images if there are any: the model was not trained on what is shown.
-    shown = [side.val if len(side.val) else side.train for side in sides]
+    # Of the val split if it has any: the model was not trained on those.
+    sources = [side.val if len(side.val) else side.train for side in sides]
 
     def measure() -> dict[str, float]:
-        sources = _pixels(shown[0], config, config.monitor_samples)
-        translator = Translator(generators["a_to_b"], sources)
-        return measure_samples(held_out, translator, [""] * len(sources), range(len(sources)), training.warn)
+        pixels = _pixels(sources[0], config, config.monitor_samples)
+        translator = Translator(generators["a_to_b"], pixels)
+        return measure_samples(held_out, translator, [""] * len(pixels), range(len(pixels)), training.warn)
 
     def save_result(folder: Path) -> None:
         save(generators, folder)
-        for kind, discriminator in discriminators.items():
-            discriminator.save_pretrained(folder / f"discriminator_{kind}")
+        for domain, discriminator in discriminators.items():
+            discriminator.save_pretrained(folder / f"discriminator_{domain}")
 
     steps = config.max_train_steps or config.num_train_epochs * run.steps_per_epoch(*training.datasets)
     run.resume()
     run.lr_factor = linear_decay(run.step + 1, steps, config.decay_start)
     for a, b in training.joint_batches(*training.datasets):
         with frozen(discriminators), accelerator.autocast():
-            made = translate(generators, discriminators, a.images, b.images, config.identity_weight > 0)
-        consistency = made.cycle + config.identity_weight * made.identity
-        run.update(made.adversarial + config.cycle_weight * consistency, g_optimizer)
-        before_a = pools[0].exchange(made.fake_a, b.draws, accelerator)
-        before_b = pools[1].exchange(made.fake_b, a.draws, accelerator)
+            translated = translate(generators, discriminators, a.images, b.images, config.identity_weight > 0)
+        consistency = translated.cycle + config.identity_weight * translated.identity
+        run.update(translated.adversarial + config.cycle_weight * consistency, g_optimizer)
+        pooled_a = pools[0].exchange(translated.fake_a, b.draws, accelerator)
+        pooled_b = pools[1].exchange(translated.fake_b, a.draws, accelerator)
         with accelerator.autocast():
-            d_loss = patch_loss(discriminators["a"], a.images, before_a)
-            d_loss = d_loss + patch_loss(discriminators["b"], b.images, before_b)
+            d_loss = patch_loss(discriminators["a"], a.images, pooled_a)
+            d_loss = d_loss + patch_loss(discriminators["b"], b.images, pooled_b)
         run.update(d_loss, d_optimizer)
-        run.log(g_loss=made.adversarial, d_loss=d_loss, cycle=made.cycle, identity=made.identity)
+        run.log(g_loss=translated.adversarial, d_loss=d_loss, cycle=translated.cycle, identity=translated.identity)
         if run.due(config.validation_steps):
-            _save_samples(training, generators, shown)
+            _save_samples(training, generators, sources)
             training.validate(measure, "val_kid", lambda folder: save(generators, folder))
         run.lr_factor = linear_decay(run.step + 1, steps, config.decay_start)
     training.finish(save_result, request=f"--init_images {config.data_dir}")
@@ -197,7 +197,7 @@ def translate(
     real_b: torch.Tensor,
     with_identity: bool,
 ) -> Translations:
-    """Real images (N, 3, H, W) of both kinds to the other kind and back, judged and compared."""
+    """Translate real images (N, 3, H, W) of both domains to the other domain and back, and compute the losses."""
     a_to_b, b_to_a = generators["a_to_b"], generators["b_to_a"]
     fake_b, fake_a = a_to_b(real_a), b_to_a(real_b)
     adversarial = least_squares_generator_loss(discriminators["b"](fake_b)).mean()
@@ -221,10 +221,10 @@ def linear_decay(step: int, steps: int, start: float) -> float:
 
 
 def read_sides(config: CycleganConfig) -> tuple[Lesions, Lesions]:
-    """The images of both kinds.
+    """The images of both domains.
 
     Raises:
-        InputError: if a kind has fewer images than a batch, or the data is not as `read_lesions` wants it.
+        InputError: as `read_lesions`, or if both manifests have a lesion in common.
     """
     if config.data_dir_b is None:
         sides = tuple(read_lesions(config, only=[code]) for code in (config.class_a, config.class_b))
@@ -249,7 +249,7 @@ def save(generators: nn.ModuleDict, folder: Path) -> None:
 
 
 class Translator:
-    """An `ImageGenerator` that translates given images: its sources are taken in turn, by seed.
+    """An `ImageGenerator` that translates its source images, chosen in turn by the seed.
 
     Args:
         generator: on its device.
@@ -260,11 +260,11 @@ class Translator:
         self.generator, self.sources = generator, sources
 
     def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Translated images, uint8 (N, 3, H, W); the labels say what they are translated to, and change nothing."""
+        """Translated images, uint8 (N, 3, H, W); the labels have no effect."""
         device = self.generator.device
-        given = torch.stack([taken_in_turn(self.sources, seed) for seed in seeds])
+        sources = torch.stack([taken_in_turn(self.sources, seed) for seed in seeds])
         with evaluating(self.generator):
-            return to_uint8(self.generator(to_unit_range(given).to(device)))
+            return to_uint8(self.generator(to_unit_range(sources).to(device)))
 
 
 def load_generator(
@@ -277,49 +277,52 @@ def load_generator(
 
 
 def load_critic(
-    run_dir: Path, classes: Sequence[str], resolution: int, device: torch.device, kind: Literal["a", "b"] | None
+    run_dir: Path, classes: Sequence[str], resolution: int, device: torch.device, domain: Literal["a", "b"] | None
 ) -> ImageCritic:
-    """The discriminator of one kind of a finished run, or both where the kinds are classes.
+    """The discriminator of one domain of a finished run, or both discriminators if the domains are classes.
 
     Raises:
-        InputError: if the kinds are not classes, and no kind is given.
+        InputError: if the domains are manifests, and none is chosen.
     """
-    if kind is None and list(classes) == ["a", "b"]:
-        raise InputError(f"{run_dir} translates between two manifests: say whose discriminator judges by --kind a or b")
+    if domain is None and list(classes) == ["a", "b"]:
+        raise InputError(
+            f"{run_dir} translates between two manifests: choose whose discriminator scores, --kind a or b"
+        )
 
-    def of(kind: str) -> Critic:
-        name = f"discriminator_{kind}"
+    def critic_of(domain: str) -> Critic:
+        name = f"discriminator_{domain}"
         network = PatchDiscriminator.from_pretrained(run_dir, subfolder=name, use_safetensors=True)
         return Critic(network.to(device), resolution, [], conditional=False)
 
-    return ClassCritic(classes[0], of("a"), of("b")) if list(classes) != ["a", "b"] else of(kind)
+    if list(classes) == ["a", "b"]:
+        return critic_of(domain)
+    return ClassCritic(classes[0], critic_of("a"), critic_of("b"))
 
 
 class ClassCritic:
     """The two discriminators of a CycleGAN between two classes, each for the images of its own."""
 
-    def __init__(self, first: str, of_first: Critic, of_second: Critic):
-        self.first, self.of_first, self.of_second = first, of_first, of_second
+    def __init__(self, class_a: str, critic_a: Critic, critic_b: Critic):
+        self.class_a, self.critics = class_a, (critic_a, critic_b)
 
     def score(self, images: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
         parts = zip(images.split(1), labels, strict=True)
-        critics = (self.of_first, self.of_second)
-        return torch.cat([critics[label != self.first].score(image, [label]) for image, label in parts])
+        return torch.cat([self.critics[label != self.class_a].score(image, [label]) for image, label in parts])
 
 
 class _Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        conv = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels)]
-        again = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels)]
-        self.layers = nn.Sequential(*conv, nn.ReLU(), *again)
+        first = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels)]
+        second = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels)]
+        self.layers = nn.Sequential(*first, nn.ReLU(), *second)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.layers(x)
 
 
 def _initialize(model: nn.Module) -> None:
-    """Weights from N(0, 0.02), as the paper says."""
+    """Draw weights from N(0, 0.02), as in the paper."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
@@ -331,10 +334,10 @@ def _pixels(rows: "pd.DataFrame", config: CycleganConfig, count: int) -> torch.T
     return PixelSet.of(subset(rows, count, config.seed), config.resolution).stack()
 
 
-def _save_samples(training: FromScratch, generators: nn.ModuleDict, shown: Sequence) -> None:
-    """Rows of originals, translations and what is brought back, in both directions.
+def _save_samples(training: FromScratch, generators: nn.ModuleDict, sources: "Sequence[pd.DataFrame]") -> None:
+    """Rows of originals, their translations and the translations back, in both directions.
 
-    A quarter of `num_sample_images` originals on each side.
+    Each side has a quarter of `num_sample_images` originals.
     """
     run, config = training.run, training.config
     if not run.is_main:
@@ -342,11 +345,11 @@ def _save_samples(training: FromScratch, generators: nn.ModuleDict, shown: Seque
     columns, device = 8, run.accelerator.device
     rows = []
     with run.averaged_weights(), evaluating(*generators.values()):
-        for side, there, back in ((0, "a_to_b", "b_to_a"), (1, "b_to_a", "a_to_b")):
-            pixels = _pixels(shown[side], config, max(1, config.num_sample_images // 4))
+        for side, forward, backward in ((0, "a_to_b", "b_to_a"), (1, "b_to_a", "a_to_b")):
+            pixels = _pixels(sources[side], config, max(1, config.num_sample_images // 4))
             for originals in to_unit_range(pixels).to(device).split(columns):
-                translated = generators[there](originals)
-                for images in (originals, translated, generators[back](translated)):
+                translated = generators[forward](originals)
+                for images in (originals, translated, generators[backward](translated)):
                     blank = torch.ones(columns - len(images), *images.shape[1:], device=device)
                     rows.append(to_uint8(torch.cat([images, blank])))
     run.sample_grid(torch.cat(rows), columns=columns)

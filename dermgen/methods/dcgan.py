@@ -1,4 +1,4 @@
-"""DCGAN (Radford et al. 2016, arXiv:1511.06434) and its class-conditional kin."""
+"""DCGAN (Radford et al. 2016, arXiv:1511.06434) and its class-conditional variant."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -33,8 +33,8 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         super().__init__()
         widths = [channels * 2**i for i in reversed(range(_halvings(resolution)))]
         self.embedding = nn.Embedding(num_classes, latent_dim) if num_classes else None
-        given = latent_dim * (2 if num_classes else 1)
-        layers: list[nn.Module] = [nn.ConvTranspose2d(given, widths[0], 4, bias=False)]
+        inputs = latent_dim * (2 if num_classes else 1)
+        layers: list[nn.Module] = [nn.ConvTranspose2d(inputs, widths[0], 4, bias=False)]
         for before, after in pairwise(widths):
             layers += [nn.BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
         self.layers = nn.Sequential(
@@ -43,7 +43,7 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         _initialize(self)
 
     def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, H, H) in (-1, 1) of latents (N, latent_dim); labels (N,) count if conditional."""
+        """Images (N, 3, H, H) in (-1, 1) of latents (N, latent_dim); labels (N,) are used if conditional."""
         if self.embedding is not None:
             latents = torch.cat([latents, self.embedding(labels)], dim=1)
         return self.layers(latents[:, :, None, None])
@@ -77,7 +77,7 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
                     spectral_norm(module)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits (N,) of images (N, 3, H, H) in [-1, 1]; labels (N,) count if conditional."""
+        """Logits (N,) of images (N, 3, H, H) in [-1, 1]; labels (N,) are used if conditional."""
         if self.channel is not None:
             images = torch.cat([images, self.channel(labels).view(-1, 1, *images.shape[2:])], dim=1)
         features = self.features(images)
@@ -88,7 +88,7 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
 
 
 def build(config: DcganConfig, num_classes: int) -> tuple[DcganGenerator, DcganDiscriminator]:
-    """Generator and discriminator that the config asks for."""
+    """The generator and the discriminator of the config."""
     num_classes = num_classes if config.class_conditional else 0
     generator = DcganGenerator(config.resolution, config.latent_dim, config.generator_channels, num_classes)
     discriminator = DcganDiscriminator(
@@ -119,12 +119,12 @@ def train(config: DcganConfig) -> DcganGenerator:
         wrap=False,
     )
     run.record(parameters=generator.num_parameters(), discriminator_parameters=discriminator.num_parameters())
-    samples = LatentGenerator(generator, lesions.classes)
+    sampler = LatentGenerator(generator, lesions.classes)
     monitored = lesions.held_out_labels(config.class_conditional, config.monitor_samples)
     seeds = training.seeds(MONITOR, config.monitor_samples)
 
     def measure() -> dict[str, float]:
-        return measure_samples(held_out, samples, monitored, seeds, training.warn)
+        return measure_samples(held_out, sampler, monitored, seeds, training.warn)
 
     def save(folder: Path) -> None:
         generator.save_pretrained(folder / "generator")
@@ -141,7 +141,7 @@ def train(config: DcganConfig) -> DcganGenerator:
         run.log(d_loss=d_loss, g_loss=g_loss, **logits)
         if run.due(config.validation_steps):
             with averaged(run, generator, training.datasets[0].labels):
-                training.save_samples(samples)
+                training.save_samples(sampler)
                 training.validate(measure, "val_kid", save)
     with averaged(run, generator, training.datasets[0].labels):
         training.finish(save_result)
@@ -171,13 +171,13 @@ def critic_step(
 def generator_step(
     discriminator: DcganDiscriminator, fake: torch.Tensor, batch: Batch, config: DcganConfig, accelerator: Accelerator
 ) -> torch.Tensor:
-    """The generator's loss on the images that `critic_step` gave, under the updated discriminator."""
+    """The generator's loss on the images of `critic_step`, by the updated discriminator."""
     with frozen(discriminator), accelerator.autocast():
         return generator_loss(discriminator(_seen(fake, batch.draws, config), batch.labels)).mean()
 
 
 def _seen(images: torch.Tensor, draws: Draws, config: DcganConfig) -> torch.Tensor:
-    """What the discriminator is shown of images."""
+    """The images as the discriminator sees them."""
     return diff_augment(images, draws) if config.diff_augment else images
 
 
@@ -185,13 +185,13 @@ def _seen(images: torch.Tensor, draws: Draws, config: DcganConfig) -> torch.Tens
 def averaged(run: Run, generator: DcganGenerator, labels: Sequence[int]) -> Iterator[None]:
     """Within the block the generator has its EMA weights, and batch statistics measured with them.
 
-    Statistics that were gathered while the live weights trained belong to other activations. The classes are drawn as
-    the training images `labels` have them.
+    The statistics of the training belong to the activations of other weights. Classes are drawn with their frequencies
+    among `labels`, those of the training images.
     """
     if not run.config.ema_decay:
         yield
         return
-    known = torch.tensor(labels, device=generator.device)
+    classes = torch.tensor(labels, device=generator.device)
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
     with run.averaged_weights():
         kept = [(n.running_mean.clone(), n.running_var.clone(), n.num_batches_tracked.clone()) for n in norms]
@@ -202,7 +202,7 @@ def averaged(run: Run, generator: DcganGenerator, labels: Sequence[int]) -> Iter
         with torch.no_grad():
             for i in range(16):
                 draws = Draws([derive_seed(run.config.seed, STATISTICS, i, j) for j in range(64)], generator.device)
-                generator(draws.normal(generator.config.latent_dim), known[draws.integers(len(known))])
+                generator(draws.normal(generator.config.latent_dim), classes[draws.integers(len(classes))])
         try:
             yield
         finally:
@@ -220,12 +220,12 @@ class LatentGenerator:
         self.generator, self.classes = generator, classes
 
     def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Draw one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
+        """Generate one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
         generator = self.generator
-        asked = class_indices(labels, self.classes, generator.config.num_classes > 0)
+        indices = class_indices(labels, self.classes, generator.config.num_classes > 0)
         latents = Draws(seeds, generator.device).normal(generator.config.latent_dim)
         with evaluating(generator):  # batch norm by its own statistics: no image depends on its neighbours
-            return to_uint8(generator(latents, torch.tensor(asked, device=generator.device)))
+            return to_uint8(generator(latents, torch.tensor(indices, device=generator.device)))
 
 
 def load_generator(
@@ -236,21 +236,21 @@ def load_generator(
     return LatentGenerator(generator.to(device), classes)
 
 
-def load_critic(run_dir: Path, classes: Sequence[str], resolution: int, device: torch.device, kind: None) -> Critic:
+def load_critic(run_dir: Path, classes: Sequence[str], resolution: int, device: torch.device, domain: None) -> Critic:
     """The discriminator of a finished run."""
     discriminator = DcganDiscriminator.from_pretrained(run_dir, subfolder="discriminator", use_safetensors=True)
     return Critic(discriminator.to(device), resolution, classes, discriminator.config.num_classes > 0)
 
 
 def _halvings(resolution: int) -> int:
-    """How often an image is halved to be 4 pixels high."""
+    """How many halvings make an image 4 pixels high."""
     return int(math.log2(resolution)) - 2
 
 
 def _initialize(model: nn.Module) -> None:
-    """Weights from N(0, 0.02), as the paper says; scales of batch norm from N(1, 0.02).
+    """Draw weights from N(0, 0.02), as in the paper, and scales of batch norm from N(1, 0.02).
 
-    For embeddings it matters: with classes as loud as latents from the start, a generator learns to ignore latents.
+    This includes embeddings: if classes start as large as latents, a generator is trained to ignore the latents.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):

@@ -24,7 +24,7 @@ from dermgen.training.schedulers import check_steps, noise_scheduler
 
 
 def build(config: DdpmConfig, num_classes: int) -> tuple[UNet2DModel, DDPMScheduler]:
-    """The network, with one class more than there are to stand for "any" if it is conditional, and its schedule."""
+    """The UNet, which has an extra class for "any class" if it is conditional, and its noise schedule."""
     channels = config.channels or [64, 128, 256, 256]
     attended = [config.resolution // 2**i in (config.attention_resolutions or [16, 8]) for i in range(len(channels))]
     unet = UNet2DModel(
@@ -63,7 +63,7 @@ def train(config: DdpmConfig) -> UNet2DModel:
     _keep_to_schedule(schedule, run)
     model, optimizer = run.prepare(unet, adamw(list(unet.parameters()), config), average=unet)
     run.record(parameters=unet.num_parameters())
-    samples = DdpmGenerator(
+    sampler = DdpmGenerator(
         unet, schedule, classes, config.validation_inference_steps, config.validation_guidance_scale, scheduler="ddim"
     )
 
@@ -80,7 +80,7 @@ def train(config: DdpmConfig) -> UNet2DModel:
         run.update(loss, optimizer)
         run.log(loss=loss)
         if run.due(config.validation_steps):
-            training.save_samples(samples)
+            training.save_samples(sampler)
             training.validate(lambda: training.held_out_loss(unet, held_out_losses), "val_loss", save_to)
     training.finish(save_to)
     return unet
@@ -97,29 +97,34 @@ def denoising_losses(
     """Squared error of the noise or velocity predicted at a random timestep, (N,).
 
     Args:
-        model: the UNet; labels go to it if it has an embedding of classes.
+        model: the UNet; it is given the labels if it has a class embedding.
         schedule: its noise schedule and prediction type.
         images: (N, 3, H, W) in [-1, 1].
         labels: (N,) class indices.
         draws: one stream per image, for timestep and noise.
-        snr_gamma: weigh by min-SNR.
+        snr_gamma: of min-SNR weights; None for none.
     """
     timesteps = draws.integers(schedule.config.num_train_timesteps)
     noise = draws.normal(*images.shape[1:])
-    known = labels if _is_conditional(model) else None
+    class_labels = labels if _is_conditional(model) else None
     return diffusion.denoising_losses(
-        lambda noisy: model(noisy, timesteps, class_labels=known).sample, schedule, images, noise, timesteps, snr_gamma
+        lambda noisy: model(noisy, timesteps, class_labels=class_labels).sample,
+        schedule,
+        images,
+        noise,
+        timesteps,
+        snr_gamma,
     )
 
 
 def save(unet: UNet2DModel, schedule: DDPMScheduler, folder: Path) -> None:
-    """A pipeline folder that `diffusers.DiffusionPipeline.from_pretrained` loads, and samples without dermgen.
+    """Write a pipeline that `diffusers.DiffusionPipeline.from_pretrained` loads and samples from without dermgen.
 
-    diffusers' one pipeline for a UNet2DModel with classes is that of consistency models, which runs any scheduler:
+    diffusers' only pipeline for a UNet2DModel with classes is that of consistency models, which runs any scheduler:
     `pipeline(class_labels=[4], num_inference_steps=1000)`; guidance needs dermgen.
     """
-    kind = ConsistencyModelPipeline if _is_conditional(unet) else DDPMPipeline
-    kind(unet=unet, scheduler=schedule).save_pretrained(folder)
+    pipeline_class = ConsistencyModelPipeline if _is_conditional(unet) else DDPMPipeline
+    pipeline_class(unet=unet, scheduler=schedule).save_pretrained(folder)
 
 
 class DdpmGenerator:
@@ -127,8 +132,8 @@ class DdpmGenerator:
 
     Args:
         unet: on its device.
-        schedule: that it was trained with.
-        classes: codes in the order of the UNet's class embedding; those after the last stand for any class.
+        schedule: the one that it was trained with.
+        classes: codes in the order of the UNet's class embedding; the index after the last stands for any class.
         num_inference_steps: denoising steps.
         guidance_scale: weight of the class (Ho and Salimans 2022, arXiv:2207.12598); 1 is none.
         scheduler: one of `schedulers.SCHEDULERS`.
@@ -150,14 +155,14 @@ class DdpmGenerator:
         check_steps(scheduler, schedule.config, num_inference_steps)
         if guidance_scale != 1 and not self.conditional:
             raise InputError(
-                "guidance_scale steers towards a class, but this run was trained without classes: leave it"
+                "guidance_scale steers towards a class, but this run was trained without classes: leave it out"
             )
 
     def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Draw one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
+        """Generate one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
         device, config = self.unet.device, self.unet.config
-        asked = torch.tensor(class_indices(labels, self.classes, self.conditional), device=device)
-        anything = torch.full_like(asked, len(self.classes))
+        requested = torch.tensor(class_indices(labels, self.classes, self.conditional), device=device)
+        any_class = torch.full_like(requested, len(self.classes))
         draws = Draws(seeds, device)
         images = draws.normal(config.in_channels, config.sample_size, config.sample_size)
         scheduler = self.scheduler
@@ -170,10 +175,10 @@ class DdpmGenerator:
                 if not self.conditional:
                     prediction = self.unet(scaled, t).sample
                 else:
-                    prediction = self.unet(scaled, t, class_labels=asked).sample
+                    prediction = self.unet(scaled, t, class_labels=requested).sample
                     if self.guidance_scale != 1:
-                        plain = self.unet(scaled, t, class_labels=anything).sample
-                        prediction = plain + self.guidance_scale * (prediction - plain)
+                        unguided = self.unet(scaled, t, class_labels=any_class).sample
+                        prediction = unguided + self.guidance_scale * (prediction - unguided)
                 images = scheduler.step(prediction, t, images, **noise).prev_sample
         return to_uint8(images)
 
@@ -190,11 +195,11 @@ def load_generator(
 
 
 def _keep_to_schedule(schedule: DDPMScheduler, run: Run) -> None:
-    """Refuse to resume a run that was begun with other betas: those of 1000 steps, whatever the number of steps."""
-    begun_with = RunRecord.read(run.output_dir).beta_end or 0.02
-    if checkpoints(run.output_dir) and begun_with != schedule.config.beta_end:
+    """Refuse to resume a run that was started with other betas: those of 1000 steps, whatever the number of steps."""
+    recorded = RunRecord.read(run.output_dir).beta_end or 0.02
+    if checkpoints(run.output_dir) and recorded != schedule.config.beta_end:
         raise InputError(
-            f"{run.output_dir} was begun by an older version, whose linear schedule does not reach noise in "
+            f"{run.output_dir} was started by an older version, whose linear schedule does not reach noise in "
             f"{schedule.config.num_train_timesteps} steps: train again in a new output_dir"
         )
     run.record(beta_end=schedule.config.beta_end)

@@ -1,6 +1,6 @@
-"""DreamBooth (Ruiz et al. 2023, arXiv:2208.12242): fine-tune a Stable Diffusion on images, all its weights or LoRA.
+"""DreamBooth (Ruiz et al. 2023, arXiv:2208.12242): fine-tuning of all weights of a Stable Diffusion, or of LoRA.
 
-The options of diffusers' `train_dreambooth.py` and `train_dreambooth_lora.py` for Stable Diffusion mean the same here.
+The options of diffusers' `train_dreambooth.py` and `train_dreambooth_lora.py` have the same meaning here.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ from dermgen.stable_diffusion import memory, recipe
 from dermgen.stable_diffusion.base_model import BaseModel
 from dermgen.stable_diffusion.class_images import class_images, own_images
 from dermgen.stable_diffusion.denoising import DenoisingLoss
-from dermgen.stable_diffusion.inputs import LatentSource, PromptSource, check_prompts, cut_texts, tell_cut
+from dermgen.stable_diffusion.inputs import LatentSource, PromptSource, check_prompts, cut_texts, cut_warning
 from dermgen.stable_diffusion.instances import DataSets
 from dermgen.stable_diffusion.pipeline import DTYPES
 from dermgen.stable_diffusion.validation import SampleGrids, held_out_loss
@@ -38,7 +38,7 @@ from dermgen.training.run import Run
 
 
 def train(config: DreamboothConfig) -> None:
-    """Fine-tune, and save the trained weights, averaged if the config asks for it, in `output_dir`.
+    """Fine-tune, and save the trained weights, or their moving average with `ema_decay`, in `output_dir`.
 
     Raises:
         InputError: for anything wrong with the settings or the data, before the model is loaded where that is possible.
@@ -49,7 +49,7 @@ def train(config: DreamboothConfig) -> None:
     _check_sharding(config, weights, run)
     pipeline, prior = _load(config, base, instances, run)
 
-    # Class images came first, from a model that is still untouched; the adapters' weights are drawn from here on.
+    # Class images need the base model unchanged; the adapters' weights are drawn after this seed.
     set_seed(config.seed)
     _place(pipeline, weights, config.enable_xformers_memory_efficient_attention, run)
     prompts = _prompts(config, [*instances, *prior, *held_out], pipeline, run)
@@ -127,7 +127,7 @@ def _weights(config: DreamboothConfig) -> FullWeights | LoraWeights:
 
 
 def _read_images(config: DreamboothConfig, base: BaseModel) -> tuple[list[Example], list[Example]]:
-    """The instance images and the held-out ones, once all that can be checked without the model is.
+    """The instance images and the held-out ones, after all checks that need no model.
 
     Raises:
         InputError: for a missing package, images that are missing or damaged, or another kind of model.
@@ -221,11 +221,13 @@ def _load(
         base.require_same(run.output_dir)
         texts = _all_prompts(config, prompts)
         if cut := cut_texts(texts, pipeline.tokenizer, config.tokenizer_max_length):
-            print(f"{tell_cut(cut, len(texts))}; `dermgen prepare --tokenizer MODEL` tells which attributes are lost")
+            print(
+                f"{cut_warning(cut, len(texts))}; `dermgen prepare --tokenizer MODEL` shows which attributes are lost"
+            )
     prior = _class_images(config, base, pipeline, run) if config.with_prior_preservation else []
     if config.prediction_type:
-        kind, settings = type(pipeline.scheduler), pipeline.scheduler.config
-        pipeline.scheduler = kind.from_config(settings, prediction_type=config.prediction_type)
+        scheduler = pipeline.scheduler
+        pipeline.scheduler = scheduler.from_config(scheduler.config, prediction_type=config.prediction_type)
     return pipeline, prior
 
 
@@ -247,7 +249,7 @@ def _class_images(
 
 
 def _place(pipeline: StableDiffusionPipeline, weights: FullWeights | LoraWeights, xformers: bool, run: Run) -> None:
-    """Put the models on the device, frozen ones in the precision of the run.
+    """Move the models to the device, frozen ones in the precision of the run.
 
     The autoencoder stays in float32 under fp16, where Stable Diffusion's overflows.
     """
@@ -312,10 +314,10 @@ def _record(
     parameters: Sequence[nn.Parameter],
     run: Run,
 ) -> None:
-    """Record the real images that the run trains on: instance images, and of the class images one's own."""
-    own = {str(path) for path in own_images(Path(config.class_data_dir))} if prior else set()
+    """Record the real images that the run trains on: instance images, and the user's own class images."""
+    own_paths = {str(path) for path in own_images(Path(config.class_data_dir))} if prior else set()
     rows = [{"image_id": e.image_id, "path": e.path} for e in instances]
-    rows += [{"image_id": f"class/{Path(e.path).name}", "path": e.path} for e in prior if e.path in own]
+    rows += [{"image_id": f"class/{Path(e.path).name}", "path": e.path} for e in prior if e.path in own_paths]
     rows = [{**row, "dx": "", "synthetic": "false"} for row in rows]
     if config.data_dir is None:
         data = SetFacts.of_plain_folder(len(instances))
@@ -335,7 +337,7 @@ def _record(
 def _losses(
     config: DreamboothConfig, models: Sequence[nn.Module], prompts: PromptSource, pipeline: StableDiffusionPipeline
 ) -> DenoisingLoss:
-    """Of `models`: the UNet, and the text encoder where it is trained."""
+    """The loss of `models`: the UNet, and the text encoder if it is trained."""
     unet, *text_encoder = models
     return DenoisingLoss(
         unet=unet,
@@ -369,7 +371,7 @@ def _sample_grids(config: DreamboothConfig, pipeline: StableDiffusionPipeline, r
 
 
 def _save(weights: FullWeights | LoraWeights, base: BaseModel, models: Sequence[nn.Module], run: Run) -> None:
-    """Write the final weights, and prove that they load as they are."""
+    """Write the final weights, and check that they load unchanged."""
     if run.accelerator.mixed_precision != "no":
         weights.restore_frozen(base)
     for model in models:

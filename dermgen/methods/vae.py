@@ -69,7 +69,7 @@ class Vae(ModelMixin, ConfigMixin):
         if self.of_image is not None:
             features = features + self.of_image(labels)
         mean, logvar = self.moments(features).float().chunk(2, dim=1)
-        # Within ±10, smoothly: of a rare image far from all others it would overflow, and end the training.
+        # Bounded smoothly to ±10: for a rare image far from all others it would overflow, and end the training.
         return mean, logvar / (1 + (logvar / 10) ** 2).sqrt()
 
     def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -79,13 +79,13 @@ class Vae(ModelMixin, ConfigMixin):
         return torch.tanh(self.decoder(latents))
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Reconstructions, mean and log variance; `noise` (N, latent_dim) draws the latents."""
+        """Reconstructions, mean and log variance; `noise` (N, latent_dim) is standard normal."""
         mean, logvar = self.encode(images, labels)
         return self.decode(mean + (logvar / 2).exp() * noise, labels), mean, logvar
 
 
 def build(config: VaeConfig, num_classes: int) -> Vae:
-    """The network that the config asks for."""
+    """The network of the config."""
     return Vae(
         config.resolution,
         [] if config.architecture == "dense" else config.channels or [32, 64, 128, 256],
@@ -107,7 +107,7 @@ def train(config: VaeConfig) -> Vae:
     vae = build(config, len(training.classes))
     model, optimizer = run.prepare(vae, adamw(list(vae.parameters()), config), average=vae)
     run.record(parameters=vae.num_parameters())
-    samples = VaeGenerator(vae, training.classes)
+    sampler = VaeGenerator(vae, training.classes)
 
     def held_out_losses(batch: Batch) -> torch.Tensor:
         mse, kl = losses(vae, *batch, config.latent_dim)
@@ -126,7 +126,7 @@ def train(config: VaeConfig) -> Vae:
         run.update((mse + weight * kl).mean(), optimizer)
         run.log(mse=mse.mean(), kl=kl.mean())
         if run.due(config.validation_steps):
-            training.save_samples(samples)
+            training.save_samples(sampler)
             training.validate(lambda: training.held_out_loss(vae, held_out_losses), "val_loss", save)
     training.finish(save_result)
     return vae
@@ -135,7 +135,7 @@ def train(config: VaeConfig) -> Vae:
 def losses(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, draws: Draws, latent_dim: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared error and KL divergence of each image, (N,), both per number of the image.
+    """Squared error and KL divergence of each image, (N,), both divided by the number of values in an image.
 
     Their sum times the number of values is the negative evidence lower bound of a Gaussian with variance 1/2.
     """
@@ -156,12 +156,12 @@ class VaeGenerator:
         self.vae, self.classes = vae, classes
 
     def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Draw one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
+        """Generate one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
         vae = self.vae
-        asked = class_indices(labels, self.classes, vae.config.num_classes > 0)
+        indices = class_indices(labels, self.classes, vae.config.num_classes > 0)
         latents = Draws(seeds, vae.device).normal(vae.config.latent_dim)
         with evaluating(vae):
-            return to_uint8(vae.decode(latents, torch.tensor(asked, device=vae.device)))
+            return to_uint8(vae.decode(latents, torch.tensor(indices, device=vae.device)))
 
 
 def load_generator(
@@ -187,28 +187,25 @@ def _transposed(channels: Sequence[int]) -> nn.Sequential:
 
 
 def _save_reconstructions(training: FromScratch, vae: Vae, lpips: nn.Module | None) -> None:
-    """`reconstructions.json` (scores of held-out images), and pictures of them and of latents between two."""
+    """Write `reconstructions.json` (scores of held-out images), and pictures of reconstructions and interpolations."""
     if training.lesions.val.empty:
         return
     folder = training.run.output_dir
     with evaluating(vae):
-        originals, decoded, latents, classes = [], [], [], []
+        parts = []
         for images, labels, _ in training.held_out():
             mean, _ = vae.encode(images, labels)
-            originals.append(to_uint8(images).cpu())
-            decoded.append(to_uint8(vae.decode(mean, labels)).cpu())
-            latents.append(mean)
-            classes.append(labels)
-        real, again, z, y = map(torch.cat, (originals, decoded, latents, classes))
+            parts.append((to_uint8(images).cpu(), to_uint8(vae.decode(mean, labels)).cpu(), mean, labels))
+        originals, decoded, latents, labels = map(torch.cat, zip(*parts, strict=True))
         table = training.lesions.val_of_classes
-        shown = choose(table["image_id"], 32, training.config.seed, table["lesion_id"], table["dx"], "turns")
-        pairs = torch.stack([real[shown], again[shown]], dim=1).flatten(0, 1)
+        chosen = choose(table["image_id"], 32, training.config.seed, table["lesion_id"], table["dx"], "turns")
+        pairs = torch.stack([originals[chosen], decoded[chosen]], dim=1).flatten(0, 1)
         save_grid(pairs, folder / "samples" / "reconstructions.png", columns=8)
-        share = torch.linspace(0, 1, 8, device=z.device)[:, None]
-        ends = list(zip(shown[::4], shown[1::4], strict=False))
-        rows = [vae.decode((1 - share) * z[i] + share * z[j], y[i].expand(8)) for i, j in ends]
+        share = torch.linspace(0, 1, 8, device=latents.device)[:, None]
+        ends = list(zip(chosen[::4], chosen[1::4], strict=False))
+        rows = [vae.decode((1 - share) * latents[i] + share * latents[j], labels[i].expand(8)) for i, j in ends]
         if rows:
             save_grid(to_uint8(torch.cat(rows)), folder / "samples" / "interpolations.png", columns=8)
-    scores = similarities(real, again, lpips)
+    scores = similarities(originals, decoded, lpips)
     spread = {name: {"mean": float(np.mean(v)), "std": float(np.std(v))} for name, v in scores.items()}
-    write_json(folder / "reconstructions.json", {"images": len(real), **spread})
+    write_json(folder / "reconstructions.json", {"images": len(originals), **spread})

@@ -16,16 +16,17 @@ class AppConfig:
     )
     model: str | None = option(None, "run folder, pipeline folder or Hub id, to generate from")
     base_model: str | None = option(
-        None, "base model of a LoRA file that does not record one, or its new place if it was moved"
+        None, "base model of a LoRA file that does not record one, or its new folder if it was moved"
     )
     variant: str | None = option(
         None, "variant of the weight files, e.g. fp16; default that of the LoRA run's base model"
     )
     real: str | None = option(
-        None, "manifest of the training images, among which the nearest is found; default the run's own"
+        None,
+        "manifest folder in which the nearest training image is found; default the one that the run was trained on",
     )
-    audit: str | None = option(None, "folder of `dermgen audit`, whose threshold marks copies")
-    port: int = option(7860, "port of the page, http://127.0.0.1:PORT; 0 takes a free one", at_least=0)
+    audit: str | None = option(None, "result folder of `dermgen audit`, whose threshold marks copies")
+    port: int = option(7860, "port of the page, http://127.0.0.1:PORT; 0 chooses a free port", at_least=0)
 
     def __post_init__(self):
         check(self)

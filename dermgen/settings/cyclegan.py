@@ -12,11 +12,11 @@ class CycleganConfig(AdversarialConfig):
 
     data_dir_b: str | None = option(
         None,
-        "manifest of the second kind, all its classes, resized likewise; or give class_a and class_b",
+        "manifest of the second domain, with all its classes; in place of class_a and class_b",
         trial=FEW_ROWS,
     )
-    class_a: str | None = option(None, "class of the first kind, e.g. nv")
-    class_b: str | None = option(None, "class of the second kind, e.g. mel")
+    class_a: str | None = option(None, "class of the first domain, e.g. nv")
+    class_b: str | None = option(None, "class of the second domain, e.g. mel")
     resolution: int = option(64, "height and width in pixels", at_least=32, multiple_of=4)
     generator_channels: int = option(64, "channels of the generators' first layer", at_least=1)
     residual_blocks: int | None = option(
@@ -24,15 +24,15 @@ class CycleganConfig(AdversarialConfig):
     )
     discriminator_channels: int = option(64, "channels of the discriminators' first layer", at_least=1)
     cycle_weight: float = option(
-        10.0, "weight of the cycle loss: the difference of an image translated to the other kind and back", at_least=0
+        10.0, "weight of the cycle loss: the difference of an image translated to the other domain and back", at_least=0
     )
     identity_weight: float = option(
         0.5,
-        "weight of the identity loss, the change of images of the target kind already, relative to cycle_weight",
+        "weight of the identity loss, relative to cycle_weight: the change of images already in the target domain",
         at_least=0,
     )
     pool_size: int = option(
-        50, "number of earlier translations that the discriminators are trained on as well; 0 is off", at_least=0
+        50, "earlier translations that are kept and shown to the discriminators again; 0 is off", at_least=0
     )
     train_batch_size: int = option(1, "images per process and forward pass")
     decay_start: float = option(
@@ -50,9 +50,12 @@ class CycleganConfig(AdversarialConfig):
         if self.data_dir_b and (self.class_a or self.class_b):
             raise InputError("class_a and class_b choose from one manifest: leave them out with --data_dir_b")
         if self.only_classes or self.exclude_classes or self.class_conditional:
-            raise InputError("a CycleGAN's kinds are class_a and class_b, or two manifests: leave other classes out")
+            raise InputError(
+                "a CycleGAN's domains are class_a and class_b, or two manifests: leave out only_classes, "
+                "exclude_classes and class_conditional"
+            )
 
     @property
-    def kinds(self) -> tuple[str, str]:
-        """Names of the two kinds: class codes, or a and b for manifests."""
+    def domains(self) -> tuple[str, str]:
+        """Names of the two domains: class codes, or a and b for manifests."""
         return (self.class_a, self.class_b) if self.class_a else ("a", "b")

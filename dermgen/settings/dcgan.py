@@ -12,7 +12,7 @@ class DcganConfig(AdversarialConfig):
     """Train a DCGAN, or with --class_conditional a conditional GAN, from scratch."""
 
     resolution: int = option(64, "height and width in pixels", power_of_2=True)
-    latent_dim: int = option(100, "numbers that an image is made of", at_least=1)
+    latent_dim: int = option(100, "size of the latent vector of an image", at_least=1)
     generator_channels: int = option(
         128, "channels of the generator's last hidden layer; each earlier one has twice as many", at_least=1
     )
@@ -20,10 +20,13 @@ class DcganConfig(AdversarialConfig):
         64, "channels of the discriminator's first layer; each later one has twice as many", at_least=1
     )
     conditioning: Literal["projection", "embedding"] = option(
-        "projection", "how the discriminator sees the class: Miyato and Koyama 2018, or as a channel of the image"
+        "projection",
+        "how the discriminator receives the class: by projection (Miyato and Koyama 2018), or as an image channel",
     )
     discriminator_norm: Literal["batch", "spectral", "none"] = option(
         "batch", "normalisation of the discriminator's layers"
     )
     r1_gamma: float = option(0.0, "weight of the R1 penalty, times a half; 0 is off", at_least=0)
-    diff_augment: bool = option(False, "show the discriminator all images with differentiable augmentation")
+    diff_augment: bool = option(
+        False, "apply differentiable augmentation to all images of the discriminator, real and generated"
+    )

@@ -17,16 +17,21 @@ class DdpmConfig(FromScratchConfig):
         None, "heights in pixels of feature maps with self-attention; default 16 and 8"
     )
     dropout: float = option(0.0, "dropout in residual blocks", within="[0, 1)")
-    # In fewer steps the scaled linear schedule would add more than all the noise there is.
+    # In fewer steps the scaled linear schedule would have a beta above 1.
     num_train_timesteps: int = option(1000, "steps of the forward process", at_least=21)
     beta_schedule: Literal["linear", "squaredcos_cap_v2"] = option(
-        "linear", "noise schedule: the paper's, or the cosine one of Nichol and Dhariwal 2021, by diffusers' names"
+        "linear",
+        "noise schedule, named as in diffusers: the paper's, or the cosine schedule of Nichol and Dhariwal 2021",
     )
     prediction_type: Literal["epsilon", "v_prediction"] = option("epsilon", "what the network predicts")
     snr_gamma: float | None = option(None, "min-SNR gamma; 5 is the paper's value", above=0)
-    class_dropout: float = option(0.1, "share of images trained on without their class, for guidance", within="[0, 1)")
-    max_grad_norm: float = option(1.0, "clip the gradient norm to this, as the paper's code does", infinite=True)
-    validation_guidance_scale: float = option(1.0, "weight of the class in a sample grid; 1 is none")
+    class_dropout: float = option(
+        0.1, "share of images that are trained on without their class, for classifier-free guidance", within="[0, 1)"
+    )
+    max_grad_norm: float = option(
+        1.0, "largest gradient norm; larger ones are clipped; 1 as in the paper's code", infinite=True
+    )
+    validation_guidance_scale: float = option(1.0, "guidance towards the class in a sample grid; 1 is none")
     validation_inference_steps: int = option(50, "denoising steps of a sample grid, by DDIM", at_least=1)
 
     def __post_init__(self):
@@ -41,7 +46,7 @@ class DdpmConfig(FromScratchConfig):
         if self.validation_inference_steps > self.num_train_timesteps:
             raise InputError(
                 f"validation_inference_steps is {self.validation_inference_steps}, more than num_train_timesteps, "
-                f"{self.num_train_timesteps}"
+                f"{self.num_train_timesteps}: lower it"
             )
         if self.validation_guidance_scale != 1 and not self.class_conditional:
             raise InputError("validation_guidance_scale steers towards a class: it needs --class_conditional")

@@ -10,13 +10,17 @@ from dermgen.settings.training import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
-    """Check the installation, and with a recipe everything that it needs, in under a minute."""
+    """Check the installation and, with a recipe, everything that it needs; takes under a minute."""
 
-    recipe: str | None = option(None, "a training recipe: a file, or a name of `dermgen recipes`", also="--config")
-    method: str | None = option(
-        None, "training method of the recipe; default what it says, or its file name begins with", choices=list(RECIPES)
+    recipe: str | None = option(
+        None, "training recipe to check: a file, or a name of `dermgen recipes`", also="--config"
     )
-    hub: str | None = option(None, "also ask the Hub whether this repository may be written, org/name")
+    method: str | None = option(
+        None,
+        "training method of the recipe; default the one that it names, or that its file name begins with",
+        choices=list(RECIPES),
+    )
+    hub: str | None = option(None, "also check that you may write to this repository on the Hub, org/name")
 
     __post_init__ = check
 

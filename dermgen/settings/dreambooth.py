@@ -1,4 +1,4 @@
-"""Settings of `dreambooth.py` and `dreambooth_lora.py`: the options of diffusers' scripts, and ours."""
+"""Settings of `dreambooth.py` and `dreambooth_lora.py`: the options of diffusers' scripts, and dermgen's own."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -24,16 +24,16 @@ class DreamboothConfig(TrainConfig):
     pretrained_model_name_or_path: str = option(
         None, "Stable Diffusion to start from: a Hub id or a folder", required=True
     )
-    revision: str | None = option(None, "revision of a Hub model")
-    variant: str | None = option(None, "variant of the weight files, e.g. fp16")
-    tokenizer_name: str | None = option(None, "another tokenizer than the model's")
+    revision: str | None = option(None, "revision of the base model on the Hub")
+    variant: str | None = option(None, "variant of the base model's weight files, e.g. fp16")
+    tokenizer_name: str | None = option(None, "tokenizer to use instead of the base model's, an id or folder")
 
     instance_data_dir: str | None = option(
-        None, "folder of instance images, all with --instance_prompt", trial=FEW_IMAGES
+        None, "folder of instance images, which all get --instance_prompt", trial=FEW_IMAGES
     )
     instance_prompt: str | None = option(None, "prompt of the instance images; default the captions of the manifest")
     data_dir: str | None = option(
-        None, "manifest folder to take instance images from, in place of instance_data_dir", trial=FEW_ROWS
+        None, "manifest folder to take instance images from, instead of instance_data_dir", trial=FEW_ROWS
     )
     instance_class: str | None = option(None, "class of the manifest to train on, e.g. mel; default all classes")
     exclude_classes: list[str] | None = option(None, "classes of the manifest to leave out")
@@ -47,30 +47,32 @@ class DreamboothConfig(TrainConfig):
         None, "folder of class images; missing ones are generated there", trial=NEW_FOLDER
     )
     class_prompt: str | None = option(None, "prompt of the class images")
-    with_prior_preservation: bool = option(False, "train on class images beside the instance images")
+    with_prior_preservation: bool = option(
+        False, "also train on class images, to preserve what the base model generates for the class"
+    )
     prior_loss_weight: float = option(1.0, "weight of the class images' loss")
     num_class_images: int = option(
         100,
-        "number of class images; the base model generates those that class_data_dir lacks, at its own size",
+        "number of class images; the base model generates those missing from class_data_dir, at its own resolution",
         at_least=1,
         trial=1,
     )
     sample_batch_size: int = option(
-        4, "class images and validation images generated at a time", at_least=1, free=True, trial=1
+        4, "class images and validation images to generate at a time", at_least=1, free=True, trial=1
     )
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = option(
         None, "precision in which class images are generated; default fp16 on a GPU, else fp32", free=True
     )
 
     resolution: int = option(512, "height and width in pixels", multiple_of=8)
-    center_crop: bool = option(False, "crop the middle; otherwise at random")
-    random_flip: bool = option(False, "mirror images at random")
+    center_crop: bool = option(False, "crop images in the middle instead of at random")
+    random_flip: bool = option(False, "mirror half of the images, chosen at random")
     image_interpolation_mode: Filter = option("bilinear", "torchvision's name of the resizing filter")
     cache_latents: bool = option(
-        True, "encode images once and keep the latents on disk, where no crop is random", free=True
+        True, "encode images once and keep the latents on disk, unless crops are random", free=True
     )
     pre_compute_text_embeddings: bool | None = option(
-        None, "encode prompts once; default yes, unless the text encoder is trained", free=True
+        None, "encode prompts once, before the training; default yes, unless the text encoder is trained", free=True
     )
     cache_dir: str | None = option(
         None,
@@ -78,37 +80,43 @@ class DreamboothConfig(TrainConfig):
         free=True,
         trial=NEW_FOLDER,
     )
-    tokenizer_max_length: int | None = option(None, "tokens of a prompt; default the tokenizer's", at_least=1)
+    tokenizer_max_length: int | None = option(
+        None, "largest number of tokens of a prompt; default the tokenizer's", at_least=1
+    )
     text_encoder_use_attention_mask: bool = option(False, "mask padding tokens in the text encoder")
-    caption_dropout: float = option(0.0, "share of images trained on with an empty prompt", within="[0, 1)")
+    caption_dropout: float = option(0.0, "share of images that are trained on with an empty prompt", within="[0, 1)")
 
     train_text_encoder: bool = option(False, "train the text encoder as well")
     learning_rate: float = option(5e-6, "peak learning rate")
     output_dir: str = option("dreambooth-model", "run folder")
     snr_gamma: float | None = option(
-        None, "min-SNR gamma, for instance and class images; 5 is the paper's value", above=0
+        None, "min-SNR gamma, for instance and class images; default no weighting; 5 is the paper's value", above=0
     )
-    offset_noise: bool = option(False, "add noise that is constant over the image, times offset_noise_strength")
-    offset_noise_strength: float = option(0.1, "strength of the offset noise")
+    offset_noise: bool = option(False, "add noise that is constant over an image, with --offset_noise_strength")
+    offset_noise_strength: float = option(0.1, "strength of the noise of --offset_noise")
     prediction_type: Literal["epsilon", "v_prediction"] | None = option(
-        None, "what the network predicts; default as the base model"
+        None, "what the network predicts; default as in the base model"
     )
-    mask_loss_weight: float = option(0.0, "extra weight of the lesion's pixels in the loss; 0 is off", at_least=0)
+    mask_loss_weight: float = option(
+        0.0, "extra weight of the pixels of the lesion mask in the loss; 0 is off", at_least=0
+    )
     class_labels_conditioning: Literal["timesteps"] | None = option(None, "pass timesteps to the UNet as class labels")
-    gradient_checkpointing: bool = option(False, "less memory for a slower backward pass", free=True)
+    gradient_checkpointing: bool = option(
+        False, "save memory by recomputing activations, with a slower backward pass", free=True
+    )
     enable_xformers_memory_efficient_attention: bool = option(
-        False, "xformers in place of PyTorch's own attention", free=True
+        False, "use attention of xformers instead of PyTorch's", free=True
     )
     skip_save_text_encoder: bool = option(False, "leave the text encoder out of the saved pipeline", free=True)
 
     validation_prompt: list[str] | None = option(None, "prompts of the sample grids", free=True, trial=None)
     num_validation_images: int = option(4, "images per prompt in a sample grid", at_least=1, free=True)
-    validation_guidance_scale: float = option(7.5, "weight of the prompt in a sample grid", free=True)
+    validation_guidance_scale: float = option(7.5, "guidance towards the prompt in a sample grid", free=True)
     validation_steps: int | None = option(
         None, "optimizer steps between sample grids; default 100", at_least=1, free=True, trial=None
     )
     validation_epochs: int | None = option(
-        None, "epochs between sample grids, in place of steps", at_least=1, free=True
+        None, "epochs between sample grids, instead of validation_steps", at_least=1, free=True
     )
     validation_scheduler: Literal["DPMSolverMultistepScheduler", "DDPMScheduler"] = option(
         "DPMSolverMultistepScheduler", "sampler of the sample grids", free=True
@@ -119,7 +127,9 @@ class DreamboothConfig(TrainConfig):
     held_out_steps: int | None = option(
         None, "optimizer steps between held-out losses on the manifest's val split", free=True, trial=None
     )
-    held_out_images: int = option(64, "validation images, at most, that the held-out loss uses", at_least=1, free=True)
+    held_out_images: int = option(
+        64, "largest number of images of the val split for the held-out loss", at_least=1, free=True
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -142,12 +152,12 @@ class DreamboothConfig(TrainConfig):
 
     @property
     def adapters(self) -> dict[str, Any] | None:
-        """Of the LoRA adapters: the arguments of `LoraWeights`; None where all weights are trained."""
+        """The arguments of `LoraWeights`; None if all weights are trained."""
         return None
 
     @property
     def encodes_prompts_once(self) -> bool:
-        """Whether the text encoder is asked before the training only."""
+        """Whether all prompts are encoded before the training."""
         if self.pre_compute_text_embeddings is None:
             return not self.train_text_encoder
         return self.pre_compute_text_embeddings
@@ -161,7 +171,7 @@ class DreamboothConfig(TrainConfig):
         return self.validation_steps or self._default_validation_steps(steps_per_epoch)
 
     def _default_validation_steps(self, steps_per_epoch: int) -> int:
-        return 100  # as diffusers' script for all weights
+        return 100  # as in diffusers' script for all weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,12 +182,14 @@ class DreamboothLoraConfig(DreamboothConfig):
     learning_rate: float = option(5e-4, "peak learning rate")
     image_interpolation_mode: Filter = option("lanczos", "torchvision's name of the resizing filter")
     validation_steps: int | None = option(None, "optimizer steps between sample grids; default 50 epochs")
-    rank: int = option(4, "rank of the LoRA matrices", at_least=1)
-    lora_alpha: float | None = option(None, "scale of the update, alpha / rank; default the rank")
-    lora_dropout: float = option(0.0, "dropout on the adapters' input", within="[0, 1)")
-    use_dora: bool = option(False, "weight-decomposed adapters (DoRA)")
+    rank: int = option(4, "rank of the LoRA adapters", at_least=1)
+    lora_alpha: float | None = option(
+        None, "alpha of the LoRA adapters, whose update is scaled by alpha / rank; default the rank"
+    )
+    lora_dropout: float = option(0.0, "dropout on the input of the LoRA adapters", within="[0, 1)")
+    use_dora: bool = option(False, "train weight-decomposed adapters (DoRA)")
     lora_target_modules: list[str] | None = option(
-        None, f"endings of names of UNet layers with adapters; default {' '.join(UNET_TARGETS)}"
+        None, f"UNet layers that get LoRA adapters, by the end of their names; default {' '.join(UNET_TARGETS)}"
     )
 
     @property
@@ -191,4 +203,4 @@ class DreamboothLoraConfig(DreamboothConfig):
         }
 
     def _default_validation_steps(self, steps_per_epoch: int) -> int:
-        return 50 * steps_per_epoch  # as diffusers' script for LoRA
+        return 50 * steps_per_epoch  # as in diffusers' script for LoRA

@@ -5,7 +5,7 @@ from typing import Literal
 
 from dermgen.config import SEEDS, InputError, check, option
 
-# On each side: a density looks at 5 neighbours, and a covariance of fewer means nothing.
+# On each side: density needs 5 neighbours, and a covariance of fewer images means nothing.
 MIN_IMAGES = 7
 EXTRACTORS = (
     "inception (the FID network), inception:WEIGHTS.pth, dinov2, clip, a transformers vision model (Hub id or folder), "
@@ -26,10 +26,10 @@ class EvaluateConfig:
     )
     min_images: int = option(
         10,
-        "images of a class or subgroup, real and synthetic each, that it needs for scores of its own",
+        "smallest number of images, real and synthetic each, of a class or subgroup that is scored separately",
         at_least=MIN_IMAGES,
     )
-    max_pairs: int = option(1000, "image pairs compared pixel by pixel", at_least=1)
+    max_pairs: int = option(1000, "largest number of image pairs to compare pixel by pixel", at_least=1)
     batch_size: int = option(64, "images at a time", at_least=1, free=True)
     seed: int = option(0, "seed of the random pairs and of the images of the real reference", within=SEEDS)
     cache_dir: str | None = option(
@@ -43,8 +43,8 @@ class EvaluateConfig:
 class AuditConfig:
     """Find synthetic images that copy a training image; exit status 2: too many, 3: cannot tell.
 
-    A copy is an image that is nearer to a training image than all but a few held-out real lesions are. With few
-    held-out images, many that are not copies are nearer by chance.
+    An image counts as a copy if it is nearer to a training image than almost all held-out real images are. With few
+    held-out images, chance alone puts many other images as near.
     """
 
     real: str = option(
@@ -57,13 +57,17 @@ class AuditConfig:
         required=True,
         free=True,
     )
-    extractor: str = option("pixels", f"proposes the nearest images: {EXTRACTORS}")
-    candidates: int = option(8, "nearest training images in feature space that are compared pixel by pixel", at_least=1)
+    extractor: str = option("pixels", f"features by which candidates for the nearest images are found: {EXTRACTORS}")
+    candidates: int = option(8, "nearest training images in feature space to compare pixel by pixel", at_least=1)
     false_alarms: float = option(
         0.002, "share of held-out real images that may be called copies; sets the threshold", within="[0, 1)"
     )
-    max_copy_rate: float = option(0.01, "share of copies that is accepted", within="[0, 1)", free=True)
-    index: Literal["auto", "exact", "faiss"] = option("auto", "auto is exact up to 100,000 training images, then faiss")
+    max_copy_rate: float = option(
+        0.01, "largest share of copies with which an audit passes", within="[0, 1)", free=True
+    )
+    index: Literal["auto", "exact", "faiss"] = option(
+        "auto", "search for the nearest images; auto is exact up to 100,000 training images, then faiss"
+    )
     batch_size: int = option(256, "images at a time", at_least=1, free=True)
     cache_dir: str | None = option(
         None, "folder of cached features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True
@@ -74,11 +78,13 @@ class AuditConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """Score every synthetic image and keep the best; writes a manifest of its own, no image is moved or deleted."""
+    """Score every synthetic image and keep the best; writes a new manifest, and moves or deletes no image."""
 
     synthetic: str = option(None, "manifest folder of synthetic images", required=True)
     real: str = option(
-        None, "manifest folder of real images: train for --scorer features, held-out for what it costs", required=True
+        None,
+        "manifest folder of real images: train split for --scorer features, test split for the cost",
+        required=True,
     )
     output_dir: str = option(
         None,
@@ -88,15 +94,15 @@ class FilterConfig:
     )
     scorer: Literal["classifier", "features", "discriminator"] = option(
         "features",
-        "probability of the requested class, nearness to real images of the class, or a GAN run's discriminator",
+        "score by a classifier's probability of the class, nearness to real images of it, or a GAN run's discriminator",
     )
-    run: str | None = option(None, "the classifier run of --scorer classifier, the GAN run of --scorer discriminator")
-    kind: Literal["a", "b"] | None = option(None, "which discriminator, of a CycleGAN between two manifests")
+    run: str | None = option(None, "classifier run for --scorer classifier, or GAN run for --scorer discriminator")
+    kind: Literal["a", "b"] | None = option(
+        None, "domain whose discriminator scores, for a CycleGAN between two manifests"
+    )
     keep: float = option(0.3, "share of each class that is kept", within="(0, 1]")
-    threshold: float | None = option(None, "keep what scores at least this, in place of a share")
-    extractor: str = option(
-        "inception", f"features of --scorer features and of the scores before and after: {EXTRACTORS}"
-    )
+    threshold: float | None = option(None, "keep images that score at least this, instead of a share of each class")
+    extractor: str = option("inception", f"features for --scorer features and for the cost: {EXTRACTORS}")
     batch_size: int = option(64, "images at a time", at_least=1, free=True)
     cache_dir: str | None = option(
         None, "folder of cached features; default $DERMGEN_CACHE or ~/.cache/dermgen", free=True

@@ -14,17 +14,17 @@ GRID_FIELDS = (*captions.FIELDS, "skin_tone")
 class GenerateConfig:
     """Generate images from a trained run or a Hub model.
 
-    A Stable Diffusion takes --prompt, --classes or --grid; a model trained from scratch --classes, or --num_images
-    where it was trained without classes; a CycleGAN the --init_images that it translates.
+    A Stable Diffusion takes --prompt, --classes or --grid; a model trained from scratch takes --classes, or
+    --num_images if it was trained without classes; a CycleGAN takes the --init_images that it translates.
     """
 
     model: str = option(
         None,
-        "run folder, pipeline folder or Hub id; the base model of a LoRA run is found by its record",
+        "run folder, pipeline folder or Hub id; a LoRA run records its base model",
         required=True,
     )
     base_model: str | None = option(
-        None, "base model of a LoRA file that does not record one, or its new place if it was moved"
+        None, "base model of a LoRA file that does not record one, or its new folder if it was moved"
     )
     variant: str | None = option(
         None, "variant of the weight files, e.g. fp16; default that of the LoRA run's base model"
@@ -33,20 +33,20 @@ class GenerateConfig:
     prompt: str | None = option(None, "prompt of all images")
     num_images: int | None = option(
         None,
-        "images of --prompt, of each combination of --grid, or of a run without classes; default 16, and for a "
-        "CycleGAN all of --init_images",
+        "number of images for --prompt, for each combination of --grid, or of a run without classes; default 16, "
+        "and for a CycleGAN all of --init_images",
         at_least=1,
     )
     classes: str | None = option(None, "images per class, e.g. mel:500,df:300")
     grid: str | None = option(None, "YAML file of attribute lists (dx, localization, age, sex, skin_tone) to combine")
     caption_template: str = option(captions.DEFAULT_TEMPLATE, "template of the prompts of --classes and --grid")
     taxonomy: Literal["ham10000", "isic2019", "binary"] = option(
-        "ham10000", "class names in which the codes are looked up"
+        "ham10000", "taxonomy in which class codes are looked up"
     )
     adapter_weight: float = option(1.0, "strength of LoRA adapters; 0 is the base model")
-    negative_prompt: str = option("", "prompt to steer away from")
+    negative_prompt: str = option("", "prompt to guide away from")
     guidance_scale: float | None = option(
-        None, "weight of the prompt or class; 1 is none; default 7.5 for a Stable Diffusion, 1 for a DDPM"
+        None, "guidance towards the prompt or class; 1 is none; default 7.5 for a Stable Diffusion, 1 for a DDPM"
     )
     num_inference_steps: int | None = option(
         None, "denoising steps; default 25 for a Stable Diffusion, 50 for a DDPM", at_least=1
@@ -58,19 +58,19 @@ class GenerateConfig:
         None, "psi of a StyleGAN2; below 1 trades variety for typical looks; default 1", at_least=0
     )
     weights: Literal["last", "best"] = option(
-        "last", "weights of a model trained from scratch: the last, or the best by its validations"
+        "last", "weights of a model trained from scratch: the last, or the best in validation"
     )
     init_images: str | None = option(
-        None, "folder or manifest of images to start from in place of noise, or that a CycleGAN translates"
+        None, "folder or manifest of images to start from instead of noise, or to translate with a CycleGAN"
     )
-    init_split: Literal["train", "val", "test"] = option("train", "split of a manifest of --init_images")
-    direction: Literal["a_to_b", "b_to_a"] = option("a_to_b", "which way a CycleGAN translates")
+    init_split: Literal["train", "val", "test"] = option("train", "split of the manifest of --init_images")
+    direction: Literal["a_to_b", "b_to_a"] = option("a_to_b", "direction in which a CycleGAN translates")
     strength: float = option(0.6, "how much of an initial image is changed", within="(0, 1]")
     resolution: int | None = option(None, "height and width in pixels; default the model's own", multiple_of=8)
     seed: int = option(
         0, "image i is generated from seed + i; ignored by a CycleGAN, which draws no random numbers", within=SEEDS
     )
-    batch_size: int = option(8, "images at a time and process", at_least=1, free=True)
+    batch_size: int = option(8, "images per process and batch", at_least=1, free=True)
     dtype: Literal["fp32", "fp16", "bf16"] | None = option(None, "precision; default fp16 on a GPU, else fp32")
     watermark: bool = option(False, "embed an invisible mark in each image, which `dermgen inspect` detects")
 
@@ -82,6 +82,6 @@ class GenerateConfig:
             watermark.require_room(self.resolution, self.resolution)
         if self.negative_prompt and self.guidance_scale is not None and self.guidance_scale <= 1:
             raise InputError(
-                f"--negative_prompt does nothing at --guidance_scale {self.guidance_scale}: take more than 1"
+                f"--negative_prompt does nothing at --guidance_scale {self.guidance_scale}: set it above 1"
             )
         captions.check_template(self.caption_template, GRID_FIELDS)

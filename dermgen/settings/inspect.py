@@ -7,8 +7,8 @@ from dermgen.config import check, option
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Report whether images are marked as synthetic, by their text or by a watermark. `dermgen inspect FILE…`"""
+    """Report whether images are marked as synthetic, by their metadata or by a watermark. `dermgen inspect FILE…`"""
 
-    files: list[str] = option(None, "images, or folders of images", required=True, positional=True)
+    files: list[str] = option(None, "image files, or folders of images", required=True, positional=True)
 
     __post_init__ = check

@@ -1,7 +1,7 @@
-"""The methods of training, one row each: whoever needs to know what a method is or can do reads it here.
+"""The training methods, one row each: what a method is and what it can do.
 
-A row names the module that trains and loads, which is imported when it is used: it brings torch, and the scores of a
-GAN's validation, 100 MiB, which a command line that is wrong, or the training of another method, can do without.
+A row names the module that trains and loads. It is imported only when it is used, since it imports torch and, for a
+GAN, the scores of its validation (100 MiB).
 """
 
 import importlib
@@ -26,13 +26,13 @@ class Method:
         title: its usual name.
         settings: the options of its script.
         module: has `train(settings)`; of a method trained from scratch also `load_generator(weights, classes, device,
-            options)`, and `load_critic(folder, classes, resolution, device, kind)` if it has a discriminator; of any
+            options)`, and `load_critic(folder, classes, resolution, device, domain)` if it has a discriminator; of any
             other `examine(settings)`, what `dermgen doctor` says of its base model and prompts.
         networks: folders of the networks that generate; none of a method that is not trained from scratch.
         options: of `dermgen generate` that only some of the methods trained from scratch have.
-        judges: whether it trains a discriminator, which `dermgen filter` can ask.
+        judges: whether it trains a discriminator, with which `dermgen filter` can score images.
         translates: whether it makes images from given ones, so that classes cannot be requested.
-        generates: images; a model that does can copy.
+        generates: whether it generates images, which may be copies.
         recipes: what else the name of a recipe may begin with.
     """
 

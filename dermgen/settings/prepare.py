@@ -17,7 +17,11 @@ class PrepareConfig:
     """Read a data set, clean and split it, and write a manifest folder. `dermgen prepare SOURCE --data_dir DIR …`"""
 
     source: str = option(
-        None, f"{', '.join(DOWNLOADS)}, or the Hub id of a data set", required=True, positional=True, fixed=True
+        None,
+        f"what to read: {', '.join(DOWNLOADS)}, or the Hub id of a data set",
+        required=True,
+        positional=True,
+        fixed=True,
     )
     data_dir: str | None = option(None, "the folder of the download; not needed for a Hub data set", free=True)
     output_dir: str = option(None, "the manifest folder to write", required=True, free=True)
@@ -30,7 +34,7 @@ class PrepareConfig:
     allow_leaky_split: bool = option(False, "split by image, not by lesion and patient; results are marked LEAKY")
     find_duplicates: bool = option(True, "look for near-duplicates under different ids and join their groups")
     caption_template: str = option(
-        captions.DEFAULT_TEMPLATE, "template of captions, with the fields " + ", ".join(captions.FIELDS)
+        captions.DEFAULT_TEMPLATE, "template of the captions, with the fields " + ", ".join(captions.FIELDS)
     )
     caption_synonyms: bool = option(
         False, "call a class by its name, a synonym or its malignancy, chosen at random for each image"
@@ -38,25 +42,25 @@ class PrepareConfig:
     tokenizer: str | None = option(
         None, "model whose tokenizer the captions are checked against, an id or folder", free=True
     )
-    image_column: str = option("image", "image column of a Hub data set", fixed=True)
-    label_column: str = option("label", "class column of a Hub data set")
-    group_column: str | None = option(None, "column of lesions or patients: images of one value stay in one split")
-    no_groups: bool = option(False, "split by image where the data has no lesion or patient ids; results say so")
-    hub_split: str = option("train", "split of a Hub data set to read", fixed=True)
-    license: str | None = option(None, "licence of the data, where the source does not state it")
-    keep_split: bool = option(False, "keep the split of an image folder with train/ and test/ above its classes")
-    partial: bool = option(
-        False, "accept rows without an image, where only a part of the download is wanted", free=True
+    image_column: str = option("image", "column of images in a Hub data set", fixed=True)
+    label_column: str = option("label", "column of classes in a Hub data set")
+    group_column: str | None = option(None, "column of lesions or patients, whose images stay in one split")
+    no_groups: bool = option(
+        False, "split by image if the data has no lesion or patient ids; results are marked NO GROUPS"
     )
+    hub_split: str = option("train", "split of a Hub data set to read", fixed=True)
+    license: str | None = option(None, "licence of the data, if the source does not state it")
+    keep_split: bool = option(False, "keep the split of an image folder with train/ and test/ above its classes")
+    partial: bool = option(False, "accept rows without an image, for a partial download", free=True)
     transparency: Literal["white", "refuse"] = option("white", "put transparent areas on white, or refuse the image")
     bit_depth: int | None = option(
-        None, "significant bits of deep images that do not declare them, such as 12", within="[8, 32]"
+        None, "significant bits of images with more than 8 bits that do not declare them, such as 12", within="[8, 32]"
     )
     preview: int | None = option(
         None, "only show this many images, with captions and masks, on a sheet beside output_dir", at_least=1, free=True
     )
     seed: int = option(0, "seed of the split, the synonyms and the preview", within=SEEDS)
-    num_workers: int = option(os.cpu_count() or 1, "processes", at_least=1, free=True)
+    num_workers: int = option(os.cpu_count() or 1, "number of processes", at_least=1, free=True)
 
     def __post_init__(self):
         check(self)
@@ -67,7 +71,7 @@ class PrepareConfig:
         if self.data_dir and Path(self.output_dir).resolve().is_relative_to(Path(self.data_dir).resolve()):
             raise InputError(
                 f"--output_dir {self.output_dir} is inside --data_dir, so the next run would read its own output: "
-                "choose a folder outside of it"
+                "choose a folder outside it"
             )
         if self.split and (len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6):
             raise InputError(f"split must be three fractions that sum to 1, got {self.split}")

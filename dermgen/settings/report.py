@@ -7,9 +7,9 @@ from dermgen.config import check, option
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Write report.html from stage folders. `dermgen report DIR… --output_dir OUT`"""
+    """Write report.html from result folders. `dermgen report DIR… --output_dir OUT`"""
 
-    folders: list[str] = option(None, "folders of stages, or parent folders of these", required=True, positional=True)
+    folders: list[str] = option(None, "result folders, or their parent folders", required=True, positional=True)
     output_dir: str = option(None, "folder of report.html and its plots", required=True)
     title: str = option("Synthetic skin lesions: report", "heading of the page")
 

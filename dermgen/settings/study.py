@@ -14,28 +14,28 @@ DEFAULT_ARMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """Train the same classifier on several mixtures (arms) and seeds, and say which gains are real.
+    """Train the same classifier on several mixtures (arms) with several seeds, and report which gains are real.
 
-    An arm is a sum of `real`, `synthetic` (all there are), `synthetic:R` (R per real image of a class; 1 is 50/50),
-    `filtered` and `filtered:R` (likewise, of those that `dermgen filter` kept), `augment` (flips, turns, crops,
-    colours) and `oversample` (rare classes repeated).
+    An arm is a sum of `real`, `synthetic` (all of them), `synthetic:R` (R per real image of a class; 1 is 50/50),
+    `filtered` and `filtered:R` (likewise, of those that `dermgen filter` kept), `augment` (flips, rotations, crops,
+    colour changes) and `oversample` (rare classes repeated).
     """
 
     real: str = option(None, "manifest folder of real images", required=True)
     synthetic: str = option(None, "manifest folder of synthetic images", required=True)
-    output_dir: str = option(
-        None, "folder of the study; arms finished in it are not repeated", required=True, free=True
-    )
+    output_dir: str = option(None, "folder of the study; finished arms are not repeated", required=True, free=True)
     classifier: str = option(None, "recipe of the classifier, e.g. classifier_vit", required=True)
-    arms: list[str] | None = option(None, f"what to compare; default {' '.join(DEFAULT_ARMS)}", free=True)
-    baseline: str = option("real+augment", "the arm that the others are compared with", free=True)
+    arms: list[str] | None = option(None, f"arms to compare; default {' '.join(DEFAULT_ARMS)}", free=True)
+    baseline: str = option("real+augment", "arm that the others are compared with", free=True)
     seeds: list[int] | None = option(None, "seeds of the trainings, at least 3; default 0 1 2", within=SEEDS, free=True)
     synthetic_classes: list[str] | None = option(
-        None, "classes that get synthetic images beside real ones; default all that have any"
+        None, "classes that get synthetic images in addition to real ones; default all that have any"
     )
-    same: Literal["steps", "epochs"] = option("steps", "what all arms have in common; epochs favours larger sets")
+    same: Literal["steps", "epochs"] = option(
+        "steps", "give all arms the same number of steps, or of epochs, which favours larger sets"
+    )
     max_train_steps: int = option(1000, "optimizer steps of each training, for --same steps", at_least=1)
-    num_train_epochs: int = option(10, "passes over its training set, for --same epochs", at_least=1)
+    num_train_epochs: int = option(10, "passes of each training over its images, for --same epochs", at_least=1)
     num_validations: int = option(
         10, "validations per training with --same steps; the best of them is measured on the test split", at_least=1
     )
@@ -45,15 +45,18 @@ class StudyConfig:
     def __post_init__(self):
         check(self)
         if self.seeds is not None and len(set(self.seeds)) < 3:
-            raise InputError(f"seeds must be at least 3 different ones, got {self.seeds}: one says nothing of chance")
+            raise InputError(
+                f"seeds must be at least 3 different numbers, got {self.seeds}: fewer do not show what chance does"
+            )
         if self.baseline not in (self.arms or DEFAULT_ARMS):
             raise InputError(
-                f"the baseline {self.baseline!r} is not among the arms {' '.join(self.arms or DEFAULT_ARMS)}"
+                f"the baseline {self.baseline!r} is not among the arms {' '.join(self.arms or DEFAULT_ARMS)}: add it, "
+                "or choose another one"
             )
         for arm in self.arms or DEFAULT_ARMS:
             arm_settings(arm)
         if self.arms and len(set(self.arms)) < len(self.arms):
-            raise InputError(f"arms must differ, got {' '.join(self.arms)}")
+            raise InputError(f"each arm can be given only once, got {' '.join(self.arms)}")
 
 
 def arm_settings(arm: str) -> dict[str, Any]:

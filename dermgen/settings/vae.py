@@ -16,20 +16,22 @@ class VaeConfig(FromScratchConfig):
     )
     channels: list[int] | None = option(
         None,
-        "channels of the convolutions, each halving the size; default 32 64 128 256; the dense variant has none",
+        "channels of the convolutions, each of which halves the size; default 32 64 128 256; not for dense",
         multiple_of=8,
     )
     hidden_width: int = option(256, "width of the dense variant's hidden layer", at_least=1)
-    latent_dim: int = option(128, "numbers that an image is encoded to", at_least=1)
+    latent_dim: int = option(128, "size of the latent vector of an image", at_least=1)
     kl_weight: float = option(
-        1.0, "weight of the KL term beside the squared error, both summed over an image", at_least=0
+        1.0, "weight of the KL term relative to the squared error, both summed over an image", at_least=0
     )
     kl_warmup_steps: int = option(0, "optimizer steps over which kl_weight rises from 0", at_least=0)
     learning_rate: float = option(1e-3, "peak learning rate")
     max_grad_norm: float = option(
-        1.0, "clip the gradient norm to this; one odd batch can end a dense VAE without", infinite=True
+        1.0, "largest gradient norm; without a limit a single batch can make a dense VAE diverge", infinite=True
     )
-    lpips: Literal["none", "alex", "vgg"] = option("none", "network of the reconstructions' LPIPS, from torchvision")
+    lpips: Literal["none", "alex", "vgg"] = option(
+        "none", "backbone of the LPIPS of reconstructions; none leaves it out"
+    )
 
     def __post_init__(self):
         super().__post_init__()

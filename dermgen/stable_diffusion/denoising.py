@@ -1,4 +1,4 @@
-"""The training loss of a Stable Diffusion: what latents, prompts and random draws make of the UNet's errors."""
+"""The training loss of a Stable Diffusion: the UNet's errors on noised latents with their prompts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class DenoisingLoss:
         prompt_source: prompt numbers to embeddings.
         noise_scheduler: its `prediction_type` decides the target.
         empty_prompt: number of the empty prompt.
-        caption_dropout: share of images shown with it.
+        caption_dropout: share of images that get the empty prompt.
         offset_noise: strength of noise that is constant over an image and channel; 0 is none.
-        snr_gamma: of min-SNR weights; None is none.
+        snr_gamma: of min-SNR weights; None for none.
         mask_loss_weight: extra weight of the lesion's pixels.
-        timesteps_as_labels: hand the timesteps to the UNet as class labels too.
+        timesteps_as_labels: pass the timesteps to the UNet as class labels too.
     """
 
     unet: nn.Module
@@ -45,7 +45,7 @@ class DenoisingLoss:
     timesteps_as_labels: bool = False
 
     def __call__(self, batches: Sequence[dict], draws: Draws) -> torch.Tensor:
-        """Losses (N,) of the images of all batches, one batch behind the other; `draws` has a stream for each."""
+        """Losses (N,) of the images of all batches, one after the other; `draws` has a stream for each."""
         prompt_ids = torch.cat([batch["prompt_id"] for batch in batches])
         parts = draws.split([len(batch["prompt_id"]) for batch in batches])
         encoded = [self.latent_source(batch, part) for batch, part in zip(batches, parts, strict=True)]

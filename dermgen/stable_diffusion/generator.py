@@ -1,4 +1,4 @@
-"""Drawing images from a Stable Diffusion pipeline, each from its own prompt and seed."""
+"""Sampling images from a Stable Diffusion pipeline, each from its own prompt and seed."""
 
 from collections.abc import Sequence
 
@@ -21,10 +21,10 @@ class StableDiffusionGenerator:
         num_inference_steps: denoising steps.
         guidance_scale: weight of the prompt (Ho and Salimans 2022, arXiv:2207.12598); 1 is none.
         negative_prompt: what to steer away from.
-        scheduler: one of `sampling.SCHEDULERS`; DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) by default.
+        scheduler: one of `schedulers.SCHEDULERS`; DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095) by default.
         resolution: height and width in pixels; default what the UNet was made for.
         init_images: start from these instead of noise, taken in turn by seed.
-        strength: how much of an initial image is redrawn, in (0, 1].
+        strength: how much an initial image is changed, in (0, 1].
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class StableDiffusionGenerator:
         strength: float = 0.6,
     ):
         parts = {**pipeline.components, "scheduler": noise_scheduler(scheduler, pipeline.scheduler.config)}
-        kind = StableDiffusionImg2ImgPipeline if init_images else StableDiffusionPipeline
-        self.pipeline = kind(**parts, requires_safety_checker=False)
+        pipeline_class = StableDiffusionImg2ImgPipeline if init_images else StableDiffusionPipeline
+        self.pipeline = pipeline_class(**parts, requires_safety_checker=False)
         self.pipeline.set_progress_bar_config(disable=True)
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         self.negative_prompt = negative_prompt
@@ -49,17 +49,17 @@ class StableDiffusionGenerator:
 
     @torch.no_grad()
     def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Draw one image per prompt as uint8 (N, 3, H, W); image i depends on its prompt and seed alone.
+        """Generate one image per prompt as uint8 (N, 3, H, W); image i depends on its prompt and seed alone.
 
         Raises:
-            InputError: if an image comes out as NaN.
+            InputError: if an image is NaN.
         """
         pipeline, vae = self.pipeline, self.pipeline.vae
         if self.init_images:
-            start = [taken_in_turn(self.init_images, seed) for seed in seeds]
-            place = {"image": start, "strength": self.strength}
+            images = [taken_in_turn(self.init_images, seed) for seed in seeds]
+            inputs = {"image": images, "strength": self.strength}
         else:
-            place = {"height": self.resolution, "width": self.resolution}
+            inputs = {"height": self.resolution, "width": self.resolution}
         latents = pipeline(
             prompt=list(labels),
             negative_prompt=[self.negative_prompt] * len(labels),
@@ -67,14 +67,16 @@ class StableDiffusionGenerator:
             guidance_scale=self.guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="latent",
-            **place,
+            **inputs,
         ).images
-        with torch.autocast(latents.device.type, enabled=False):  # a float32 autoencoder is so for a reason
+        with torch.autocast(latents.device.type, enabled=False):  # which would undo a float32 autoencoder
             images = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
         bad = ~torch.isfinite(images).flatten(1).all(dim=1)
         if bad.any():
-            at = int(bad.nonzero()[0])
-            raise InputError(f"the image of seed {seeds[at]} is NaN in {pipeline.unet.dtype}: try a higher precision")
+            first = int(bad.nonzero()[0])
+            raise InputError(
+                f"the image of seed {seeds[first]} is NaN in {pipeline.unet.dtype}: try a higher precision"
+            )
         return to_uint8(images)
 
 

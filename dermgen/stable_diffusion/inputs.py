@@ -1,7 +1,7 @@
-"""What the UNet is trained on: latents of images and embeddings of prompts, computed on the fly or once for all.
+"""What the UNet is trained on: latents of images and embeddings of prompts, computed on the fly or cached.
 
 Cached arrays are named by a hash of everything that they depend on: image bytes, crop, resolution, the weights that
-made them. A latent is kept as its distribution, so that it is sampled anew each time, and a mirrored image beside it.
+compute them. A latent is cached as its distribution, and sampled anew each time; for flips, the mirror image too.
 """
 
 from collections import Counter
@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 from torch.utils.data import Dataset
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data.cache import cached_array, hash_file, hash_weights, key_of
 from dermgen.data.examples import PromptedSet
@@ -24,7 +25,7 @@ from dermgen.training.draws import Draws
 
 
 class CachedLatents(Dataset):
-    """Items of a `PromptedSet` with their latents in place of pixels: `{moments, image_id, prompt_id}`.
+    """Items of a `PromptedSet` with latents instead of pixels: `{moments, image_id, prompt_id}`.
 
     `moments` is (F, 2C, h, w) float32: mean and standard deviation of the latent, F = 2 with the mirrored image as a
     second row, else 1; one more channel holds the lesion mask where the set has masks.
@@ -47,10 +48,10 @@ class CachedLatents(Dataset):
 def cache_latents(
     pixels: PromptedSet, vae: AutoencoderKL, flip: bool, cache_dir: Path, accelerator: Accelerator, batch_size: int = 8
 ) -> CachedLatents:
-    """Encode a whole set once, or find it on disk. `pixels` must crop at a fixed place.
+    """Encode a whole set once, or load it from the cache. `pixels` must have a fixed crop.
 
     Raises:
-        InputError: if the autoencoder makes NaN of an image.
+        InputError: if the autoencoder gives NaN for an image.
     """
     key = key_of(
         "latents 1",
@@ -100,7 +101,7 @@ def latent_moments(
     if bad.any():
         names = [name for name, b in zip(image_ids, bad.tolist(), strict=True) if b]
         raise InputError(
-            f"the autoencoder makes NaN of the images {', '.join(names[:5])} in {vae.dtype}: is it damaged?"
+            f"the autoencoder gives NaN for the images {', '.join(names[:5])} in {vae.dtype}: is it damaged?"
         )
     return mean, std
 
@@ -111,11 +112,11 @@ def shrink_mask(mask: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 class LatentSource:
-    """Turns a batch of either kind of data set into sampled, scaled latents and lesion masks.
+    """Turns a batch of pixels or of cached latents into sampled, scaled latents and lesion masks.
 
     Args:
         vae: the frozen autoencoder.
-        resolution: of the pixels it is given.
+        resolution: height and width of the pixels.
         flip: mirror each image with probability 1/2.
     """
 
@@ -149,17 +150,14 @@ class LatentSource:
 
 
 class PromptSource:
-    """Embeddings of prompts by number, from a table made once or from the text encoder in training.
+    """Embeddings of prompts by number, from a table computed once or from the text encoder in training.
 
     Args:
         prompts: the texts; a batch names them by index.
         tokenizer: of the pipeline.
         text_encoder: of the pipeline.
-        max_length: tokens a prompt is cut or padded to; default the tokenizer's.
-        use_attention_mask: keep the encoder from padding tokens.
-
-    Raises:
-        InputError: if a prompt has no tokens at all though it has text.
+        max_length: tokens to which a prompt is cut or padded; default the tokenizer's.
+        use_attention_mask: mask padding tokens in the encoder.
     """
 
     def __init__(
@@ -182,7 +180,7 @@ class PromptSource:
 
         Args:
             prompt_ids: numbers of prompts.
-            text_encoder: in place of the own one, as the prepared model of a run.
+            text_encoder: to use instead of the source's own, such as the prepared model of a run.
         """
         if self._table is not None:
             rows = self._table[prompt_ids.cpu().numpy()]
@@ -193,7 +191,7 @@ class PromptSource:
         return encoder(self.input_ids.to(device)[prompt_ids], attention_mask=mask).last_hidden_state
 
     def cache(self, cache_dir: Path, accelerator: Accelerator, batch_size: int = 32) -> None:
-        """Compute all embeddings once, or find them on disk; the text encoder is not asked again."""
+        """Compute all embeddings once, or load them from the cache; the text encoder is not run again."""
         key = key_of(
             "embeddings 1",
             hash_weights(self.text_encoder),
@@ -212,7 +210,7 @@ class PromptSource:
 
 
 def random_crop(images: Sequence[torch.Tensor], size: int, draws: Draws) -> torch.Tensor:
-    """Cut a square from each image at the place its stream says.
+    """Cut a random square from each image.
 
     Args:
         images: N tensors (C, H, W), H and W at least `size`.
@@ -222,40 +220,41 @@ def random_crop(images: Sequence[torch.Tensor], size: int, draws: Draws) -> torc
     Returns:
         (N, C, size, size).
     """
-    places = draws.uniform(2).tolist()
-    cut = []
-    for image, (u, v) in zip(images, places, strict=True):
+    positions = draws.uniform(2).tolist()
+    crops = []
+    for image, (u, v) in zip(images, positions, strict=True):
         top, left = int(u * (image.shape[1] - size + 1)), int(v * (image.shape[2] - size + 1))
-        cut.append(image[:, top : top + size, left : left + size])
-    return torch.stack(cut)
+        crops.append(image[:, top : top + size, left : left + size])
+    return torch.stack(crops)
 
 
 def check_prompts(prompts: Iterable[str], tokenizer) -> None:
-    """Raise `InputError` for a prompt that leaves no token."""
+    """Raise `InputError` for a prompt without tokens."""
     for prompt in prompts:
         if not prompt.strip() or not tokenizer(prompt, add_special_tokens=False).input_ids:
             raise InputError(f"the prompt {prompt!r} has no tokens: write what the image shows")
 
 
 def cut_texts(texts: Iterable[str], tokenizer, max_length: int | None = None) -> dict[str, str]:
-    """What a model reads of the texts that are longer than its tokenizer's limit, by text.
+    """The part that a model reads of each text that is longer than its tokenizer's limit.
 
     Args:
         texts: prompts.
         tokenizer: of the pipeline.
-        max_length: tokens of a prompt, start and end among them; default the tokenizer's.
+        max_length: tokens of a prompt, including start and end; default the tokenizer's.
     """
     room = (max_length or tokenizer.model_max_length) - tokenizer.num_special_tokens_to_add()
     tokens = {text: tokenizer(text, add_special_tokens=False).input_ids for text in dict.fromkeys(texts)}
     return {text: tokenizer.decode(ids[:room]).strip() for text, ids in tokens.items() if len(ids) > room}
 
 
-def tell_cut(cut: Mapping[str, str], number: int) -> str:
-    """`cut_texts`'s answer as one sentence for a person, of `number` texts in all."""
+def cut_warning(cut: Mapping[str, str], number: int) -> str:
+    """A warning of the texts that `cut_texts` returned, of `number` texts in all."""
     text, read = next(iter(cut.items()))
     same = sum(n for n in Counter(cut.values()).values() if n > 1)
-    more = f"; {same} of them are the same to it" if same else ""
+    verb = "is" if len(cut) == 1 else "are"
+    more = f"; {same} of them become identical" if same else ""
     return (
-        f"warning: {len(cut)} of {number} prompts are too long for the model and are cut: {text[:50]!r}… is read only "
-        f"up to …{read[-50:]!r}{more}"
+        f"warning: {len(cut)} of {counted(number, 'prompt')} {verb} too long for the model and {verb} cut: "
+        f"{text[:50]!r}… is read only up to …{read[-50:]!r}{more}"
     )

@@ -1,4 +1,4 @@
-"""The images of a fine-tuning as data sets: decoded and cropped anew each time, or as latents that are encoded once."""
+"""The images of a fine-tuning as data sets: decoded and cropped anew each time, or as cached latents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dermgen.config import InputError
 from dermgen.data.examples import Example, PromptedSet, always_square
 from dermgen.stable_diffusion.inputs import cache_latents
 
-# Of decoded images of each set: decoding takes a sixth of a small model's step, and few images usually fit in.
+# Memory for the decoded images of each set: decoding takes a sixth of a small model's step, and a few images fit.
 KEPT_BYTES = 32 * 2**20
 
 
@@ -22,13 +22,13 @@ class DataSets:
 
     Args:
         vae: encodes images whose latents are cached, on its device.
-        prompt_numbers: of each prompt, as the batches name it.
+        prompt_numbers: the number of each prompt in the batches.
         resolution: height and width in pixels.
         center_crop: crop the middle of images that are not square; otherwise at random.
         interpolation: torchvision's name of the resizing filter.
         flip: keep the latents of mirrored images too.
         masks: load lesion masks.
-        cache_dir: of latents; None for none.
+        cache_dir: of latents; None does not cache them.
         accelerator: its processes encode together.
     """
 

@@ -30,10 +30,10 @@ def load_pipeline(
 ) -> StableDiffusionPipeline:
     """Load a Stable Diffusion 1.x or 2.x pipeline by folder or Hub id.
 
-    The safety checker is left out: it takes skin lesions for something else and blanks them to black.
+    The safety checker is left out: it mistakes skin lesions for indecent content and returns black images.
 
     Raises:
-        InputError: if it cannot be had, is another kind of model, or has no safetensors weights.
+        InputError: if it cannot be loaded, is another kind of model, or has no safetensors weights.
     """
     check_model(name_or_path, variant, revision)
     quiet_libraries()
@@ -52,36 +52,36 @@ def load_pipeline(
     except (OSError, ValueError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise InputError(
-            f"cannot load {name_or_path!r}: {first_line} (a folder of a Stable Diffusion pipeline with safetensors "
-            "weights, or a Hub id that can be reached, is needed; --variant fp16 where it has those weights only)"
+            f"cannot load {name_or_path!r}: {first_line} (give the folder of a Stable Diffusion pipeline with "
+            "safetensors weights, or a Hub id that can be reached; --variant fp16 if it has only those weights)"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def load_adapter(pipeline: StableDiffusionPipeline, path: Path, weight: float) -> None:
-    """Put a file of LoRA adapters into the pipeline, at a strength.
+    """Load a file of LoRA adapters into the pipeline, with a weight.
 
     Raises:
-        InputError: if diffusers cannot read it, or takes some of its layers only.
+        InputError: if diffusers cannot read it, or reads only some of its layers.
     """
-    wanted = len(adapted_layers(path))
+    expected = len(adapted_layers(path))
     try:
         pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name="dermgen")
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise InputError(f"diffusers cannot read the LoRA adapters in {path}: {first_line}") from error
     parts = (pipeline.unet, pipeline.text_encoder)
-    taken = sum(isinstance(m, LoraLayer) and "dermgen" in m.lora_A for part in parts for m in part.modules())
-    if taken != wanted:
-        raise InputError(f"diffusers takes {taken} of the {wanted} layers of the LoRA adapters in {path}: {TAKEN}")
+    loaded = sum(isinstance(m, LoraLayer) and "dermgen" in m.lora_A for part in parts for m in part.modules())
+    if loaded != expected:
+        raise InputError(f"diffusers loads {loaded} of {expected} layers of the LoRA adapters in {path}: {TAKEN}")
     if is_zero(path):
         print(f"warning: the LoRA adapters in {path} are all zero: the images are those of the base model")
     pipeline.set_adapters("dermgen", weight)
 
 
 def quiet_libraries() -> None:
-    """Only errors of the model libraries: their bars and hints for loading and saving parts drown ours."""
+    """Silence all but errors of the model libraries, whose bars and hints would bury our own messages."""
     for logging in (transformers.logging, diffusers.utils.logging):
         logging.disable_progress_bar()
         logging.set_verbosity_error()

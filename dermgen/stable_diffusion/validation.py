@@ -1,4 +1,4 @@
-"""Looking at a fine-tuning while it runs: sample grids of prompts, and the loss of held-out images."""
+"""Validation during a fine-tuning: sample grids of prompts, and the loss on held-out images."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ SCHEDULERS = {"DPMSolverMultistepScheduler": "dpmsolver++", "DDPMScheduler": "dd
 
 
 class SampleGrids:
-    """For each prompt a row of the tuned model's images, under the base model's from the same noise if `show_base`.
+    """For each prompt a row of the fine-tuned model's images, with `show_base` below the base model's from that noise.
 
     Args:
-        pipeline: as it is before the training, whose images are kept for comparison.
-        run: the training; its main process alone generates.
+        pipeline: before the training; its images are kept for comparison.
+        run: the training; only its main process generates.
         prompts: one pair of rows each.
         columns: images per prompt.
-        seed: of the first column; each one after it has the next.
+        seed: of the first column; each further column has the next.
         batch_size: images generated at a time.
         guidance_scale: weight of the prompt.
         scheduler: one of `SCHEDULERS`.
@@ -49,7 +49,7 @@ class SampleGrids:
         show_base: bool = True,
     ):
         self.pipeline, self.run, self.columns, self.batch_size = pipeline, run, columns, batch_size
-        self.wanted = list(itertools.product(prompts, range(seed, seed + columns)))
+        self.requests = list(itertools.product(prompts, range(seed, seed + columns)))
         self.settings = {
             "guidance_scale": guidance_scale,
             "scheduler": SCHEDULERS[scheduler],
@@ -58,7 +58,7 @@ class SampleGrids:
         self.base_images = self._generate() if run.is_main and show_base else None
 
     def save(self, models: Sequence[nn.Module]) -> None:
-        """Write the grid of the present step; `models` are those in training."""
+        """Write the grid of the current step; `models` are those in training."""
         if self.run.is_main:
             with self.run.averaged_weights(), evaluating(*models):
                 tuned = self._generate()
@@ -71,8 +71,8 @@ class SampleGrids:
         """Images (prompts x columns, 3, H, W) uint8."""
         generator = StableDiffusionGenerator(self.pipeline, **self.settings)
         images = []
-        for start in range(0, len(self.wanted), self.batch_size):
-            prompts, seeds = zip(*self.wanted[start : start + self.batch_size], strict=True)
+        for start in range(0, len(self.requests), self.batch_size):
+            prompts, seeds = zip(*self.requests[start : start + self.batch_size], strict=True)
             with self.run.accelerator.autocast():
                 images.append(generator.sample(prompts, seeds).cpu())
         return torch.cat(images)
@@ -81,11 +81,11 @@ class SampleGrids:
 def held_out_loss(
     dataset: Dataset, losses: DenoisingLoss, run: Run, models: Sequence[nn.Module], batch_size: int, seed: int
 ) -> float:
-    """Mean loss of held-out images at noise and timesteps that never change, shared by all processes.
+    """Mean loss on held-out images with fixed noise and timesteps; the processes share the work.
 
     Args:
         dataset: the images.
-        losses: by the models themselves, not as `run` wraps them: processes may have different numbers of batches.
+        losses: of the models themselves, not as `run` wraps them: processes may have different numbers of batches.
         run: the training.
         models: those in training.
         batch_size: images at a time and process.
@@ -93,10 +93,10 @@ def held_out_loss(
     """
     accelerator = run.accelerator
     total = torch.zeros((), device=accelerator.device)
-    mine = range(accelerator.process_index, len(dataset), accelerator.num_processes)
+    share = range(accelerator.process_index, len(dataset), accelerator.num_processes)
     with run.averaged_weights(), evaluating(*models):
-        for start in range(0, len(mine), batch_size):
-            part = mine[start : start + batch_size]
-            batch = send_to_device(collate([dataset[i] for i in part]), accelerator.device)
-            total += losses([batch], Draws([derive_seed(seed, HELD_OUT, i) for i in part], accelerator.device)).sum()
+        for start in range(0, len(share), batch_size):
+            indices = share[start : start + batch_size]
+            batch = send_to_device(collate([dataset[i] for i in indices]), accelerator.device)
+            total += losses([batch], Draws([derive_seed(seed, HELD_OUT, i) for i in indices], accelerator.device)).sum()
     return float(accelerator.reduce(total)) / len(dataset)

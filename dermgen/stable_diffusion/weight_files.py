@@ -11,9 +11,9 @@ from dermgen.config import InputError
 
 TAKEN = "dermgen takes a Stable Diffusion 1.x or 2.x for text to image, as a diffusers folder or Hub id"
 PICKLED = (".ckpt", ".bin", ".pt", ".pth")
-# A tensor that each part has, whatever its size: by it a file of another model is known.
+# A tensor that each part has, whatever its size, so that a file of another model is recognised.
 MARKS = {"unet": "conv_in.weight", "vae": "encoder.conv_in.weight", "text_encoder": "embeddings.token_embedding.weight"}
-# By names of tensors: what a file is that is no adapter dermgen reads. The first that fits counts.
+# Files that dermgen does not read, by names of their tensors; the first match counts.
 FOREIGN = (
     ("hada_w1_a", "a LoHa adapter (LyCORIS)"),
     ("lokr_w", "a LoKr adapter (LyCORIS)"),
@@ -40,7 +40,7 @@ UPS = {"lora_A": "lora_B", "lora.down": "lora.up", "lora_down": "lora_up", "laye
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of a safetensors file: its shape, and from which byte of the file to which it lies."""
+    """A tensor of a safetensors file: its shape, and the first and last byte in the file."""
 
     shape: tuple[int, ...]
     start: int
@@ -51,22 +51,22 @@ def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name; no weight is read.
 
     Raises:
-        InputError: if it is no safetensors file, whatever its name, or is cut off.
+        InputError: if it is not a safetensors file, whatever its name, or is cut off.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(64)
         length = int.from_bytes(start[:8], "little")
         if start[8:9] != b"{":
-            raise InputError(f"{path} is {_no_safetensors(start)}")
+            raise InputError(f"{path} is {_other_content(start)}")
         file.seek(8)
         text = file.read(min(length, size))
     cut = f"{path} is cut off or damaged: copy or download it again"
     try:
         header = json.loads(text)
         tensors = {
-            name: Tensor(tuple(of["shape"]), *(8 + length + place for place in of["data_offsets"]))
-            for name, of in header.items()
+            name: Tensor(tuple(entry["shape"]), *(8 + length + offset for offset in entry["data_offsets"]))
+            for name, entry in header.items()
             if name != "__metadata__"
         }
     except (ValueError, KeyError, TypeError) as error:
@@ -83,7 +83,7 @@ def describe(path: Path) -> str:
         return "a single file in pickle form, which can run code"
     if path.suffix != ".safetensors":
         with open(path, "rb") as file:
-            return _no_safetensors(file.read(64))
+            return _other_content(file.read(64))
     header = read_header(path)
     foreign = _foreign(header)
     if foreign:
@@ -91,10 +91,10 @@ def describe(path: Path) -> str:
         return foreign + (convert if foreign.endswith("of a Stable Diffusion") else "")
     if _pairs(header):
         family = _family(header)
-        return f"a LoRA adapter{f' of {family}' if family else ''}, to be drawn from with dermgen generate --base_model"
+        return f"a LoRA adapter{f' of {family}' if family else ''}, which dermgen generate takes with --base_model"
     for part, mark in MARKS.items():
         if mark in map(plain_name, header):
-            return f"the weights of a single part (as {part}) of a model"
+            return f"the weights of a single part ({part}) of a model"
     if header and all(len(tensor.shape) <= 2 for tensor in header.values()) and len(header) <= 2:
         return "a textual inversion (the embedding of a word)"
     tensors = f"{counted(len(header), 'tensor')} (such as {next(iter(header))})" if header else "no tensors"
@@ -102,7 +102,7 @@ def describe(path: Path) -> str:
 
 
 def check_adapter(path: Path, base: str, unet: Mapping[str, tuple], text_encoder: Mapping[str, tuple]) -> int:
-    """Whether a file holds LoRA adapters that fit a base model; how many layers they are for.
+    """Check that a file holds LoRA adapters that fit a base model; returns the number of adapted layers.
 
     Args:
         path: a safetensors file.
@@ -111,32 +111,32 @@ def check_adapter(path: Path, base: str, unet: Mapping[str, tuple], text_encoder
         text_encoder: likewise.
 
     Raises:
-        InputError: with what it is instead, or which layer does not fit.
+        InputError: naming what it is instead, or the layer that does not fit.
     """
     layers = adapted_layers(path)
     known = {f"unet.{plain_name(name)}": shape for name, shape in unet.items()}
     known |= {f"text_encoder.{plain_name(name)}": shape for name, shape in text_encoder.items()}
     joined = {name.removesuffix(".weight").replace(".", "_"): shape for name, shape in known.items()}
     family = _family(layers)
-    of = f" of {family}" if family else ""
+    adapter = f"a LoRA adapter of {family}" if family else "a LoRA adapter"
     for layer, (width_in, width_out) in layers.items():
         shape = joined.get(_joined(layer))
         if shape is None:
             raise InputError(
-                f"{path} is a LoRA adapter{of} for layers that {base} does not have (as {layer}): give the base model "
+                f"{path} is {adapter} for layers that {base} does not have (such as {layer}): give the base model "
                 f"that it was trained on; {TAKEN}"
             )
         if (shape[1], shape[0]) != (width_in, width_out):
             raise InputError(
-                f"{path} is a LoRA adapter{of} for layers of another width than those of {base} ({layer} takes "
-                f"{width_in} and gives {width_out} numbers, there {shape[1]} and {shape[0]}): give the base model that "
+                f"{path} is {adapter} for layers of another width than those of {base} ({layer} has {width_in} "
+                f"inputs and {width_out} outputs, there {shape[1]} and {shape[0]}): give the base model that "
                 "it was trained on"
             )
     return len(layers)
 
 
 def adapted_layers(path: Path) -> dict[str, tuple[int, int]]:
-    """The layers that a file of LoRA adapters changes, each with the numbers that it takes and gives.
+    """The layers that a file of LoRA adapters changes, each with its numbers of inputs and outputs.
 
     Raises:
         InputError: if the file is anything else.
@@ -153,7 +153,7 @@ def adapted_layers(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def is_zero(path: Path) -> bool:
-    """Whether the adapters in a file change nothing, since of each pair of matrices one is all zero."""
+    """Whether the adapters in a file change nothing: one matrix of each pair is all zero."""
     header = read_header(path)
     with open(path, "rb") as file:
 
@@ -167,15 +167,15 @@ def is_zero(path: Path) -> bool:
 
 def _pairs(header: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
     """Names of the two matrices of every adapted layer."""
-    found = {}
+    pairs = {}
     for name in header:
         match = DOWN.match(name)
         if match:
             tail = name[len(match["layer"]) :]
             up = match["layer"] + next(tail.replace(a, b) for a, b in UPS.items() if a in tail)
             if up in header:
-                found[match["layer"]] = (name, up)
-    return found
+                pairs[match["layer"]] = (name, up)
+    return pairs
 
 
 def _joined(layer: str) -> str:
@@ -188,20 +188,20 @@ def _joined(layer: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    return name.removeprefix("text_model.")  # some versions of transformers have it, others not
+    return name.removeprefix("text_model.")  # which only some versions of transformers have
 
 
 def _foreign(names: Iterable[str]) -> str | None:
     names = list(names)
-    return next((what for mark, what in FOREIGN if any(mark in name for name in names)), None)
+    return next((description for mark, description in FOREIGN if any(mark in name for name in names)), None)
 
 
 def _family(names: Iterable[str]) -> str | None:
     names = list(names)
-    return next((of for marks, of in FAMILIES if any(mark in name for name in names for mark in marks)), None)
+    return next((family for marks, family in FAMILIES if any(mark in name for name in names for mark in marks)), None)
 
 
-def _no_safetensors(start: bytes) -> str:
+def _other_content(start: bytes) -> str:
     if not start:
         return "empty: copy or download it again"
     if start.startswith(b"version https://git-lfs"):
@@ -212,4 +212,4 @@ def _no_safetensors(start: bytes) -> str:
         return "quantised weights (GGUF)"
     if start.lstrip().startswith(b"<"):
         return "a web page in place of the weights: download it again"
-    return "no safetensors file"
+    return "not a safetensors file"

@@ -1,8 +1,8 @@
-"""Which weights of a Stable Diffusion are trained, how they are stored under diffusers' names, proof that they load.
+"""Which weights of a Stable Diffusion are trained, how they are stored under diffusers' names, and that they load.
 
-`FullWeights` and `LoraWeights` have the same methods. `precisions` says in which the UNet and the text encoder are
-kept, `attach` makes the weights of a pipeline trainable; from then on `models` are the modules to be trained,
-`save_checkpoint` and `load_checkpoint` keep them in a checkpoint. `restore_frozen` makes a pipeline fit to be saved,
+`FullWeights` and `LoraWeights` have the same methods. `precisions` gives the data types of the UNet and the text
+encoder, `attach` makes the weights of a pipeline trainable; from then on `models` are the modules to be trained,
+`save_checkpoint` and `load_checkpoint` keep them in a checkpoint. `restore_frozen` prepares a pipeline for saving,
 `save` writes the final files, `verify` reloads those into an untouched pipeline and compares.
 """
 
@@ -61,11 +61,11 @@ class FullWeights:
         return [self.pipeline.unet, *([self.pipeline.text_encoder] if self.train_text_encoder else [])]
 
     def restore_frozen(self, base: BaseModel) -> None:
-        """The frozen parts as they were, not rounded to the precision of the run."""
+        """Restore the frozen parts, which were rounded to the precision of the run."""
         base.restore(self.pipeline, "vae", *([] if self.train_text_encoder else ["text_encoder"]))
 
     def gathered(self, base: BaseModel, states: Sequence[dict[str, torch.Tensor]]) -> Self:
-        """The same in a pipeline of its own, with weights that FSDP kept in pieces; no `states` where none are kept."""
+        """The same weights in a pipeline of their own, from FSDP's shards; `states` is empty on other processes."""
         pipeline = base.load()
         pipeline.register_modules(scheduler=self.pipeline.scheduler)
         whole = type(self)(self.train_text_encoder, self.save_text_encoder).attach(pipeline)
@@ -149,11 +149,11 @@ class LoraWeights:
             part.requires_grad_(False)
         layers = [name for name, module in pipeline.unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         if not any(name == t or name.endswith(f".{t}") for name in layers for t in targets):
-            kinds = sorted(
+            endings = sorted(
                 {n.split(".")[-1] if not n.split(".")[-1].isdigit() else ".".join(n.split(".")[-2:]) for n in layers}
             )
             raise InputError(
-                f"no layer of the UNet matches the LoRA targets {', '.join(targets)}; it has {', '.join(kinds)}"
+                f"no layer of the UNet matches the LoRA targets {', '.join(targets)}; it has {', '.join(endings)}"
             )
         pipeline.unet.add_adapter(LoraConfig(target_modules=targets, use_dora=self.use_dora, **self.settings))
         if self.train_text_encoder:
@@ -246,7 +246,7 @@ def _stored(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _compare(trained: UNet2DConditionModel, saved: UNet2DConditionModel, folder: Path) -> float:
-    """Largest difference of two UNets on one random input, relative to the output; an error if it is not rounding."""
+    """Largest difference of two UNets on one random input, relative to the output; an error if beyond rounding."""
     config = trained.config
     rng = torch.Generator().manual_seed(0)
     latents = torch.randn(1, config.in_channels, 16, 16, generator=rng)

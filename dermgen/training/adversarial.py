@@ -1,4 +1,4 @@
-"""Losses of adversarial training: pure functions of tensors; what is judged real or fake are logits or distances."""
+"""Losses of adversarial training: pure functions of tensors, of a discriminator's logits or a critic's scores."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,7 +71,7 @@ def path_lengths(images: torch.Tensor, latents: torch.Tensor, noise: torch.Tenso
     """|J_wᵀ y| of each image (Karras et al. 2020, arXiv:1912.04958, section 3.2).
 
     Args:
-        images: (N, C, H, W), made from `latents` with their graph.
+        images: (N, C, H, W), generated from `latents`, with the graph kept.
         latents: (N, L, D), one for each of the L layers; squared lengths are averaged over layers.
         noise: (N, C, H, W), standard normal numbers y; divided here by the root of the number of pixels.
 
@@ -85,7 +85,7 @@ def path_lengths(images: torch.Tensor, latents: torch.Tensor, noise: torch.Tenso
 
 @contextmanager
 def frozen(*models: nn.Module) -> Iterator[None]:
-    """Within the block the models' weights get no gradients, which pass through to what made the models' input."""
+    """Within the block the models' weights receive no gradients, which still flow through to the models' inputs."""
     parameters = [p for model in models for p in model.parameters() if p.requires_grad]
     for p in parameters:
         p.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Random changes of a batch of images, each from its own random numbers: of the data, or of all that a GAN judges."""
+"""Random augmentation of image batches, each image by its own random numbers: of the data, or of a GAN's images."""
 
 import math
 
@@ -7,20 +7,18 @@ import torch.nn.functional as F
 
 from dermgen.training.draws import Draws
 
-LUMA = (0.299, 0.587, 0.114)
-
 
 def augment(
     images: torch.Tensor, draws: Draws, flip: bool = False, rotate: bool = False, crop: float = 1.0, scale: float = 0.0
 ) -> torch.Tensor:
-    """Flip, turn by quarters, crop and brighten each image; what is off draws nothing and changes no bit.
+    """Flip, rotate by quarter turns, crop and brighten each image; a step that is off draws nothing and changes no bit.
 
     Args:
         images: (N, 3, H, H) in [-1, 1].
         draws: one stream per image.
         flip: mirror half of the images left to right.
         rotate: by 0, 90, 180 or 270 degrees.
-        crop: smallest side of a random square that is cut out and resized, as a fraction; 1 cuts nothing.
+        crop: smallest side of a random square that is cut out and resized, as a fraction; 1 does not crop.
         scale: multiply intensities, counted from black, by a factor in 1 ± this; white stays the limit.
     """
     if flip or rotate:
@@ -40,7 +38,7 @@ def augment(
 
 
 def turn(images: torch.Tensor, orientations: torch.Tensor) -> torch.Tensor:
-    """Each square image of (N, C, H, H) in its own of the 8 orientations (N,) of `turned`."""
+    """Each square image of (N, C, H, H) in its own orientation, (N,) numbers as of `turned`."""
     return torch.cat([turned(image[None], k) for image, k in zip(images, orientations.tolist(), strict=True)])
 
 
@@ -51,9 +49,9 @@ def turned(images: torch.Tensor, orientation: int) -> torch.Tensor:
 
 
 def diff_augment(images: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """Colour, translation and cutout of what a discriminator sees, real or fake (Zhao et al. 2020, arXiv:2006.10738).
+    """Change colours, translate and cut out, for real and generated images alike (Zhao et al. 2020, arXiv:2006.10738).
 
-    Brightness changes by up to 0.5, saturation by a factor in [0, 2), contrast in [0.5, 1.5), the place by up to an
+    Brightness changes by up to 0.5, saturation by a factor in [0, 2), contrast in [0.5, 1.5), images shift by up to an
     eighth, and a square of half the height is blanked. Gradients pass through to the generator.
 
     Args:
@@ -123,10 +121,10 @@ def _adaptive_augment(images: torch.Tensor, draws: Draws, p: float) -> torch.Ten
         _rotation(gated(11, math.pi * (2 * u[:, 12] - 1), 0.0, once)),
         _translation(gated(13, 0.25 * normal[:, 2], 0.0), gated(13, 0.25 * normal[:, 3], 0.0)),
     ]
-    place = matrices[0]
+    transform = matrices[0]
     for matrix in matrices[1:]:
-        place = place @ matrix
-    grid = F.affine_grid(place[:, :2], images.shape, align_corners=False)
+        transform = transform @ matrix
+    grid = F.affine_grid(transform[:, :2], images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
     axis = torch.ones(3, device=images.device) / math.sqrt(3)
@@ -134,7 +132,7 @@ def _adaptive_augment(images: torch.Tensor, draws: Draws, p: float) -> torch.Ten
     eye = torch.eye(3, device=images.device)
     brightness = gated(14, 0.2 * normal[:, 4], 0.0)
     color = eye * gated(15, 2 ** (0.5 * normal[:, 5]), 1.0).view(-1, 1, 1)
-    # A mirror that turns light into dark, and back: Householder's reflection at the luma axis.
+    # A reflection that swaps light and dark: Householder's, at the luma axis.
     color = (eye - 2 * luma * gated(16, (u[:, 20] < 0.5).float(), 0.0).view(-1, 1, 1)) @ color
     color = _about_axis(axis, gated(17, math.pi * (2 * u[:, 18] - 1), 0.0)) @ color
     color = (luma + (eye - luma) * gated(19, 2 ** normal[:, 6], 1.0).view(-1, 1, 1)) @ color

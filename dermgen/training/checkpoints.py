@@ -1,4 +1,4 @@
-"""The checkpoints of a run folder: each is whole or not there, and old ones of the same run are removed."""
+"""The checkpoints of a run folder: each is written completely or not at all, and old ones of the run are removed."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def last_whole(output_dir: Path) -> str:
 
 
 def read_state(checkpoint: Path) -> dict:
-    """What the run noted about itself: `run`, `step`, `images_per_step`, `pending`, `pending_steps`, `seconds`."""
+    """What the run saved about itself: `run`, `step`, `images_per_step`, `pending`, `pending_steps`, `seconds`."""
     return json.loads((checkpoint / STATE_FILE).read_text())
 
 
@@ -53,7 +53,7 @@ def to_resume(output_dir: Path, requested: str | None) -> Path | None:
     path = output_dir / Path(requested).name
     if path not in whole:
         names = ", ".join(p.name for p in whole) or "none"
-        raise InputError(f"resume_from_checkpoint: {path} is not a whole checkpoint; there are: {names}")
+        raise InputError(f"resume_from_checkpoint: {path} is not a complete checkpoint; choose one of: {names}")
     return path
 
 
@@ -89,14 +89,14 @@ def whole_checkpoint(output_dir: Path, step: int, accelerator: Accelerator) -> I
 def rotate(output_dir: Path, run_id: str, step: int, limit: int | None) -> None:
     """Remove this run's oldest checkpoints beyond `limit`, and any after `step`.
 
-    After resuming from an older checkpoint, later ones belong to a course that was left.
+    After resuming from an older checkpoint, later ones belong to an abandoned course.
     """
-    mine = _of_run(output_dir, run_id)
-    _remove([path for s, path in mine.items() if s > step] + _surplus(mine, step, limit))
+    own = _of_run(output_dir, run_id)
+    _remove([path for s, path in own.items() if s > step] + _surplus(own, step, limit))
 
 
 def clear_unfinished(output_dir: Path, run_id: str, step: int, limit: int | None) -> None:
-    """Remove what a kill left while a checkpoint was written, or old ones up to `step` were removed."""
+    """Remove what a killed run left: an unfinished checkpoint, or old ones up to `step` that were to be removed."""
     for path in output_dir.glob("checkpoint-*.partial"):
         if path.name.removeprefix("checkpoint-").removesuffix(".partial").isdigit():
             shutil.rmtree(path)
@@ -109,15 +109,15 @@ def _of_run(output_dir: Path, run_id: str) -> dict[int, Path]:
     return {state["step"]: path for path, state in states.items() if state["run"] == run_id}
 
 
-def _surplus(mine: dict[int, Path], step: int, limit: int | None) -> list[Path]:
+def _surplus(own: dict[int, Path], step: int, limit: int | None) -> list[Path]:
     """The oldest up to `step` beyond the newest `limit`."""
-    past = sorted(s for s in mine if s <= step)
-    return [mine[s] for s in past[:-limit]] if limit else []
+    past = sorted(s for s in own if s <= step)
+    return [own[s] for s in past[:-limit]] if limit else []
 
 
 def _remove(folders: Sequence[Path]) -> None:
     for folder in folders:
-        # A kill while it is removed leaves what the next start clears, and nothing that looks like a checkpoint.
+        # Killed halfway, this leaves nothing that looks like a checkpoint; the next start clears it.
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(folder.rename(partial))

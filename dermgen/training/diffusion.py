@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 
 class NoiseScheduler(Protocol):
-    """What is used of a diffusers scheduler."""
+    """The part of a diffusers scheduler that is used here."""
 
     alphas_cumprod: torch.Tensor
 
@@ -79,16 +79,16 @@ def denoising_losses(
     snr_gamma: float | None = None,
     pixel_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Errors of what a network predicts of noised images, (N,).
+    """Denoising loss of each image, (N,).
 
     Args:
-        predict: the network, from noised images (N, C, H, W) to what they are made of.
+        predict: the network, from noised images (N, C, H, W) to the noise or velocity that it predicts.
         noise_scheduler: its `prediction_type` decides the target.
         images: (N, C, H, W), or latents.
         noise: of the same shape.
         timesteps: (N,).
         snr_gamma: weigh by min-SNR.
-        pixel_weights: as of `per_image_mse`.
+        pixel_weights: see `per_image_mse`.
     """
     predicted_type = noise_scheduler.config.prediction_type
     prediction = predict(noise_scheduler.add_noise(images, noise, timesteps))

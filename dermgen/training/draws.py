@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dermgen.settings.training import TrainConfig
 
-# First parts of the seeds of what is not a training image; those of training images are small.
+# First parts of the seeds of images other than training images; those of training images are small.
 SAMPLES, VALIDATION, MONITOR, STATISTICS, PICTURES = range(2**30, 2**30 + 5)
-HELD_OUT = 2**30  # of a fine-tuning, which derives no seeds of samples
+HELD_OUT = 2**30  # fine-tuning derives no seeds for samples
 CLASS_IMAGES = 2**31
 
 
@@ -36,7 +36,7 @@ class Order:
 
 
 class DrawnItems(Dataset):
-    """Item k is `(k, the k-th drawn item of each data set)`; data sets of different sizes are shuffled apart."""
+    """Item k is `(k, the k-th drawn item of each data set)`; each data set is shuffled independently."""
 
     def __init__(self, datasets: Sequence[Dataset], seed: int):
         self.datasets = datasets
@@ -47,7 +47,7 @@ class DrawnItems(Dataset):
 
 
 class Positions(Sampler):
-    """k = start, start + 1, … without end, dealt out in blocks: this rank gets every `world_size`-th k."""
+    """k = start, start + 1, … without end, of which this rank gets every `world_size`-th."""
 
     def __init__(self, start: int, rank: int, world_size: int):
         self.start, self.rank, self.world_size = start, rank, world_size
@@ -106,7 +106,7 @@ class Draws:
         self.device = device
 
     def split(self, sizes: Sequence[int]) -> list["Draws"]:
-        """The same streams in parts of these sizes; what a part draws is drawn here too."""
+        """The same streams in parts of these sizes; drawing from a part advances the streams here too."""
         parts, rngs = [], iter(self.rngs)
         for size in sizes:
             part = Draws([], self.device)

@@ -47,10 +47,10 @@ class FromScratch:
         config: the settings.
         method: its name in `provenance.json`.
         sides: the images; two sets for a translation between them. By default those that the config selects.
-        classes: what the model can generate, where that is not the classes of the images.
+        classes: those that the model can generate, if they are not those of the images.
 
     Raises:
-        InputError: if the images are not as `read_lesions` wants them, or the folder's run was begun with others.
+        InputError: as `read_lesions`, or if the run in the folder was started with other images.
     """
 
     def __init__(
@@ -99,24 +99,24 @@ class FromScratch:
                 Batch(
                     augment(
                         to_unit_range(part["pixels"]),
-                        own,
+                        image_draws,
                         config.random_flip,
                         config.random_rotation,
                         config.random_crop,
                         config.intensity_scaling,
                     ),
                     part["label"],
-                    own,
+                    image_draws,
                 )
-                for part, own in zip(parts, draws, strict=True)
+                for part, image_draws in zip(parts, draws, strict=True)
             ]
 
     def seeds(self, purpose: int, count: int) -> list[int]:
-        """The seeds of what is not a training image, always the same."""
+        """The seeds of images other than training images, the same every time."""
         return [derive_seed(self.config.seed, purpose, i) for i in range(count)]
 
     def save_samples(self, generator: ImageGenerator) -> None:
-        """The sample grid of the averaged weights, always of the same labels and seeds; by one process."""
+        """Write the sample grid of the averaged weights, always of the same labels and seeds (main process only)."""
         if not self.run.is_main:
             return
         count = self.config.num_sample_images
@@ -143,11 +143,11 @@ class FromScratch:
             return {"val_loss": float(torch.cat([losses(batch) for batch in self.held_out()]).mean())}
 
     def validate(self, measure: Callable[[], dict[str, float]], best_by: str, save: Callable[[Path], None]) -> None:
-        """Log what is measured of the averaged weights, keep the best ones, and plot the curves; by one process.
+        """Measure the averaged weights, log the scores, keep the best weights, plot the curves (main process only).
 
         Args:
             measure: scores by name; {} if nothing can be measured.
-            best_by: the score that chooses the best weights; less is better.
+            best_by: the score that chooses the best weights; lower is better.
             save: writes the weights into a folder.
         """
         run = self.run
@@ -170,7 +170,7 @@ class FromScratch:
         print(f"step {self.run.step}: {text}", file=sys.stderr)
 
     def finish(self, save: Callable[[Path], None], request: str | None = None) -> None:
-        """Save the averaged weights as the result, and print how to generate images from them.
+        """Save the averaged weights as the result, and print the command that generates images from them.
 
         Args:
             save: writes them into a folder.

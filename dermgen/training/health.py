@@ -1,4 +1,4 @@
-"""Whether the step in progress is finite: NaN weights must not be written, nor averaged over good ones on disk."""
+"""Whether the step in progress is finite: NaN weights must not be written, or take the place of good ones on disk."""
 
 from pathlib import Path
 

@@ -34,7 +34,7 @@ class Lesions:
 
     @property
     def val_of_classes(self) -> "pd.DataFrame":
-        """The held-out images of classes that the model knows; all where the training images have no class."""
+        """The held-out images of the training classes; all if the training images have no classes."""
         return self.val[self.val["dx"].isin(self.classes)] if self.classes else self.val
 
     def sample_labels(self, conditional: bool, count: int) -> list[str]:
@@ -42,7 +42,7 @@ class Lesions:
         return [self.classes[i * len(self.classes) // count] for i in range(count)] if conditional else [""] * count
 
     def held_out_labels(self, conditional: bool, count: int) -> list[str]:
-        """Labels of `count` samples to be measured, the classes in their shares of the held-out images."""
+        """Labels of `count` samples to be measured, in the class shares of the held-out images."""
         if not conditional or self.val.empty:
             return [""] * count
         held_out = list(self.val_of_classes["dx"])

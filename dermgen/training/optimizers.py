@@ -34,8 +34,8 @@ def adversarial(
     generator: nn.Module, discriminator: nn.Module, config: AdversarialConfig
 ) -> tuple[Optimizer, Optimizer]:
     """The optimizer of a generator, and that of its discriminator, which may have a learning rate of its own."""
-    own = config.discriminator_learning_rate
-    rate = config.learning_rate if own is None else own
+    rate = config.discriminator_learning_rate
+    rate = config.learning_rate if rate is None else rate
     return adamw(generator.parameters(), config), adamw(discriminator.parameters(), config, lr=rate)
 
 

@@ -51,9 +51,9 @@ def accelerator_for(config: TrainConfig) -> Accelerator:
 
 
 def require_together(accelerator: Accelerator | PartialState) -> None:
-    """Raise `InputError` where a launcher started several processes that do not know of each other.
+    """Raise `InputError` if a launcher started several processes that are not connected.
 
-    accelerate does this with a CPU config of several processes; each would take itself for the only one.
+    accelerate does this with a CPU config of several processes; each would train as if it were the only one.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != accelerator.num_processes:
@@ -72,7 +72,7 @@ def claim_together(state: Accelerator | PartialState, folder: Path, config: Any)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
-    """Every process's gradients become their mean over the processes, as `DistributedDataParallel` leaves them."""
+    """Replace every process's gradients by their mean over the processes, as `DistributedDataParallel` does."""
     if accelerator.num_processes == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -82,7 +82,7 @@ def average_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerat
 
 
 def device_name(accelerator: Accelerator) -> str:
-    """What a reader knows the device by: the GPU's name, or the processor's."""
+    """The name of the GPU, or the instruction set of the CPU and the number of threads."""
     if accelerator.device.type == "cuda":
         return torch.cuda.get_device_name(accelerator.device)
     return f"{torch.backends.cpu.get_cpu_capability()} CPU, {torch.get_num_threads()} threads"

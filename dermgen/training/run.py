@@ -109,11 +109,11 @@ class Run:
 
         Args:
             objects: models and optimizers.
-            average: the model, or models, of the EMA: all that the final weights are made of.
+            average: the model, or models, of the EMA: all that the final weights consist of.
             wrap: let accelerate wrap the models for several processes and precisions. Adversarial training calls a
                 model several times for one backward pass and differentiates it twice, which `DistributedDataParallel`
                 forbids; with False the models stay as they are, `update` averages their gradients over the processes,
-                and the method says itself where `accelerator.autocast()` holds.
+                and the method itself enters `accelerator.autocast()`.
         """
         if self.config.torch_compile:
             for model in objects:
@@ -174,7 +174,7 @@ class Run:
                     with self.accelerator.accumulate(*self._models):
                         yield batch[0] if len(datasets) == 1 else tuple(batch)
                 self._finish_step(progress)
-        if self._recorded_end() != self.step:  # a run that had finished keeps what is written of it
+        if self._recorded_end() != self.step:  # a run that had finished keeps its record
             seconds = self._spent()
             self.record(
                 finished_step=self.step,
@@ -185,7 +185,7 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def steps_per_epoch(self, *datasets: Dataset) -> int:
-        """Optimizer steps in which every item of the longest data set is drawn once."""
+        """Optimizer steps in which every item of the largest data set is drawn once."""
         batches = math.ceil(max(len(d) for d in datasets) / self.config.train_batch_size)
         return math.ceil(math.ceil(batches / self.accelerator.num_processes) / self.config.gradient_accumulation_steps)
 
@@ -209,7 +209,7 @@ class Run:
                     )
         optimizer.step()
         optimizer.zero_grad()
-        if self._average is not None and self.accelerator.sync_gradients and self._average.moves_with(optimizer):
+        if self._average is not None and self.accelerator.sync_gradients and self._average.is_trained_by(optimizer):
             self._average.step()
 
     def log(self, **scalars: torch.Tensor | float) -> None:
@@ -222,7 +222,7 @@ class Run:
         """True at the end of each `every`-th optimizer step and of the last one; never for None."""
         at_end = self.step == self.max_train_steps
         due = bool(every) and self.accelerator.sync_gradients and (at_end or self.step % every == 0)
-        if due:  # what follows looks at the weights, and may keep them as the best
+        if due:  # the weights are about to be validated, and perhaps kept as the best
             self._health.require_finite(self.step, self.output_dir)
         return due
 
@@ -254,11 +254,11 @@ class Run:
             run_record.add(self.output_dir, **facts)
 
     def _recorded_end(self) -> int | None:
-        """The step that a finished run has recorded; a kill after the last checkpoint leaves none, or an older one."""
+        """The step that a finished run recorded; None, or an older one, if it was killed after the last checkpoint."""
         return RunRecord.read(self.output_dir).finished_step
 
     def _spent(self) -> float | None:
-        """Seconds of training, validations and those before a resumed checkpoint among them; None if unknown."""
+        """Seconds of training, including validations and those before the run was resumed; None if unknown."""
         return None if self._seconds is None else self._seconds + time.monotonic() - self._started
 
     def _finish_step(self, progress: tqdm) -> None:

@@ -1,6 +1,6 @@
 """The record of a training run: its settings, how it came about, what the model is, and which weights are best.
 
-It lies in `config.yaml` and `provenance.json`; what the model was trained on is `trained_on`'s part of it.
+It is stored in `config.yaml` and `provenance.json`; `data.trained_on` owns the part about the training images.
 """
 
 import dataclasses
@@ -31,20 +31,20 @@ class RunRecord:
         settings: by name, as `config.yaml` holds them.
         run: its id.
         python: version of Python that began it.
-        packages: the version of each package that decides the result.
+        packages: the version of each package that the result depends on.
         argv: the command line.
         finished_step: the step at which the final weights were written.
         training_seconds: until then.
-        device: by the name that a reader knows it by.
+        device: name of the GPU, or instruction set of the CPU.
         processes: number of them.
         method: of a model trained from scratch.
         classes: its codes in order; of a classifier likewise.
         class_conditional: whether images of a class can be requested.
         resolution: of its images, in pixels.
         training_images: number of them; of each side of a CycleGAN.
-        parameters: number of weights that generate.
-        discriminator_parameters: number of weights that judge.
-        best_by: name of the validation result, less is better, that chose the best weights.
+        parameters: number of weights of the generating networks.
+        discriminator_parameters: number of weights of the discriminators.
+        best_by: name of the validation result, lower is better, that chose the best weights.
         beta_end: of a DDPM's schedule.
         base_model: folder or name on the Hub of the model that was fine-tuned.
         base_on_hub: whether that is a name on the Hub.
@@ -146,13 +146,13 @@ FACTS = {f.name for f in dataclasses.fields(RunRecord)} - {"folder", "settings"}
 
 
 def begin(folder: Path, **facts: Any) -> None:
-    """Write the first facts of a run, unless it has begun already."""
+    """Write the first facts of a run, unless it has some already."""
     if not (folder / FILE).exists():
         write_json(folder / FILE, _checked(facts))
 
 
 def add(folder: Path, **facts: Any) -> None:
-    """Add facts, each a field of `RunRecord`, to those of a run that has begun; what is known otherwise stays."""
+    """Add facts, each a field of `RunRecord`, to those that `begin` wrote; others stay."""
     path = folder / FILE
     write_json(path, json.loads(path.read_text()) | _checked(facts))
 

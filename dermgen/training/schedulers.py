@@ -33,8 +33,8 @@ LEAST_SIGNAL = 1 / (1 + math.exp(2 * 5.1))
 def noise_scheduler(name: str, config: Mapping) -> SchedulerMixin:
     """The scheduler of that name in `SCHEDULERS`, for a network that was trained with a scheduler of `config`.
 
-    An image divided by next to no signal is all error of the network, so where the noise is predicted, and nothing
-    clips the image, drawing starts at the last timestep with enough signal (DPM-Solver's `lambda_min_clipped`, for
+    Dividing by almost no signal leaves only the network's error, so where the noise is predicted and nothing
+    clips the image, sampling starts at the last timestep with enough signal (DPM-Solver's `lambda_min_clipped`, for
     every sampler).
     """
     config = {**config}
@@ -59,13 +59,13 @@ def _usable(scheduler: SchedulerMixin) -> int:
 
 
 def check_steps(name: str, config: Mapping, steps: int, strength: float = 1.0) -> None:
-    """Whether a scheduler can draw in so many steps; no model is needed.
+    """Check that a scheduler can sample in this many steps; no model is loaded.
 
     Args:
         name: of the scheduler, in `SCHEDULERS`.
         config: of the scheduler that the network was trained with.
         steps: denoising steps.
-        strength: share of them that is taken, where an image is started from.
+        strength: share of the steps that is taken, if sampling starts from an image.
 
     Raises:
         InputError: if it cannot.
@@ -74,12 +74,12 @@ def check_steps(name: str, config: Mapping, steps: int, strength: float = 1.0) -
     # Two schedulers round one timestep more than they take; a timestep twice is a division by zero.
     most = scheduler.config.num_train_timesteps - (name in ("dpmsolver++", "unipc"))
     if name == "pndm" and scheduler.config.prediction_type == "epsilon":
-        most = _usable(scheduler)  # with more it would start where there is next to no signal
+        most = _usable(scheduler)  # with more it would start where there is almost no signal
     if steps > most:
         trained = config.get("num_train_timesteps", 1000)
         raise InputError(
             f"num_inference_steps is {steps}, but the model was trained with {trained} timesteps, of which {name} "
-            f"takes {most}: take no more"
+            f"takes at most {most}: lower num_inference_steps"
         )
     if int(steps * strength) < 1:
         raise InputError(f"num_inference_steps {steps} x strength {strength} is less than one step: raise one of them")

@@ -63,10 +63,10 @@ class MovingAverage:
         self.ema = EMAModel(self._weights().values(), decay=decay, foreach=True)
 
     def step(self) -> None:
-        """Take in the present weights."""
+        """Update the average with the current weights."""
         self.ema.step(self._weights().values())
 
-    def moves_with(self, optimizer: Optimizer) -> bool:
+    def is_trained_by(self, optimizer: Optimizer) -> bool:
         """Whether the optimizer trains these models."""
         first = next(iter(self._weights().values()))
         return any(p is first for group in optimizer.param_groups for p in group["params"])

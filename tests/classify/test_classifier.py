@@ -149,7 +149,7 @@ def test_patience_counts_validations_since_the_best():
     assert not exhausted([0.3, 0.1, 0.1, 0.1], None)
 
 
-def test_class_weights_make_every_class_count_alike():
+def test_class_weights_give_every_class_the_same_total_weight():
     rows = pd.DataFrame({"dx": ["nv"] * 8 + ["mel"] * 2})
     weights = classifier._class_weights(rows, ["mel", "nv"], True)
     assert (weights * torch.tensor([2.0, 8.0])).tolist() == pytest.approx([5, 5])
@@ -183,15 +183,15 @@ def test_synthetic_images_are_trained_on_and_not_tested_on(manifest_dir, synthet
         ({"synthetic_dir": "s", "synthetic_ratio": -0.5}, "synthetic_ratio must be at least 0"),
         ({"patch_size": 0}, "patch_size must be at least 1"),
         ({"use_8bit_adam": True}, "use_8bit_adam is not offered"),
-        ({"patch_size": 5}, "multiple of patch_size"),
+        ({"patch_size": 5}, "multiple of patch_size.* got resolution 32, patch_size 5 and width 32"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_at_once(changes, message, manifest_dir, tmp_path):
+def test_settings_that_cannot_work_are_refused_with_the_reason(changes, message, manifest_dir, tmp_path):
     with pytest.raises(InputError, match=message):
         config(tmp_path, manifest_dir, **changes)
 
 
-def test_a_classifier_knows_what_the_one_that_it_started_from_was_trained_on(manifest_dir, tested_dir, tmp_path):
+def test_a_classifier_records_the_images_of_the_one_that_it_started_from(manifest_dir, tested_dir, tmp_path):
     classifier.train(config(tmp_path / "first", tested_dir))
     above = {"from_scratch": False, "pretrained_model_name_or_path": str(tmp_path / "first"), "max_train_steps": 3}
     classifier.train(config(tmp_path / "second", manifest_dir, **above))

@@ -313,7 +313,7 @@ def test_an_image_that_is_all_lesion_has_no_skin_tone():
     assert tone(typology_angle(np.full((32, 32, 3), 120, np.uint8), np.full((32, 32), 255, np.uint8))) == ""
 
 
-def test_sets_that_cannot_be_compared_are_refused_in_one_sentence(tested_dir, synthetic_dir, tmp_path):
+def test_sets_that_cannot_be_compared_are_refused_with_the_reason(tested_dir, synthetic_dir, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.png").write_bytes(next((synthetic_dir / "images").glob("*.png")).read_bytes())
@@ -394,7 +394,9 @@ def test_two_processes_give_the_scores_of_one(evaluated, tested_dir, synthetic_d
             assert their_group.scores[name].value == pytest.approx(score.value, rel=1e-4), (our_group.name, name)
 
 
-def test_the_column_at_the_floors_number_is_of_as_many_synthetic_images(tested_dir, synthetic_dir, tmp_path):
+def test_the_value_at_the_floors_sample_size_is_the_score_itself_if_no_image_is_left_out(
+    tested_dir, synthetic_dir, tmp_path
+):
     """So a set of which no image is left out has the same scores there as over the whole set."""
     table = manifest.read(tested_dir)
     few = manifest.read(synthetic_dir).groupby("dx").head(7)
@@ -477,6 +479,6 @@ def test_the_interval_of_a_median_resamples_lesions():
 
 
 @pytest.mark.slow
-def test_pixels_are_compared_of_as_many_images_as_max_pairs_allows(tested_dir, synthetic_dir, tmp_path):
+def test_max_pairs_limits_the_images_that_are_compared_by_pixels(tested_dir, synthetic_dir, tmp_path):
     pairs = evaluate(config(tested_dir, synthetic_dir, tmp_path / "e", max_pairs=5)).pairs
     assert (pairs.n, pairs.n_floor) == (5, 5)

@@ -39,7 +39,7 @@ def test_turns_and_colour_swaps_only_move_pixels():
     assert all(torch.equal(a.sort(0).values, b.sort(0).values) for a, b in zip(swapped, pixels, strict=True))
 
 
-def test_every_setting_of_adam_counts(manifest_dir, tmp_path):
+def test_the_epsilon_of_adam_is_used(manifest_dir, tmp_path):
     settings = {
         "data_dir": str(manifest_dir), "resolution": 16, "channels": [8, 16], "train_batch_size": 2,
         "max_train_steps": 1, "learning_rate": 1e-2, "lr_warmup_steps": 0, "adam_weight_decay": 0.0, "report_to": "none",
@@ -57,7 +57,7 @@ def test_every_setting_of_adam_counts(manifest_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_improves_reconstructions_and_measures_the_latents_scale(manifest_dir, tmp_path):
+def test_training_improves_reconstructions_and_scales_the_latents_to_unit_variance(manifest_dir, tmp_path):
     config = AutoencoderConfig(
         data_dir=str(manifest_dir),
         output_dir=str(tmp_path / "run"),
@@ -87,7 +87,7 @@ def test_training_improves_reconstructions_and_measures_the_latents_scale(manife
     assert 0.7 < spread < 1.4
 
 
-def test_edges_count_in_the_loss_by_their_weight(manifest_dir, tmp_path):
+def test_the_edge_weight_changes_the_training(manifest_dir, tmp_path):
     def weights(name, edge_weight):
         settings = {"channels": [8, 16], "resolution": 32, "train_batch_size": 2, "max_train_steps": 1}
         settings |= {"edge_weight": edge_weight, "lr_warmup_steps": 0, "report_to": "none"}

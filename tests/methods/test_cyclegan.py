@@ -67,8 +67,8 @@ def test_a_full_pool_hands_out_an_old_image_half_of_the_time_and_each_image_once
         shown += pool.exchange(marked(i, 2), Draws([i, i + 1]), accelerator)[:, 0, 0, 0].tolist()
     old = np.array([value < number for value, number in zip(shown, range(10, 1010), strict=True)])
     assert old.mean() == pytest.approx(0.5, abs=0.06)
-    given = [value for value, was_old in zip(shown, old, strict=True) if was_old]
-    assert len(set(given)) == len(given)  # what was handed out is in the pool no more
+    handed_out = [value for value, was_old in zip(shown, old, strict=True) if was_old]
+    assert len(set(handed_out)) == len(handed_out)  # what was handed out is in the pool no more
     age = np.array([number - value for value, number in zip(shown, range(10, 1010), strict=True)])[old]
     assert age.mean() == pytest.approx(20, rel=0.25)  # 10 places, one of them renewed in every second image
 
@@ -136,7 +136,7 @@ def test_training_works_without_a_pool(tested_dir, tmp_path):
     assert (tmp_path / "run" / "generator_a_to_b").is_dir()
 
 
-def test_too_few_images_to_translate_are_told_before_training_and_do_not_end_it(tmp_path, capsys):
+def test_too_few_validation_images_give_a_warning_and_do_not_stop_the_training(tmp_path, capsys):
     data = colours(tmp_path / "data", 32)
     table = manifest.read(data)
     blue_val = (table["dx"] == "blue") & (table["split"] == "val")

@@ -1,4 +1,4 @@
-"""DCGAN: the paper's networks, the projection discriminator, averaged batch statistics, and collapse told."""
+"""DCGAN: the paper's networks, the projection discriminator, averaged batch statistics, and the warning of collapse."""
 
 import json
 
@@ -13,7 +13,7 @@ from dermgen.methods.dcgan import DcganDiscriminator, DcganGenerator, build
 from dermgen.training.lesions import read_lesions
 
 
-def test_the_generator_is_the_papers():
+def test_the_generator_has_the_layers_of_the_paper():
     """100 numbers, projected to 4 x 4 x 1024, then 512, 256, 128 and 3 channels at 64 pixels (its figure 1)."""
     generator = DcganGenerator(64)
     layers = [m for m in generator.layers if isinstance(m, nn.ConvTranspose2d)]
@@ -26,7 +26,7 @@ def test_the_generator_is_the_papers():
     assert weights.std().item() == pytest.approx(0.02, rel=0.02)
 
 
-def test_the_discriminator_is_the_papers():
+def test_the_discriminator_has_the_layers_of_the_paper():
     discriminator = DcganDiscriminator(64)
     convolutions = [m for m in discriminator.features if isinstance(m, nn.Conv2d)]
     assert [(m.in_channels, m.out_channels, m.stride) for m in convolutions] == [
@@ -82,7 +82,7 @@ def test_saved_averages_have_batch_statistics_of_their_own(manifest_dir, tmp_pat
 
 
 @pytest.mark.slow
-def test_live_batch_statistics_are_back_after_saving(manifest_dir, tmp_path):
+def test_a_validation_leaves_the_live_weights_and_batch_statistics_unchanged(manifest_dir, tmp_path):
     settings = {"max_train_steps": 4, "ema_decay": 0.9}
     train("dcgan", manifest_dir, tmp_path / "a", **settings, validation_steps=1)
     from accelerate.state import AcceleratorState, GradientState
@@ -96,7 +96,7 @@ def test_live_batch_statistics_are_back_after_saving(manifest_dir, tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_collapsed_generator_is_told_and_a_varied_one_is_not(tested_dir, tmp_path):
+def test_a_collapsed_generator_gets_a_warning_and_a_varied_one_does_not(tested_dir, tmp_path):
     from accelerate import Accelerator
 
     settings = config("dcgan", tested_dir, tmp_path, monitor_samples=16)

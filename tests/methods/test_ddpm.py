@@ -42,7 +42,7 @@ def test_the_forward_process_ends_in_noise_however_many_steps_it_has(beta_schedu
         config("ddpm", tmp_path, tmp_path, beta_schedule=beta_schedule, num_train_timesteps=20)
 
 
-def test_a_run_that_an_older_version_began_with_other_betas_is_drawn_from_but_not_resumed(manifest_dir, tmp_path):
+def test_a_run_that_an_older_version_started_with_other_betas_generates_but_is_not_resumed(manifest_dir, tmp_path):
     """Its linear schedule had the betas of 1,000 steps whatever their number."""
     run = tmp_path / "run"
     train("ddpm", manifest_dir, run, max_train_steps=1)
@@ -51,10 +51,10 @@ def test_a_run_that_an_older_version_began_with_other_betas_is_drawn_from_but_no
     facts = json.loads((run / "provenance.json").read_text())
     del facts["beta_end"]
     (run / "provenance.json").write_text(json.dumps(facts))
-    drawing = load_generator(run, ["a"] * 7, torch.device("cpu"), GeneratorOptions(num_inference_steps=10))
-    assert torch.equal(drawing.scheduler.betas, old.betas)
+    generator = load_generator(run, ["a"] * 7, torch.device("cpu"), GeneratorOptions(num_inference_steps=10))
+    assert torch.equal(generator.scheduler.betas, old.betas)
     for steps in (1, 2):  # the same command again, and a longer one
-        with pytest.raises(InputError, match="begun by an older version, whose linear schedule"):
+        with pytest.raises(InputError, match="started by an older version, whose linear schedule"):
             train("ddpm", manifest_dir, run, max_train_steps=steps)
     assert torch.equal(DDPMScheduler.from_pretrained(run / "scheduler").betas, old.betas)
 
@@ -62,23 +62,23 @@ def test_a_run_that_an_older_version_began_with_other_betas_is_drawn_from_but_no
 class Perfect(torch.nn.Module):
     """Knows the clean image, and so the noise."""
 
-    def __init__(self, schedule, images, kind):
+    def __init__(self, schedule, images, prediction_type):
         super().__init__()
-        self.schedule, self.images, self.kind = schedule, images, kind
+        self.schedule, self.images, self.prediction_type = schedule, images, prediction_type
         self.config = type("Config", (), {"num_class_embeds": None})
 
     def forward(self, noisy, timesteps, class_labels=None):
         a = self.schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noise = (noisy - a.sqrt() * self.images) / (1 - a).sqrt()
         velocity = a.sqrt() * noise - (1 - a).sqrt() * self.images
-        return type("Output", (), {"sample": noise if self.kind == "epsilon" else velocity})
+        return type("Output", (), {"sample": noise if self.prediction_type == "epsilon" else velocity})
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_a_network_that_knows_the_answer_has_no_loss(kind):
-    schedule = DDPMScheduler(num_train_timesteps=50, prediction_type=kind)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_network_that_knows_the_answer_has_no_loss(prediction_type):
+    schedule = DDPMScheduler(num_train_timesteps=50, prediction_type=prediction_type)
     images = torch.rand(8, 3, 8, 8) * 2 - 1
-    model = Perfect(schedule, images, kind)
+    model = Perfect(schedule, images, prediction_type)
     labels = torch.zeros(8, dtype=torch.long)
     assert denoising_losses(model, schedule, images, labels, Draws(range(8))).max() < 1e-4
     assert denoising_losses(model, schedule, images + 0.1, labels, Draws(range(8))).min() > 1e-4
@@ -119,7 +119,7 @@ def test_plain_diffusers_samples_a_run_with_classes_as_ours_does(manifest_dir, t
 
 
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "ddpm", "euler", "pndm", "unipc"])
-def test_every_sampler_draws_each_image_from_its_own_seed_call_after_call(scheduler, tmp_path):
+def test_every_sampler_generates_each_image_from_its_own_seed_call_after_call(scheduler, tmp_path):
     torch.manual_seed(0)
     unet, schedule = build(config("ddpm", tmp_path, tmp_path), 2)
     generator = DdpmGenerator(unet, schedule, ["a", "b"], 4, 1.0, scheduler)

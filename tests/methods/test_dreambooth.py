@@ -124,7 +124,7 @@ def test_caching_changes_nothing_but_rounding(train):
 
 
 @pytest.mark.slow
-def test_prior_preservation_adds_the_weighted_loss_of_drawn_class_images(train, tmp_path):
+def test_prior_preservation_adds_the_weighted_loss_of_generated_class_images(train, tmp_path):
     options = {
         "instance_class": "mel",
         "instance_prompt": "a melanoma",
@@ -204,7 +204,7 @@ def test_the_first_loss_of_an_untrained_step_is_the_mean_squared_error_computed_
 
 
 @pytest.mark.slow
-def test_training_lowers_the_held_out_loss_and_draws_grids_of_base_and_tuned(train):
+def test_training_lowers_the_held_out_loss_and_writes_grids_of_the_base_and_the_tuned_model(train):
     folder = train(
         max_train_steps=60,
         train_batch_size=8,
@@ -298,7 +298,7 @@ def test_a_whole_pipeline_trained_in_bf16_keeps_its_frozen_parts_exact(train, ba
 
 
 @pytest.mark.slow
-def test_a_leaky_manifest_marks_the_run_and_what_is_drawn_from_it(train, phantoms, tmp_path):
+def test_a_leaky_manifest_marks_the_run_and_the_images_that_it_generates(train, phantoms, tmp_path):
     from dermgen.data.prepare import PrepareConfig, prepare
     from dermgen.generation.generate import generate
     from dermgen.settings.generate import GenerateConfig
@@ -335,15 +335,15 @@ def test_the_held_out_images_are_of_every_class_in_its_share(tested_dir, tmp_pat
     config = DreamboothConfig(**settings, held_out_steps=1, held_out_images=10)
     table = manifest.read(tested_dir).set_index("image_id")
     shares = table.loc[table["split"] == "val", "dx"].value_counts(normalize=True)
-    found = table.loc[[e.image_id for e in dreambooth._held_out(config)], "dx"].value_counts()
-    assert found.sum() == 10
+    counts = table.loc[[e.image_id for e in dreambooth._held_out(config)], "dx"].value_counts()
+    assert counts.sum() == 10
     for dx, share in shares.items():
-        assert abs(found.get(dx, 0) - 10 * share) <= 1
+        assert abs(counts.get(dx, 0) - 10 * share) <= 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
-def test_bf16_trains_all_parts_draws_class_images_and_grids_and_verifies_what_it_saved(train, tmp_path, full):
+def test_bf16_trains_with_class_images_and_grids_and_starts_at_the_loss_of_float32(train, tmp_path, full):
     exact, half = (
         train(
             name,
@@ -412,12 +412,14 @@ def test_changed_settings_on_resume_are_refused(train):
         ({"adam_beta1": 1.5}, r"adam_beta1 must be in \[0, 1\)"),
     ],
 )
-def test_bad_input_is_one_sentence(train, changes, message):
+def test_bad_input_is_refused_with_the_reason(train, changes, message):
     with pytest.raises(InputError, match=message):
         train(**changes)
 
 
-def test_what_a_folder_of_images_has_and_nobody_reads_is_said(train, manifest_dir, base_dir, tmp_path, capsys):
+def test_files_and_options_that_would_be_ignored_give_a_warning_or_an_error(
+    train, manifest_dir, base_dir, tmp_path, capsys
+):
     folder = tmp_path / "images"
     folder.mkdir()
     shutil.copy(next((manifest_dir / "images").iterdir()), folder / "a.png")
@@ -425,12 +427,12 @@ def test_what_a_folder_of_images_has_and_nobody_reads_is_said(train, manifest_di
     (folder / "a.txt").write_text("a melanoma on the back")
     (folder / "licence.txt").write_text("of no image")
     train(class_prompt="a mole", **given)
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
         "1 caption file beside the images (such as a.txt) will not be read, because all images get --instance_prompt"
-        in told
+        in output
     )
-    assert "--class_prompt and --class_data_dir are not used without --with_prior_preservation" in told
+    assert "--class_prompt and --class_data_dir are not used without --with_prior_preservation" in output
     own = {"with_prior_preservation": True, "class_data_dir": f"{folder}/", "class_prompt": "a mole"}
     with pytest.raises(InputError, match="is given as instance_data_dir and class_data_dir"):
         train("b", **given, **own)
@@ -440,7 +442,7 @@ def test_what_a_folder_of_images_has_and_nobody_reads_is_said(train, manifest_di
         train("b", **given)
 
 
-def test_an_empty_or_damaged_image_folder_is_found_before_the_model_is_loaded(train, tmp_path):
+def test_an_empty_or_damaged_image_folder_is_refused(train, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     options = {"data_dir": None, "instance_data_dir": str(folder), "instance_prompt": "x"}
@@ -451,7 +453,7 @@ def test_an_empty_or_damaged_image_folder_is_found_before_the_model_is_loaded(tr
         train(**options)
 
 
-def test_a_run_writes_down_what_it_and_its_base_have_learnt(train, manifest_dir):
+def test_a_run_records_the_images_that_it_and_its_base_model_were_trained_on(train, manifest_dir):
     from dermgen.data.cache import hash_file
     from dermgen.data.trained_on import TrainedOn
 

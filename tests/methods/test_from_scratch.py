@@ -1,4 +1,4 @@
-"""What every method that is trained from scratch promises: it learns, resumes, samples, is drawn from and filtered by."""
+"""What every method that is trained from scratch promises: training, resuming, sampling, generation, filtering."""
 
 import json
 import os
@@ -69,10 +69,10 @@ def draw(run, folder, manifest_dir, **changes):
     fresh()
     name = json.loads((run / "provenance.json").read_text())["method"]
     if name == "cyclegan":
-        asked = {"init_images": str(manifest_dir)}
+        request = {"init_images": str(manifest_dir)}
     else:
-        asked = {"classes": "mel:2,nv:3"} | ({"num_inference_steps": 2} if name == "ddpm" else {})
-    generate(GenerateConfig(model=str(run), output_dir=str(folder), batch_size=2, **{**asked, **changes}))
+        request = {"classes": "mel:2,nv:3"} | ({"num_inference_steps": 2} if name == "ddpm" else {})
+    generate(GenerateConfig(model=str(run), output_dir=str(folder), batch_size=2, **{**request, **changes}))
     return manifest.read(folder)
 
 
@@ -109,7 +109,7 @@ def test_training_leaves_grids_curves_networks_and_what_it_was_trained_on(name, 
 
 
 @pytest.mark.parametrize("name", ["ddpm", "vae", "dcgan", "stylegan2"])
-def test_the_best_weights_are_those_of_the_best_validation(name, tested_dir, tmp_path):
+def test_the_weights_of_a_validation_are_kept_as_the_best(name, tested_dir, tmp_path):
     folder = tmp_path / "run"
     train(name, tested_dir, folder, max_train_steps=2, validation_steps=2, learning_rate=1e-5)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -146,7 +146,7 @@ def sources(manifest_dir):
 
 
 @every_method
-def test_a_generated_set_tells_how_it_was_made(name, trained, tested_dir, tmp_path):
+def test_a_generated_set_records_how_it_was_made(name, trained, tested_dir, tmp_path):
     run = trained(name)
     table = draw(run, tmp_path / "drawn", tested_dir)
     assert set(table["synthetic"]) == {"true"}
@@ -167,11 +167,13 @@ def test_a_generated_set_tells_how_it_was_made(name, trained, tested_dir, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GANS)
-def test_a_discriminator_filters(name, trained, tested_dir, synthetic_dir, tmp_path):
+def test_a_filter_by_discriminator_keeps_the_images_with_the_highest_scores(
+    name, trained, tested_dir, synthetic_dir, tmp_path
+):
     run = trained(name)
     if name == "cyclegan":
         synthetic_dir = only(tmp_path / "synthetic", synthetic_dir, ["nv", "mel"])
-    found = filter_images(
+    result = filter_images(
         FilterConfig(
             real=str(tested_dir), synthetic=str(synthetic_dir), output_dir=str(tmp_path / "kept"),
             scorer="discriminator", run=str(run), extractor="pixels", keep=0.5,
@@ -184,7 +186,7 @@ def test_a_discriminator_filters(name, trained, tested_dir, synthetic_dir, tmp_p
         kept = part["kept"] == "true"
         if kept.any() and (~kept).any():
             assert scores[part.index[kept]].min() >= scores[part.index[~kept]].max()
-    assert found.scorer == f"discriminator {run}"
+    assert result.scorer == f"discriminator {run}"
 
 
 @pytest.mark.parametrize("name", GANS)
@@ -218,23 +220,23 @@ def test_a_discriminator_that_has_seen_the_held_out_images_is_refused(tested_dir
 
 
 @pytest.mark.slow
-def test_an_audit_says_how_far_a_translation_moved(trained, tested_dir, tmp_path):
+def test_an_audit_measures_the_distance_of_a_translation_from_its_source(trained, tested_dir, tmp_path):
     fresh()
     drawn = tmp_path / "drawn"
     generate(
         GenerateConfig(model=str(trained("cyclegan")), output_dir=str(drawn), init_images=str(tested_dir), num_images=4)
     )
     fresh()
-    found = audit(
+    result = audit(
         AuditConfig(
             real=str(tested_dir), synthetic=str(drawn), output_dir=str(tmp_path / "audit"), max_copy_rate=0.99,
             false_alarms=0.05,
         )
     )  # fmt: skip
     table = pd.read_csv(tmp_path / "audit" / "audit.csv")
-    assert found.drawn_over_real == 4
+    assert result.drawn_over_real == 4
     assert table["source_distance"].notna().all()
-    assert found.median_source_distance == pytest.approx(table["source_distance"].median(), abs=1e-4)
+    assert result.median_source_distance == pytest.approx(table["source_distance"].median(), abs=1e-4)
 
 
 SETTINGS = {
@@ -251,14 +253,14 @@ SETTINGS = {
 
 @pytest.mark.slow
 @every_method
-def test_a_method_learns_which_of_two_colours_a_class_has(name, tmp_path):
+def test_a_trained_model_generates_images_in_the_colour_of_the_class(name, tmp_path):
     data = colours(tmp_path / "data", 32 if name == "cyclegan" else 16)
     train(name, data, tmp_path / "run", **SETTINGS[name])
     fresh()
-    asked = {"init_images": str(data)} if name == "cyclegan" else {"classes": "red:40,blue:40"}
+    request = {"init_images": str(data)} if name == "cyclegan" else {"classes": "red:40,blue:40"}
     if name == "ddpm":
-        asked["num_inference_steps"] = 20
-    generate(GenerateConfig(model=str(tmp_path / "run"), output_dir=str(tmp_path / "drawn"), batch_size=40, **asked))
+        request["num_inference_steps"] = 20
+    generate(GenerateConfig(model=str(tmp_path / "run"), output_dir=str(tmp_path / "drawn"), batch_size=40, **request))
     table = manifest.read(tmp_path / "drawn")
     from PIL import Image
 
@@ -312,7 +314,7 @@ def test_nan_stops_the_run_and_names_the_step(name, manifest_dir, tmp_path):
 
 
 @every_method
-def test_a_run_without_final_weights_is_not_drawn_from(name, trained, tested_dir, tmp_path):
+def test_a_run_without_final_weights_cannot_generate(name, trained, tested_dir, tmp_path):
     import shutil
 
     run = shutil.copytree(trained(name), tmp_path / "run")
@@ -330,7 +332,7 @@ def test_a_run_without_final_weights_is_not_drawn_from(name, trained, tested_dir
         ("vae", {"resolution": 20, "channels": [8, 8, 8]}, "resolution must be a multiple of 8"),
         ("dcgan", {"resolution": 24}, "resolution must be at least 8 and a power of 2, got 24"),
         ("stylegan2", {"resolution": 48}, "resolution must be at least 8 and a power of 2, got 48"),
-        ("stylegan2", {"loss": "wgan_gp"}, "ada_target goes by the sign of logits"),
+        ("stylegan2", {"loss": "wgan_gp"}, "ada_target uses the sign of logits"),
         ("cyclegan", {"resolution": 30}, "resolution must be at least 32 and a positive multiple of 4, got 30"),
         ("cyclegan", {"class_b": None}, "give either --class_a and --class_b"),
         ("cyclegan", {"class_b": "nv"}, "there is nothing to translate"),
@@ -354,18 +356,22 @@ def test_a_run_without_final_weights_is_not_drawn_from(name, trained, tested_dir
         ("ddpm", {"snr_gamma": -1.0}, "snr_gamma must be above 0"),
         ("stylegan2", {"ada_target": 7.0}, r"ada_target must be in \(-1, 1\)"),
         ("stylegan2", {"r1_gamma": -5.0}, "r1_gamma must be at least 0"),
-        ("stylegan2", {"loss": "wgan_gp", "ada_target": None, "r1_gamma": 1.0}, "r1_gamma is of the logistic loss"),
+        (
+            "stylegan2",
+            {"loss": "wgan_gp", "ada_target": None, "r1_gamma": 1.0},
+            "r1_gamma belongs to the logistic loss",
+        ),
         ("stylegan2", {"loss": "wgan_gp", "ada_target": None}, "r1_interval has no effect with --loss wgan_gp"),
         ("stylegan2", {"gradient_penalty_weight": 5.0}, "gradient_penalty_weight has no effect with --loss logistic"),
         ("dcgan", {"discriminator_learning_rate": -1.0}, "discriminator_learning_rate must be at least 0"),
     ],
 )
-def test_wrong_settings_are_one_sentence(name, changes, message, manifest_dir, tmp_path):
+def test_wrong_settings_are_refused_with_the_reason(name, changes, message, manifest_dir, tmp_path):
     with pytest.raises(InputError, match=message):
         train(name, manifest_dir, tmp_path / "run", max_train_steps=1, **changes)
 
 
-def test_a_manifest_with_synthetic_images_is_not_learnt(synthetic_dir, tmp_path):
+def test_a_manifest_with_synthetic_images_cannot_be_trained_on(synthetic_dir, tmp_path):
     with pytest.raises(InputError, match="must hold real images only"):
         read_lesions(config("vae", synthetic_dir, tmp_path))
 
@@ -387,12 +393,14 @@ def test_a_manifest_with_synthetic_images_is_not_learnt(synthetic_dir, tmp_path)
         ("cyclegan", {"classes": "mel:4"}, "choose by --init_images"),
     ],
 )
-def test_a_wrong_request_to_draw_is_one_sentence(name, changes, message, trained, tested_dir, tmp_path):
+def test_a_request_that_a_run_cannot_fulfil_is_refused_with_the_reason(
+    name, changes, message, trained, tested_dir, tmp_path
+):
     with pytest.raises(InputError, match=message):
         draw(trained(name), tmp_path / "drawn", tested_dir, **changes)
 
 
-def test_a_class_cannot_be_asked_of_a_run_without_classes(manifest_dir, tmp_path):
+def test_a_class_cannot_be_requested_from_a_run_without_classes(manifest_dir, tmp_path):
     train("vae", manifest_dir, tmp_path / "run", max_train_steps=1, class_conditional=False)
     with pytest.raises(InputError, match=r"cannot generate 'mel': it was trained on .* together"):
         draw(tmp_path / "run", tmp_path / "drawn", manifest_dir)
@@ -400,20 +408,20 @@ def test_a_class_cannot_be_asked_of_a_run_without_classes(manifest_dir, tmp_path
     assert list(table["dx"]) == ["", "", ""]
 
 
-def test_a_run_of_one_class_draws_that_class(manifest_dir, tmp_path):
+def test_a_run_of_one_class_generates_that_class(manifest_dir, tmp_path):
     train("vae", manifest_dir, tmp_path / "run", max_train_steps=1, class_conditional=False, only_classes=["mel"])
     assert list(draw(tmp_path / "run", tmp_path / "a", manifest_dir, classes="mel:2")["dx"]) == ["mel", "mel"]
     assert list(draw(tmp_path / "run", tmp_path / "b", manifest_dir, classes=None, num_images=1)["dx"]) == ["mel"]
 
 
-def test_the_checkpoint_of_another_method_is_refused(trained, tested_dir):
+def test_the_folder_of_another_method_is_refused_and_a_vae_has_no_discriminator(trained, tested_dir):
     with pytest.raises(InputError, match="was made with other settings"):
         train("vae", tested_dir, trained("ddpm"), max_train_steps=4)
     with pytest.raises(InputError, match="a run of vae, which has no discriminator"):
         runs.load_critic(str(trained("vae")), torch.device("cpu"))
 
 
-def test_a_run_goes_on_only_with_the_images_it_was_begun_with(manifest_dir, tmp_path):
+def test_a_run_is_resumed_only_with_the_images_it_was_started_with(manifest_dir, tmp_path):
     import shutil
 
     data = shutil.copytree(manifest_dir, tmp_path / "data")
@@ -436,7 +444,7 @@ def test_the_samples_of_a_grid_are_always_of_the_same_seeds(manifest_dir, tmp_pa
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_best_weights_are_of_the_course_that_was_taken(tested_dir, tmp_path):
+def test_resuming_from_an_older_checkpoint_discards_later_best_weights(tested_dir, tmp_path):
     """After going back to an older checkpoint, a later best of the course that was left counts no more."""
     folder = tmp_path / "run"
     settings = {"validation_steps": 2, "checkpointing_steps": 2}
@@ -472,7 +480,7 @@ def test_few_images_of_a_class_are_of_as_many_lesions_as_there_are(tested_dir, t
         assert part["lesion_id"].nunique() == min(3, whole[whole["dx"] == dx]["lesion_id"].nunique())
 
 
-def test_a_discriminator_is_not_asked_of_classes_that_it_does_not_know(tested_dir, synthetic_dir, trained, tmp_path):
+def test_a_filter_by_discriminator_refuses_classes_that_it_does_not_know(tested_dir, synthetic_dir, trained, tmp_path):
     with pytest.raises(InputError, match="does not know 'akiec', 'bcc', .*; it knows nv, mel"):
         filter_images(
             FilterConfig(
@@ -492,22 +500,22 @@ def only(folder, source, classes):
     return folder
 
 
-def test_a_gan_without_classes_filters_what_it_drew(tested_dir, tmp_path):
+def test_a_gan_without_classes_filters_the_images_that_it_generated(tested_dir, tmp_path):
     train("dcgan", tested_dir, tmp_path / "run", max_train_steps=1, class_conditional=False)
     draw(tmp_path / "run", tmp_path / "drawn", tested_dir, classes=None, num_images=20)
     fresh()
-    found = filter_images(
+    result = filter_images(
         FilterConfig(
             real=str(tested_dir), synthetic=str(tmp_path / "drawn"), output_dir=str(tmp_path / "kept"),
             scorer="discriminator", run=str(tmp_path / "run"), extractor="pixels", keep=0.5,
         )
     )  # fmt: skip
-    assert (found.n, found.kept) == (20, 10)
-    assert "recall" in found.cost["kept"]
+    assert (result.n, result.kept) == (20, 10)
+    assert "recall" in result.cost["kept"]
     assert (tmp_path / "kept" / "sheets" / "kept_and_dropped.png").exists()
 
 
-def test_intensities_are_scaled_where_the_option_says_so(manifest_dir, tmp_path):
+def test_intensity_scaling_changes_the_first_loss(manifest_dir, tmp_path):
     def first_loss(scaling):
         folder = tmp_path / str(scaling)
         train("vae", manifest_dir, folder, max_train_steps=1, intensity_scaling=scaling)

@@ -21,20 +21,21 @@ from dermgen.methods.stylegan2.networks import (
     upsample,
 )
 from dermgen.methods.stylegan2.steps import AdaptiveAugmentation, PathLengthPenalty, draw_styles, track_mean_style
+from dermgen.methods.stylegan2.training import lazy_weights
 from dermgen.training.draws import Draws
 
 
-def test_a_modulated_convolution_is_a_convolution_with_own_weights_for_each_image():
+def test_a_modulated_convolution_is_a_convolution_with_separate_weights_for_each_image():
     """The paper's equations 1 and 3, weight by weight."""
     torch.manual_seed(0)
     layer = ModulatedConv(4, 5, 3, 6)
     x, w = torch.randn(3, 4, 8, 8), torch.randn(3, 6)
-    found = layer(x, w)
+    outputs = layer(x, w)
     for n in range(3):
         style = layer.style(w[n : n + 1])[0]
         weight = layer.weight / math.sqrt(4 * 9) * style[None, :, None, None]
         weight = weight / (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
-        torch.testing.assert_close(found[n], F.conv2d(x[n : n + 1], weight, padding=1)[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(outputs[n], F.conv2d(x[n : n + 1], weight, padding=1)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_demodulated_outputs_have_unit_variance_for_unit_inputs():
@@ -88,11 +89,11 @@ def test_upsampling_keeps_a_constant_image_inside():
 def test_minibatch_deviation_is_that_of_each_group():
     torch.manual_seed(0)
     x = torch.randn(8, 3, 2, 2)
-    found = minibatch_deviation(x, group=4)
+    deviations = minibatch_deviation(x, group=4)
     for i in range(8):
         members = x[[j for j in range(8) if j % 2 == i % 2]]
         expected = members.var(dim=0, correction=0).add(1e-8).sqrt().mean()
-        torch.testing.assert_close(found[i], expected.expand(1, 2, 2))
+        torch.testing.assert_close(deviations[i], expected.expand(1, 2, 2))
 
 
 def test_equal_images_have_no_deviation_and_odd_batches_work():
@@ -195,7 +196,7 @@ def test_the_path_length_penalty_is_the_squared_distance_to_a_running_mean():
     assert penalty.mean.item() == pytest.approx(1.5)
 
 
-def test_augmentation_grows_while_the_discriminator_is_sure_and_shrinks_when_it_is_not():
+def test_the_augmentation_probability_rises_while_the_discriminator_overfits_and_falls_otherwise():
     augmentation, accelerator = AdaptiveAugmentation(0.6, images=1000, interval=2), Accelerator(cpu=True)
     for _ in range(4):
         augmentation.update(torch.ones(25), accelerator)
@@ -208,7 +209,7 @@ def test_augmentation_grows_while_the_discriminator_is_sure_and_shrinks_when_it_
     assert augmentation.p.item() == 0
 
 
-def test_spectral_normalisation_of_the_discriminator_holds_every_convolution():
+def test_spectral_normalisation_brings_every_convolution_of_the_discriminator_to_norm_one():
     torch.manual_seed(0)
     discriminator = StyleDiscriminator(16, 128, 8, spectral=True)
     for _ in range(100):
@@ -263,10 +264,13 @@ def test_styles_and_small_feature_maps_are_float32_under_autocast():
     }
 
 
-def test_pictures_of_mixed_and_blended_styles_are_left(manifest_dir, tmp_path):
+def test_pictures_of_mixed_and_interpolated_styles_are_written(manifest_dir, tmp_path):
     train("stylegan2", manifest_dir, tmp_path / "run", max_train_steps=1)
     assert {"style_mixing.png", "interpolations.png"} <= {p.name for p in (tmp_path / "run" / "samples").iterdir()}
 
 
 def test_the_default_weight_of_r1_is_the_rule_of_the_adaptive_augmentation_paper(tmp_path):
-    assert config("stylegan2", tmp_path, tmp_path).r1_gamma is None  # 0.0002 x resolution² / images per step
+    settings = config("stylegan2", tmp_path, tmp_path)  # R1 in every second step
+    assert settings.r1_gamma is None
+    weights = [lazy_weights(settings, step, batch=4)[0] for step in (1, 2)]
+    assert weights == [0, pytest.approx(0.0002 * 16**2 / 4 / 2 * 2)]  # gamma / 2, times the interval

@@ -34,14 +34,14 @@ def test_the_loss_is_the_evidence_bound_of_a_gaussian_of_variance_one_half():
     torch.testing.assert_close((mse + kl) * 768 + constant, bound, rtol=1e-4, atol=1e-2)
 
 
-def test_the_weight_of_the_kl_term_rises_in_a_line(tmp_path):
+def test_the_weight_of_the_kl_term_rises_linearly(tmp_path):
     settings = config("vae", tmp_path, tmp_path, kl_weight=2.0, kl_warmup_steps=4)
     assert [kl_weight(step, settings) for step in (1, 2, 4, 9)] == [0.5, 1.0, 2.0, 2.0]
     assert kl_weight(1, config("vae", tmp_path, tmp_path)) == 1.0
 
 
 @pytest.mark.parametrize("architecture", ["convolutional", "dense"])
-def test_both_architectures_encode_and_decode(architecture, tmp_path):
+def test_both_architectures_reconstruct_at_the_size_of_the_input_and_decode_by_class(architecture, tmp_path):
     vae = build(config("vae", tmp_path, tmp_path, architecture=architecture), 3)
     images, labels = torch.rand(2, 3, 16, 16), torch.tensor([0, 2])
     decoded, mean, logvar = vae(images, labels, torch.zeros(2, 8))
@@ -60,7 +60,7 @@ def test_the_dense_variant_has_one_hidden_layer_of_256():
     )
 
 
-def test_training_leaves_scores_and_pictures_of_reconstructions(manifest_dir, tmp_path):
+def test_training_writes_scores_and_pictures_of_reconstructions(manifest_dir, tmp_path):
     train("vae", manifest_dir, tmp_path / "run", max_train_steps=1)
     scores = json.loads((tmp_path / "run" / "reconstructions.json").read_text())
     assert {"images", "mse", "psnr", "ssim"} == set(scores)
@@ -80,7 +80,7 @@ def test_samples_are_decoded_from_the_prior():
 
 
 def test_an_image_far_from_all_others_has_a_finite_loss():
-    """A dense encoder that had learnt log variances of 100 made NaN of the variance."""
+    """Log variances of 100 from a dense encoder would make the variance NaN."""
     vae = Vae(16, [], latent_dim=4)
     with torch.no_grad():
         vae.moments.bias.fill_(1000.0)

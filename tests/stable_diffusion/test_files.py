@@ -39,7 +39,7 @@ def refusal(check, *arguments):
     return str(caught.value)
 
 
-def test_a_whole_pipeline_passes_and_tells_its_folder(model):
+def test_a_complete_pipeline_passes_and_its_folder_is_returned(model):
     (model / "checkpoint-2").mkdir()
     (model / "checkpoint-2" / "state.json").write_text("[1, 2")  # a run's own, and no part of the model
     assert check_model(str(model)) == model
@@ -56,21 +56,21 @@ def test_models_of_another_kind_are_named(model, tmp_path):
     assert "is a StableDiffusionXLPipeline, not a Stable Diffusion" in refusal(check_model, str(model))
 
 
-def test_damaged_files_are_told_from_their_headers(model):
+def test_damaged_files_are_refused_by_what_they_are(model):
     path = model / "unet" / UNET
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert "is cut off or damaged: copy or download it again" in refusal(check_model, str(model))
     path.write_bytes(whole[:300])
     assert "is cut off or damaged" in refusal(check_model, str(model))
-    for content, told in (
+    for content, message in (
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS in place of the weights"),
         (b"<!DOCTYPE html><html>", "a web page in place of the weights"),
         (b"PK\x03\x04 archive/data.pkl", "a checkpoint in pickle form, which can run code"),
     ):
         path.write_bytes(content)
-        assert told in refusal(check_model, str(model))
+        assert message in refusal(check_model, str(model))
     shutil.copyfile(model / "vae" / UNET, path)
     assert "are those of another model: it has no conv_in.weight" in refusal(check_model, str(model))
     path.write_bytes(whole)
@@ -103,11 +103,11 @@ def test_a_size_written_as_a_list_is_read_and_an_oblong_refused():
     assert "made for latents of [64, 96]; dermgen draws squares" in refusal(native_size, [64, 96], "m")
 
 
-def test_single_files_are_named(tmp_path):
+def test_single_files_are_refused_by_what_they_are(tmp_path):
     x = torch.zeros(4, 4)
     checkpoint = save(tmp_path / "v1-5.safetensors", **{"model.diffusion_model.input_blocks.0.0.weight": x})
-    told = refusal(check_model, str(checkpoint))
-    assert "is a single-file checkpoint of a Stable Diffusion; convert it with diffusers" in told
+    message = refusal(check_model, str(checkpoint))
+    assert "is a single-file checkpoint of a Stable Diffusion; convert it with diffusers" in message
     xl = save(tmp_path / "xl.safetensors", **{"conditioner.embedders.0.x": x, "model.diffusion_model.y": x})
     assert "a single-file checkpoint of SDXL" in refusal(check_model, str(xl))
     (tmp_path / "model.ckpt").write_bytes(b"x")
@@ -156,19 +156,19 @@ def test_adapters_that_fit_pass_in_the_spellings_of_diffusers_and_kohya(base_dir
     load_adapter(load_pipeline(str(base_dir)), other, 1.0)
 
 
-def test_adapters_of_other_programs_and_models_are_named(base_dir, adapter, tmp_path):
+def test_adapters_of_other_programs_and_models_are_refused_by_what_they_are(base_dir, adapter, tmp_path):
     path = tmp_path / "a.safetensors"
     x = torch.ones(2, 16)
-    for key, told in (
+    for key, description in (
         ("lora_unet_down_blocks_0.hada_w1_a", "a LoHa adapter (LyCORIS)"),
         ("lora_unet_down_blocks_0.lokr_w1", "a LoKr adapter (LyCORIS)"),
     ):
-        assert told in refusal(adapted_layers, save(path, **{key: x}))
+        assert description in refusal(adapted_layers, save(path, **{key: x}))
     flux = {f"transformer.single_transformer_blocks.0.attn.to_q.lora_{k}.weight": x for k in "AB"}
-    told = refusal(check_adapter, save(path, **flux), "sd", *shapes(base_dir))
-    assert "is a LoRA adapter of FLUX for layers that sd does not have" in told
+    message = refusal(check_adapter, save(path, **flux), "sd", *shapes(base_dir))
+    assert "is a LoRA adapter of FLUX for layers that sd does not have" in message
     deeper = renamed(adapter, path, lambda key: key.replace("down_blocks.1", "down_blocks.3"))
-    assert "for layers that sd does not have (as unet.down_blocks.3" in refusal(
+    assert "for layers that sd does not have (such as unet.down_blocks.3" in refusal(
         check_adapter, deeper, "sd", *shapes(base_dir)
     )
     wider = renamed(
@@ -177,7 +177,7 @@ def test_adapters_of_other_programs_and_models_are_named(base_dir, adapter, tmp_
     assert "for layers of another width than those of sd" in refusal(check_adapter, wider, "sd", *shapes(base_dir))
 
 
-def test_adapters_that_change_nothing_are_told(base_dir, adapter, tmp_path, capsys):
+def test_adapters_that_change_nothing_give_a_warning(base_dir, adapter, tmp_path, capsys):
     assert not is_zero(adapter)
     blank = renamed(
         adapter, tmp_path / "z.safetensors", lambda k: k, lambda v: v if v.shape[0] == 2 else torch.zeros_like(v)
@@ -187,7 +187,7 @@ def test_adapters_that_change_nothing_are_told(base_dir, adapter, tmp_path, caps
     assert "are all zero: the images are those of the base model" in capsys.readouterr().out
 
 
-def test_a_base_model_is_known_by_its_weights_not_by_its_place(base_dir, model):
+def test_a_base_model_is_recognised_by_its_weights_and_not_by_its_folder(base_dir, model):
     known = base_sha256(base_dir)
     assert base_sha256(model) == known
     path = model / "vae" / UNET

@@ -17,8 +17,8 @@ from dermgen.stable_diffusion.inputs import (
     cache_latents,
     check_prompts,
     cut_texts,
+    cut_warning,
     latent_moments,
-    tell_cut,
 )
 from dermgen.stable_diffusion.pipeline import load_pipeline
 from dermgen.stable_diffusion.small import build_tokenizer
@@ -71,7 +71,7 @@ def test_a_flip_stays_random_with_cached_latents(manifest_dir, pipeline, tmp_pat
     assert 16 < sum(taken) < 48
 
 
-def test_the_cache_is_found_again_and_depends_on_all_that_matters(manifest_dir, pipeline, tmp_path):
+def test_the_cache_is_reused_for_the_same_content_and_recomputed_after_any_change(manifest_dir, pipeline, tmp_path):
     cached(pixel_set(manifest_dir), pipeline, tmp_path)
     first = files(tmp_path)
     cached(pixel_set(manifest_dir), pipeline, tmp_path)
@@ -107,11 +107,11 @@ def test_cached_latents_are_memory_mapped(manifest_dir, pipeline, tmp_path):
     assert isinstance(cached(pixel_set(manifest_dir), pipeline, tmp_path).moments, np.memmap)
 
 
-def test_nan_latents_are_found_where_they_are_made(manifest_dir, pipeline, tmp_path):
+def test_nan_latents_are_an_error_that_names_the_images(manifest_dir, pipeline, tmp_path):
     pipeline.vae.quant_conv.weight.data.fill_(float("nan"))
-    with pytest.raises(InputError, match="makes NaN of the images PHANTOM_"):
+    with pytest.raises(InputError, match="gives NaN for the images PHANTOM_"):
         cached(pixel_set(manifest_dir), pipeline, tmp_path)
-    with pytest.raises(InputError, match="makes NaN of the images a"):
+    with pytest.raises(InputError, match="gives NaN for the images a"):
         latent_moments(pipeline.vae, torch.zeros(1, 3, 32, 32, dtype=torch.uint8), ["a"])
 
 
@@ -135,16 +135,16 @@ def test_a_prompt_without_tokens_is_an_error(pipeline):
         check_prompts(["melanoma", "  "], pipeline.tokenizer)
 
 
-def test_of_a_text_that_is_too_long_the_part_is_told_that_is_read():
+def test_the_warning_of_a_text_that_is_too_long_quotes_the_part_that_is_read():
     tokenizer = build_tokenizer(["a dark lesion on the back"] * 3, 8)
     texts = ["a dark lesion", "a dark lesion on the back", "a dark lesion on the back, dark", "a dark lesion"]
     cut = cut_texts(texts, tokenizer)
     assert cut == {"a dark lesion on the back, dark": "a dark lesion on the back"}
-    assert tell_cut(cut, 3) == (
-        "warning: 1 of 3 prompts are too long for the model and are cut: 'a dark lesion on the back, dark'… is read only "
+    assert cut_warning(cut, 3) == (
+        "warning: 1 of 3 prompts is too long for the model and is cut: 'a dark lesion on the back, dark'… is read only "
         "up to …'a dark lesion on the back'"
     )
-    assert tell_cut({"a b": "a", "a c": "a", "d e": "d"}, 9).endswith("; 2 of them are the same to it")
+    assert cut_warning({"a b": "a", "a c": "a", "d e": "d"}, 9).endswith("; 2 of them become identical")
     assert set(cut_texts(texts, tokenizer, max_length=5).values()) == {"a dark lesion"}
 
 

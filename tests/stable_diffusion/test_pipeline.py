@@ -22,7 +22,7 @@ def test_the_small_pipeline_is_loaded_by_plain_diffusers(base_dir):
     assert image.size == (32, 32)
 
 
-def test_a_tokenizer_learnt_from_captions_knows_their_words_and_survives_saving(tmp_path):
+def test_a_tokenizer_trained_on_captions_knows_their_words_and_survives_saving(tmp_path):
     tokenizer = build_tokenizer(["dermoscopic image of melanoma, lower extremity"] * 3, 12)
     words = tokenizer.tokenize("Melanoma of extremity")
     assert words == ["melanoma</w>", "of</w>", "extremity</w>"]
@@ -56,6 +56,6 @@ def test_pickled_weights_are_refused(base_dir, tmp_path):
         check_model(str(tmp_path / "sd"))
 
 
-def test_a_hub_id_that_cannot_be_reached_is_one_sentence():
+def test_a_hub_id_that_cannot_be_reached_is_an_error_that_names_it():
     with pytest.raises(InputError, match="cannot load 'nobody/no-model'"):
         load_pipeline("nobody/no-model")

@@ -36,7 +36,7 @@ def draw(pipeline):
     ("text", "rank", "alpha", "dora"),
     [(False, 4, 4, False), (True, 4, 12, False), (False, 2, 3, True), (True, 8, 1, True)],
 )
-def test_plain_diffusers_loads_an_adapter_with_its_alpha_and_draws_the_same_image(
+def test_plain_diffusers_loads_an_adapter_with_its_alpha_and_generates_the_same_image(
     base_dir, tmp_path, text, rank, alpha, dora
 ):
     pipeline = load_pipeline(str(base_dir))
@@ -102,7 +102,7 @@ def test_trained_weights_are_float32_on_a_half_precision_base(base_dir):
     assert pipeline.unet.conv_in.weight.dtype == torch.bfloat16
 
 
-def test_targets_that_match_no_layer_are_an_error_that_lists_what_there_is(base_dir):
+def test_targets_that_match_no_layer_are_an_error_that_lists_the_layers(base_dir):
     with pytest.raises(InputError, match=r"no layer of the UNet matches the LoRA targets to_x; it has .*to_k"):
         LoraWeights(False, 4, 4, target_modules=["to_x"]).attach(load_pipeline(str(base_dir)))
 
@@ -123,9 +123,7 @@ def test_all_weights_survive_a_checkpoint_and_the_final_pipeline(base_dir, tmp_p
     torch.testing.assert_close(draw(load_pipeline(str(tmp_path / "p"))), draw(pipeline), rtol=0, atol=0)
 
 
-def test_weights_put_together_from_pieces_keep_the_scheduler_of_the_training_and_the_given_tokenizer(
-    base_dir, tmp_path
-):
+def test_weights_gathered_from_shards_keep_the_scheduler_of_the_training_and_the_given_tokenizer(base_dir, tmp_path):
     build_tokenizer(["a mole"], max_length=16).save_pretrained(tmp_path)
     base = BaseModel(str(base_dir), tokenizer_name=str(tmp_path))
     pipeline = base.load()

@@ -23,7 +23,7 @@ def test_the_positions_of_all_ranks_together_are_those_of_one_process():
     assert [k for together in zip(*ranks, strict=True) for k in together] == one
 
 
-def test_two_data_sets_are_shuffled_apart():
+def test_two_data_sets_are_shuffled_independently():
     items = DrawnItems([list("abcdefgh"), list(range(8))], seed=0)
     drawn = [items[k] for k in range(8)]
     assert sorted(x for _, x, _ in drawn) == list("abcdefgh")
@@ -31,7 +31,7 @@ def test_two_data_sets_are_shuffled_apart():
     assert ["abcdefgh"[y] for _, _, y in drawn] != [x for _, x, _ in drawn]
 
 
-def test_an_images_numbers_do_not_depend_on_its_neighbours():
+def test_the_random_numbers_of_an_image_do_not_depend_on_its_neighbours():
     together, alone = Draws([11, 12, 13]), Draws([12])
     for name, arguments in (("normal", (2, 3)), ("uniform", ()), ("integers", (1000,))):
         a, b = getattr(together, name)(*arguments), getattr(alone, name)(*arguments)

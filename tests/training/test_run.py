@@ -1,4 +1,4 @@
-"""Resuming, accumulation, several processes and kills change nothing of what a run computes."""
+"""Resuming, accumulation, several processes and kills do not change what a run computes."""
 
 import json
 import os
@@ -103,7 +103,7 @@ def test_accumulation_gives_what_a_larger_batch_gives(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives_also_when_one_process_resumes_their_run(tmp_path):
+def test_two_processes_train_as_one_does_and_one_process_can_resume_their_run(tmp_path):
     for folder, processes, batch in (("one", 1, 4), ("two", 2, 2), ("mixed", 2, 2)):
         process = launch(tmp_path / folder, processes, train_batch_size=batch)
         assert process.returncode == 0, process.stderr_text
@@ -118,7 +118,7 @@ def test_two_processes_give_what_one_gives_also_when_one_process_resumes_their_r
     assert_same_final_state(tmp_path / "one", tmp_path / "mixed", exact=False)
 
 
-def test_processes_that_do_not_know_of_each_other_are_an_error(tmp_path, monkeypatch):
+def test_processes_that_are_not_connected_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="2 processes were started, but accelerate runs each by itself"):
         toy(tmp_path)
@@ -140,7 +140,7 @@ def test_a_run_killed_in_the_middle_of_a_checkpoint_resumes_to_the_same_end(tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(tmp_path, number):
+def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(tmp_path, number):
     process = launch(tmp_path / "run", wait=False, sleep=0.2, max_train_steps=100, lr_scheduler="constant")
     log = tmp_path / "run" / "metrics.jsonl"
     while not log.exists() and process.poll() is None:
@@ -167,16 +167,16 @@ def test_only_this_runs_checkpoints_are_rotated_and_by_number(tmp_path):
     assert left == ["checkpoint-10", "checkpoint-11", "checkpoint-2-kept-by-me", "checkpoint-3"]
 
 
-def test_an_older_checkpoint_can_be_asked_for(tmp_path):
+def test_a_run_resumes_from_an_older_checkpoint_on_request(tmp_path):
     whole, _ = toy(tmp_path)
     again, _ = toy(tmp_path, resume_from_checkpoint="checkpoint-2")
     assert torch.equal(weights(whole), weights(again))
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(InputError, match=r"checkpoint-3 is not a whole checkpoint; there are: checkpoint-2"):
+    with pytest.raises(InputError, match=r"checkpoint-3 is not a complete checkpoint; choose one of: checkpoint-2"):
         toy(tmp_path, resume_from_checkpoint="checkpoint-3")
 
 
-def test_going_back_drops_the_checkpoints_of_the_course_that_was_left(tmp_path):
+def test_resuming_from_an_older_checkpoint_drops_the_later_ones(tmp_path):
     toy(tmp_path, checkpoints_total_limit=3)
     toy(tmp_path, resume_from_checkpoint="checkpoint-2", max_train_steps=3, checkpoints_total_limit=1)
     assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-3"]
@@ -218,23 +218,23 @@ def test_a_nan_loss_stops_with_the_step_the_images_and_the_last_good_checkpoint(
     with pytest.raises(InputError, match=r"NaN or infinite in step 3, on images image\d, .*checkpoint-2"):
         toy(tmp_path, poison=3)
     healthy, _ = toy(tmp_path / "healthy")
-    mended, _ = toy(tmp_path)
-    assert torch.equal(weights(healthy), weights(mended))
+    resumed, _ = toy(tmp_path)
+    assert torch.equal(weights(healthy), weights(resumed))
 
 
-def test_weights_that_a_nan_gradient_spoilt_reach_no_file(tmp_path):
+def test_weights_after_a_nan_gradient_are_not_saved(tmp_path):
     with pytest.raises(InputError, match=r"gradient of the loss became NaN .* in step 4, .*checkpoint-2"):
         toy(tmp_path, poison_gradient=4, checkpoints_total_limit=1)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
     for name in ("model.safetensors", "ema.safetensors"):
         assert all(value.isfinite().all() for value in load_file(tmp_path / "checkpoint-2" / name).values())
     healthy, healthy_run = toy(tmp_path / "healthy")
-    mended, mended_run = toy(tmp_path)
-    assert torch.equal(weights(healthy), weights(mended))
-    assert torch.equal(averaged(healthy, healthy_run), averaged(mended, mended_run))
+    resumed, resumed_run = toy(tmp_path)
+    assert torch.equal(weights(healthy), weights(resumed))
+    assert torch.equal(averaged(healthy, healthy_run), averaged(resumed, resumed_run))
 
 
-def test_a_nan_gradient_stops_the_run_before_its_weights_are_judged_and_kept(tmp_path):
+def test_a_nan_gradient_stops_the_run_before_its_weights_are_validated(tmp_path):
     run = Run(ToyConfig(output_dir=str(tmp_path), **SETTINGS))
     net = nn.Linear(3, 1)
     model, optimizer = run.prepare(net, torch.optim.SGD(net.parameters(), lr=0.1))
@@ -248,7 +248,7 @@ def test_a_nan_gradient_stops_the_run_before_its_weights_are_judged_and_kept(tmp
     assert validated == [1, 2]
 
 
-def test_a_step_that_a_gradient_scaler_leaves_out_does_not_stop_the_run(tmp_path):
+def test_a_step_that_a_gradient_scaler_skips_does_not_stop_the_run(tmp_path):
     run = Run(ToyConfig(output_dir=str(tmp_path), **{**SETTINGS, "ema_decay": 0.0}))
     run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)  # as under fp16 on a GPU
     net = nn.Linear(3, 1)

@@ -8,7 +8,7 @@ from dermgen.training import run_record
 from dermgen.training.run_record import RunRecord
 
 
-def test_facts_are_added_to_those_that_are_known(tmp_path):
+def test_new_facts_leave_the_recorded_ones_unchanged(tmp_path):
     run_record.begin(tmp_path, run="1", argv=["train"])
     run_record.begin(tmp_path, run="another")
     path = tmp_path / "provenance.json"
@@ -21,13 +21,13 @@ def test_facts_are_added_to_those_that_are_known(tmp_path):
     assert json.loads(path.read_text())["of a later version"] == 1
 
 
-def test_a_fact_that_is_no_field_is_an_error(tmp_path):
+def test_a_fact_that_is_not_a_field_is_an_error(tmp_path):
     run_record.begin(tmp_path, run="1")
     with pytest.raises(TypeError, match="no field parametres"):
         run_record.add(tmp_path, parametres=3)
 
 
-def test_a_set_of_images_with_a_provenance_is_no_run(tmp_path):
+def test_a_set_of_images_with_a_provenance_is_not_a_run(tmp_path):
     assert not RunRecord.is_one(tmp_path)
     run_record.begin(tmp_path, run="1")
     assert RunRecord.is_one(tmp_path)

@@ -74,16 +74,15 @@ def test_gradients_reach_the_images(change):
     assert (x.grad.flatten(1).abs().sum(1) > 0).all()
 
 
-def test_a_translation_moves_pixels_and_leaves_black_behind():
-    """With brightness, colour and cutout undone by an image that they cannot change: a constant one of grey 0."""
+def test_most_images_have_areas_blanked_by_translation_or_cutout():
+    """A constant image stays constant wherever it is not blanked."""
     x = torch.zeros(200, 3, 16, 16)
-    found = diff_augment(x, draws(200))
-    # A constant image stays constant wherever it was neither moved out nor cut.
-    for image in found:
+    augmented = diff_augment(x, draws(200))
+    for image in augmented:
         values = image.unique()
         assert len(values) <= 2
         assert 0 in values or len(values) == 1
-    share = (found == 0).float().mean(dim=(1, 2, 3))
+    share = (augmented == 0).float().mean(dim=(1, 2, 3))
     assert (share > 0).float().mean() > 0.9
 
 
@@ -91,7 +90,7 @@ def test_the_probability_of_adaptive_augmentation_is_the_share_of_changed_images
     x = pictures(1, 8).expand(600, -1, -1, -1)
     p = 0.05
     changed = (adaptive_augment(x, draws(600), p) - x).abs().flatten(1).amax(1) > 1e-4
-    # Of the changes 3 of 8 at the quarter turns' and flips' own rate do nothing: half of the flips, a quarter of the turns.
+    # Half of the flips and a quarter of the quarter turns leave the image as it is.
     once = 1 - (1 - p) ** 0.5
     kept = (1 - p / 2) * (1 - p * 3 / 4) * (1 - p) ** 2 * (1 - once) ** 2 * (1 - p) ** 2 * (1 - p) ** 5
     assert changed.float().mean().item() == pytest.approx(1 - kept, abs=0.06)
@@ -101,14 +100,14 @@ def test_adaptive_augmentation_at_its_geometric_identity_keeps_the_image():
     """A flip and four quarter turns are exact: the changed images are among the eight orientations."""
     x = pictures(1, 8)
     eight = turn(x.expand(8, -1, -1, -1), torch.arange(8))
-    found = adaptive_augment(x.expand(300, -1, -1, -1), draws(300), 0.03)
-    nearest = (found[:, None] - eight[None]).abs().flatten(2).amax(2).amin(1)
+    augmented = adaptive_augment(x.expand(300, -1, -1, -1), draws(300), 0.03)
+    nearest = (augmented[:, None] - eight[None]).abs().flatten(2).amax(2).amin(1)
     assert (nearest < 1e-4).float().mean() > 0.7
 
 
 @pytest.mark.parametrize("p", [0.4, 1.0])
-def test_light_turns_to_dark_in_half_of_the_images_that_may(p):
-    """A flip that always happened could not be told from images that are inverted."""
+def test_the_luma_flip_inverts_half_of_the_images_selected_for_it(p):
+    """A flip that always happened would invert all of them."""
     bright = torch.full((1000, 3, 4, 4), 0.9)
     dark = adaptive_augment(bright, draws(1000), p).mean(dim=(1, 2, 3)) < 0
     assert dark.float().mean().item() == pytest.approx(p / 2, abs=0.05)
@@ -123,8 +122,8 @@ def test_adaptive_augmentation_is_the_same_under_autocast():
 
 def test_differentiable_augmentation_is_brightness_saturation_contrast_shift_and_hole_pixel_by_pixel():
     size, x = 16, pictures(5)
-    found = diff_augment(x, draws(5))
-    for image, result, u in zip(x, found, draws(5).uniform(7), strict=True):
+    augmented = diff_augment(x, draws(5))
+    for image, result, u in zip(x, augmented, draws(5).uniform(7), strict=True):
         image = image + u[0] - 0.5
         grey = image.mean(0)
         image = grey + (image - grey) * 2 * u[1]

@@ -24,10 +24,10 @@ class StyleGan2Generator:
         self.generator, self.classes, self.truncation = generator, classes, truncation
 
     def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Draw one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
+        """Generate one image per class code ("" of an unconditional run) as uint8 (N, 3, H, W)."""
         generator, dim = self.generator, self.generator.config.latent_dim
-        asked = class_indices(labels, self.classes, generator.config.num_classes > 0)
-        y = torch.tensor(asked, device=generator.device)
+        indices = class_indices(labels, self.classes, generator.config.num_classes > 0)
+        y = torch.tensor(indices, device=generator.device)
         numbers = Draws(seeds, generator.device).normal(dim + generator.noise_values)
         with evaluating(generator):
             w = generator.map(numbers[:, :dim], y)
@@ -46,7 +46,7 @@ def load_generator(
 
 
 def load_critic(
-    run_dir: Path, classes: Sequence[str], resolution: int, device: torch.device, kind: None
+    run_dir: Path, classes: Sequence[str], resolution: int, device: torch.device, domain: None
 ) -> "SingleImageCritic":
     """The discriminator of a finished run."""
     discriminator = StyleDiscriminator.from_pretrained(run_dir, subfolder="discriminator", use_safetensors=True)

@@ -16,9 +16,9 @@ SQRT2 = math.sqrt(2)
 
 
 class EqualizedLinear(nn.Module):
-    """A linear layer whose weights are all learnt at one scale (Karras et al. 2018, arXiv:1710.10196, section 4.1).
+    """A linear layer with equalised learning rate (Karras et al. 2018, arXiv:1710.10196, section 4.1).
 
-    It works in float32 whatever the autocast, as in NVIDIA's code: a style rounded to half precision is another style.
+    It computes in float32 even under autocast, as in NVIDIA's code: rounding a style to half precision changes it.
     """
 
     def __init__(self, inputs: int, outputs: int, bias: float = 0.0, lr_multiplier: float = 1.0):
@@ -52,9 +52,9 @@ class EqualizedConv(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """A convolution whose weights are scaled by each image's style, and brought back to unit norm (paper, eq. 1 to 3).
+    """A convolution whose weights are scaled by each image's style and normalised to unit norm (paper, eq. 1 to 3).
 
-    Scaling input and output channels gives what an own set of weights for each image would.
+    Scaling input and output channels is equivalent to separate weights for each image.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, style_dim: int, demodulate=True, up: bool = False):
@@ -118,8 +118,8 @@ class StyleGenerator(ModelMixin, ConfigMixin):
         super().__init__()
         widths = [_channels(r, channel_base, channel_max) for r in _heights(resolution)]
         self.embedding = nn.Embedding(num_classes, latent_dim) if num_classes else None
-        given = [latent_dim * (2 if num_classes else 1)] + [latent_dim] * (mapping_layers - 1)
-        self.mapping = nn.ModuleList([EqualizedLinear(width, latent_dim, lr_multiplier=0.01) for width in given])
+        inputs = [latent_dim * (2 if num_classes else 1)] + [latent_dim] * (mapping_layers - 1)
+        self.mapping = nn.ModuleList([EqualizedLinear(width, latent_dim, lr_multiplier=0.01) for width in inputs])
         self.register_buffer("w_mean", torch.zeros(max(1, num_classes), latent_dim))
         self.constant = nn.Parameter(torch.randn(widths[0], 4, 4))
         self.layers = nn.ModuleList([SynthesisLayer(widths[0], widths[0], latent_dim, up=False)])
@@ -148,7 +148,7 @@ class StyleGenerator(ModelMixin, ConfigMixin):
         return len(self.layers) + 1
 
     def map(self, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """w (N, latent_dim) of z (N, latent_dim); labels (N,) count if conditional."""
+        """w (N, latent_dim) of z (N, latent_dim); labels (N,) are used if conditional."""
         x = _unit(z)
         if self.embedding is not None:
             x = torch.cat([x, _unit(self.embedding(labels))], dim=1)
@@ -157,7 +157,7 @@ class StyleGenerator(ModelMixin, ConfigMixin):
         return x
 
     def truncate(self, w: torch.Tensor, labels: torch.Tensor, psi: float) -> torch.Tensor:
-        """w drawn towards the mean of its class: `psi` 1 is w itself, 0 the mean (Karras et al. 2019, eq. in B)."""
+        """w moved towards the mean of its class: `psi` 1 is w itself, 0 the mean (Karras et al. 2019, eq. in B)."""
         mean = self.w_mean[labels]
         return mean + psi * (w - mean)
 
@@ -231,7 +231,7 @@ class StyleDiscriminator(ModelMixin, ConfigMixin):
 def minibatch_deviation(x: torch.Tensor, group: int = 4) -> torch.Tensor:
     """How much images differ from others of their group, as a channel (N, 1, H, W) (Karras et al. 2018, section 3).
 
-    The batch is dealt out into groups of at most `group`, image i with i + N / group, …; the standard deviation of each
+    The batch is split into groups of at most `group`, image i with i + N / group, …; the standard deviation of each
     feature over the group, averaged over the features, is the same everywhere in its images.
     """
     n, _, height, width = x.shape

@@ -1,4 +1,4 @@
-"""What one update of the critic and one of the generator computes, and what both keep from step to step."""
+"""One update of the critic and one of the generator, and the state that both keep from step to step."""
 
 import torch
 from accelerate import Accelerator
@@ -22,11 +22,11 @@ from dermgen.training.from_scratch import Batch
 
 
 class AdaptiveAugmentation(nn.Module):
-    """Augmentation whose probability rises while the discriminator is too sure of real images (arXiv:2006.06676).
+    """Augmentation whose probability rises while the discriminator overfits the real images (arXiv:2006.06676).
 
     Args:
-        target: mean sign of D(real) to be held.
-        images: in which the probability can go from 0 to 1.
+        target: mean sign of D(real) that is aimed at.
+        images: number of images over which the probability can rise from 0 to 1.
         interval: updates between two adjustments.
     """
 
@@ -41,7 +41,7 @@ class AdaptiveAugmentation(nn.Module):
 
     @torch.no_grad()
     def update(self, real_logits: torch.Tensor, accelerator: Accelerator) -> None:
-        """Take note of the logits of real images, and adjust every `interval` updates."""
+        """Record the logits of real images, and adjust the probability every `interval` updates."""
         new = torch.stack([real_logits.sign().sum(), real_logits.new_tensor(len(real_logits))])
         self.seen[:2] += accelerator.reduce(new.float(), "sum")
         self.seen[2] += 1
@@ -75,7 +75,7 @@ def critic_step(
     r1_weight: float,
     accelerator: Accelerator,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """The critic's loss, its logits of the real images, and what is to be logged; the mean styles are tracked.
+    """The critic's loss, its logits of the real images, and the scalars to log; updates the mean styles.
 
     `r1_weight` is 0 in the steps without lazy regularisation.
     """
@@ -86,21 +86,21 @@ def critic_step(
     track_mean_style(generator, styles[:, 0], labels, accelerator)
     real, fake = augmentation(real, draws), augmentation(fake.float(), draws)
 
-    def judged(images: torch.Tensor) -> torch.Tensor:
+    def critic(images: torch.Tensor) -> torch.Tensor:
         return discriminator(images, labels)
 
     with accelerator.autocast():
-        real_logits, fake_logits = judged(real), judged(fake)
+        real_logits, fake_logits = critic(real), critic(fake)
     logged = {}
     if config.loss == "logistic":
         loss = discriminator_loss(real_logits, fake_logits)
         if r1_weight:
-            # Of what the discriminator sees: a resampling has no second derivative in PyTorch.
-            penalty = r1_penalty(judged, real)
+            # Of the augmented images: PyTorch has no second derivative of the resampling.
+            penalty = r1_penalty(critic, real)
             loss = loss + r1_weight * penalty
             logged["r1"] = penalty.mean()
     else:
-        penalty = gradient_penalty(judged, real, fake, draws.uniform(1, 1, 1))
+        penalty = gradient_penalty(critic, real, fake, draws.uniform(1, 1, 1))
         loss = wasserstein_critic_loss(real_logits, fake_logits) + config.gradient_penalty_weight * penalty
         logged["gradient_penalty"] = penalty.mean()
     loss = loss.mean()
@@ -118,7 +118,7 @@ def generator_step(
     path_length_weight: float,
     accelerator: Accelerator,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The generator's loss, and what is to be logged; `path_length_weight` is 0 in steps without regularisation."""
+    """The generator's loss, and the scalars to log; `path_length_weight` is 0 in steps without regularisation."""
     _, labels, draws = batch
     with frozen(discriminator), accelerator.autocast():
         styles = draw_styles(generator, labels, draws, config.style_mixing)
@@ -164,7 +164,7 @@ def track_mean_style(
 
 
 def style_path_lengths(generator: StyleGenerator, labels: torch.Tensor, draws: Draws, mixing: float) -> torch.Tensor:
-    """Path lengths of half of the batch, in float32 whatever the autocast."""
+    """Path lengths of half of the batch, in float32 even under autocast."""
     half = max(1, len(labels) // 2)
     (part, *_) = draws.split([half, len(labels) - half])
     with torch.autocast(labels.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""The training of a StyleGAN2, and pictures of its styles mixed and blended."""
+"""The training of a StyleGAN2, and pictures of mixed and interpolated styles."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from dermgen.training.from_scratch import FromScratch
 
 
 def build(config: Stylegan2Config, num_classes: int) -> tuple[StyleGenerator, StyleDiscriminator]:
-    """Generator and discriminator that the config asks for."""
+    """The generator and the discriminator of the config."""
     num_classes = num_classes if config.class_conditional else 0
     widths = (config.channel_base, config.channel_max)
     generator = StyleGenerator(config.resolution, config.latent_dim, config.mapping_layers, *widths, num_classes)
@@ -27,7 +27,7 @@ def build(config: Stylegan2Config, num_classes: int) -> tuple[StyleGenerator, St
 
 
 def train(config: Stylegan2Config) -> StyleGenerator:
-    """Train, and save the last and the best generator, the discriminator, and pictures of styles mixed and blended.
+    """Train, and save the last and the best generator, the discriminator, and pictures of mixed styles.
 
     Raises:
         InputError: for wrong settings or data.
@@ -35,7 +35,7 @@ def train(config: Stylegan2Config) -> StyleGenerator:
     training = FromScratch(config, "stylegan2")
     run, lesions, accelerator = training.run, training.lesions, training.run.accelerator
     if accelerator.mixed_precision == "fp16":
-        raise InputError("a StyleGAN2's activations outgrow fp16: take --mixed_precision bf16 or no")
+        raise InputError("a StyleGAN2's activations overflow in fp16: use --mixed_precision bf16 or no")
     held_out = monitor(lesions.val, config, accelerator)
     generator, discriminator = build(config, len(lesions.classes))
     augmentation = AdaptiveAugmentation(config.ada_target or 0.0, config.ada_kimg * 1000)
@@ -50,12 +50,12 @@ def train(config: Stylegan2Config) -> StyleGenerator:
         wrap=False,
     )
     run.record(parameters=generator.num_parameters(), discriminator_parameters=discriminator.num_parameters())
-    samples = StyleGan2Generator(generator, lesions.classes)
+    sampler = StyleGan2Generator(generator, lesions.classes)
     labels = lesions.held_out_labels(config.class_conditional, config.monitor_samples)
     seeds = training.seeds(MONITOR, config.monitor_samples)
 
     def measure() -> dict[str, float]:
-        return measure_samples(held_out, samples, labels, seeds, training.warn)
+        return measure_samples(held_out, sampler, labels, seeds, training.warn)
 
     def save(folder: Path) -> None:
         generator.save_pretrained(folder / "generator")
@@ -80,14 +80,14 @@ def train(config: Stylegan2Config) -> StyleGenerator:
         if config.ada_target is not None:
             run.log(augmentation_p=augmentation.p)
         if run.due(config.validation_steps):
-            training.save_samples(samples)
+            training.save_samples(sampler)
             training.validate(measure, "val_kid", save)
     training.finish(save_result)
     return generator
 
 
 def lazy_weights(config: Stylegan2Config, step: int, batch: int) -> tuple[float, float]:
-    """Weights of R1 and of the path-length penalty in that step, counted from 1: 0 in those between two (paper, 3.1).
+    """Weights of R1 and of the path-length penalty in that step, counted from 1: 0 in the steps between (paper, 3.1).
 
     R1's default is that of NVIDIA's code, for images of `resolution` pixels in batches of `batch`.
     """
@@ -101,7 +101,7 @@ def lazy_weights(config: Stylegan2Config, step: int, batch: int) -> tuple[float,
 
 
 def _save_style_pictures(training: FromScratch, generator: StyleGenerator) -> None:
-    """`style_mixing.png` (rows give the coarse styles, columns the fine ones) and `interpolations.png`."""
+    """Write `style_mixing.png` (coarse styles of the row, fine styles of the column) and `interpolations.png`."""
     count, dim = 6, generator.config.latent_dim
     device, folder = generator.device, training.run.output_dir / "samples"
     conditional, classes = training.config.class_conditional, training.classes
