@@ -60,6 +60,19 @@ def recipes(argv):
             sys.exit(0 if argv in (["--help"], ["-h"]) else 2)
 
 
+def train(argv):
+    """train a recipe, a file or one of `dermgen recipes`, by the method that it is for"""
+    from dermgen.config import parse_known
+    from dermgen.settings.launch import LaunchConfig
+
+    # After a recipe, --help asks for the options of its method.
+    help = [word for word in argv[1:] if word in ("-h", "--help") and not argv[0].startswith("-")]
+    config, flags = parse_known(LaunchConfig, [word for word in argv if word not in help])
+    from dermgen.launching import train
+
+    train(config, [*flags, *help])
+
+
 def generate(argv):
     """generate images from a run or a Hub model, with full provenance"""
     from dermgen.settings.generate import GenerateConfig
@@ -155,6 +168,16 @@ def inspect(argv):
     inspect(config)
 
 
+def init(argv):
+    """write a recipe for your data and machine, by five questions or flags, and check it"""
+    from dermgen.settings.init import InitConfig
+
+    config = parse(InitConfig, argv, recipes=False)
+    from dermgen.init import init
+
+    doctor(["--config", str(init(config))])
+
+
 def doctor(argv):
     """check the installation and, with --config, a recipe; exits with 1 if a check fails"""
     from dermgen.settings.doctor import DoctorConfig
@@ -164,7 +187,7 @@ def doctor(argv):
     try:
         from dermgen.doctor import doctor
     except ModuleNotFoundError as error:
-        print(f"FIX   packages   {error.name} is not installed: pip install -e . in dermgen's folder")
+        print(f"FIX   packages   {error.name} is not installed: install dermgen again, with its dependencies")
         sys.exit(1)
     if not doctor(config):
         sys.exit(1)
@@ -187,6 +210,8 @@ COMMANDS = {
         prepare,
         tiny,
         recipes,
+        train,
+        init,
         generate,
         evaluate,
         audit,

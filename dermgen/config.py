@@ -153,12 +153,9 @@ def parse(config_cls: type[Config], argv: Sequence[str] | None = None, recipes: 
     Raises:
         InputError: for an unreadable recipe, an unknown key or flag, or a value that the config refuses.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = _with_positional(list(sys.argv[1:] if argv is None else argv), config_cls)
     rules, foreign = rules_of(config_cls), foreign_options(config_cls)
     parser = _parser(config_cls)
-    positional = [name for name in rules if "positional" in rules[name]]
-    if positional and argv and not argv[0].startswith("-"):
-        argv = [f"--{positional[0]}", *argv]
     if recipes:
         parser.add_argument("--config", metavar="RECIPE", help="a YAML file of these options; flags override it")
         argv = _with_recipe(argv, config_cls)
@@ -175,6 +172,16 @@ def parse(config_cls: type[Config], argv: Sequence[str] | None = None, recipes: 
         if why and name in values:
             raise InputError(f"--{name} {why}")
     return config_cls(**{name: getattr(values, name) for name in rules})
+
+
+def parse_known(config_cls: type[Config], argv: Sequence[str]) -> tuple[Config, list[str]]:
+    """The settings among `argv` that are options of the dataclass, and the other words, which another one may know.
+
+    Raises:
+        InputError: for a value that the config refuses.
+    """
+    values, others = _parser(config_cls).parse_known_args(_with_positional(argv, config_cls))
+    return config_cls(**{name: getattr(values, name) for name in rules_of(config_cls)}), others
 
 
 def foreign_options(config_cls: type) -> dict[str, str | None]:
@@ -277,6 +284,12 @@ def _switch(text: str) -> bool:
     if text.lower() in ("false", "f", "no", "n", "off", "0"):
         return False
     raise argparse.ArgumentTypeError(f"true or false expected, got {text!r}")
+
+
+def _with_positional(argv: Sequence[str], config_cls: type) -> list[str]:
+    """The words before the first flag as values of the option that takes them."""
+    names = [name for name, rules in rules_of(config_cls).items() if "positional" in rules]
+    return [f"--{names[0]}", *argv] if names and argv and not argv[0].startswith("-") else list(argv)
 
 
 def _with_recipe(argv: list[str], config_cls: type) -> list[str]:

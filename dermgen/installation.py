@@ -1,5 +1,6 @@
-"""The versions of the installed packages, and whether they fit together."""
+"""The versions of the installed packages, whether they fit together, and the GPUs that they can use."""
 
+import ctypes
 import platform
 import sys
 from importlib import metadata
@@ -46,6 +47,29 @@ def _text_encoder_adapters() -> list[str]:
         f"transformers {metadata.version('transformers')} needs peft {MIN_PEFT_VERSION} or newer for LoRA on the text "
         f"encoder, and peft {version} is installed: install another pair; {TESTED}"
     ]
+
+
+def gpus() -> list[int]:
+    """Memory in bytes of each GPU that torch can use, asked of the driver since importing torch takes seconds."""
+    build = metadata.version("torch").partition("+")[2]
+    if build.startswith("rocm"):
+        import torch
+
+        return [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+    if build == "cpu":
+        return []
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return []
+    number, device, size, sizes = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t(), []
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(number)):
+        return []
+    for i in range(number.value):
+        driver.cuDeviceGet(ctypes.byref(device), i)
+        driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+        sizes.append(size.value)
+    return sizes
 
 
 def versions() -> dict[str, Any]:

@@ -28,6 +28,7 @@ LAYERS = [
     {"publish"},
     {"trial"},
     {"doctor"},
+    {"launching", "init"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

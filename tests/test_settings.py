@@ -17,7 +17,7 @@ LIMITS = {
         port learning_rate unet_learning_rate discriminator_learning_rate lr_warmup_steps dataloader_num_workers
         VaeConfig.kl_weight kl_warmup_steps synthetic_ratio freeze_stages mixup_alpha rotation
         reduce_on_plateau_patience cycle_weight identity_weight pool_size r1_gamma path_length_weight
-        gradient_penalty_weight mask_loss_weight truncation crop_margin""",
+        gradient_penalty_weight mask_loss_weight truncation crop_margin gpu_memory machine_rank""",
     "at least 1": """
         train_batch_size gradient_accumulation_steps max_train_steps num_train_epochs checkpointing_steps
         checkpoints_total_limit logging_steps lr_num_cycles ClassifierConfig.resolution validation_steps
@@ -27,7 +27,8 @@ LIMITS = {
         tokenizer_max_length num_validation_images validation_epochs held_out_images rank max_pairs batch_size
         candidates num_images num_inference_steps num_lesions num_workers max_shard_size num_validations
         mapping_layers channel_base channel_max n_critic r1_interval path_length_interval ada_kimg autoencoder_steps
-        unet_steps autoencoder_batch_size unet_batch_size text_width hidden_width preview""",
+        unet_steps autoencoder_batch_size unet_batch_size text_width hidden_width preview num_processes num_machines
+        main_process_port""",
     "at least 7": "min_images",
     "at least 8": """
         FromScratchConfig.resolution AdversarialConfig.resolution DdpmConfig.resolution VaeConfig.resolution
@@ -92,7 +93,8 @@ REQUIRED = {
     "repo_id data_dir": "PublishDatasetConfig",
     "folders output_dir": "ReportConfig",
     "files": "InspectConfig",
-    "": "TrainConfig DoctorConfig",
+    "recipe": "LaunchConfig",
+    "": "TrainConfig DoctorConfig InitConfig",
 }
 POSITIONAL = {
     "PrepareConfig": "source",
@@ -100,6 +102,8 @@ POSITIONAL = {
     "InspectConfig": "files",
     "PublishModelConfig": "run",
     "PublishDatasetConfig": "data_dir",
+    "LaunchConfig": "recipe",
+    "InitConfig": "recipe",
 }
 TRAINING = """
     output_dir max_train_steps num_train_epochs train_batch_size gradient_accumulation_steps checkpointing_steps
@@ -224,14 +228,15 @@ def test_a_value_that_is_not_a_choice_is_refused_by_name_with_the_choices(kind):
 def test_words_before_the_first_flag_are_taken_where_a_command_has_an_option_for_them(kind):
     values = given(kind)
     name = POSITIONAL.get(kind.__name__)
-    word = values.pop(name) if name else "x"
+    word = values.pop(name, "x") if name else "x"
     words = word if isinstance(word, list) else [word]
     flags = [f"--{k}={v[0] if isinstance(v, list) else v}" for k, v in values.items()]
+    takes_recipes = kind.__name__ not in ("DoctorConfig", "LaunchConfig")  # whose --config is an option of their own
     if name:
-        assert getattr(parse(kind, [*words, *flags]), name) == word
+        assert getattr(parse(kind, [*words, *flags], takes_recipes), name) == word
     else:
         with pytest.raises(InputError, match="unexpected word 'x'"):
-            parse(kind, [*words, *flags], recipes=kind.__name__ != "DoctorConfig")
+            parse(kind, [*words, *flags], takes_recipes)
 
 
 @every_class

@@ -59,6 +59,7 @@ def require_together(accelerator: Accelerator | PartialState) -> None:
     if started != accelerator.num_processes:
         raise InputError(
             f"{started} processes were started, but accelerate runs each by itself; start several CPU processes by "
+            "dermgen train RECIPE --launch_config cpu --num_processes N, or "
             "ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node N SCRIPT"
         )
 
