@@ -223,7 +223,7 @@ def _shares(groups: pd.DataFrame, kept: np.ndarray) -> dict[str, dict[str, Share
     shares: dict[str, dict[str, Share]] = {}
     for scope in groups.columns:
         known = groups[scope] != ""
-        for value in sorted(set(groups[scope][known])):
+        for value in images.in_order(scope, groups[scope]):
             of_value = (groups[scope] == value).to_numpy()
             after = (of_value & kept).sum() / max(1, (known & kept).sum())
             shares.setdefault(scope, {})[value] = Share(before=float(of_value.sum() / known.sum()), after=float(after))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.generated import Generated
@@ -46,11 +47,13 @@ def check(
         i, j = equal[0]
         splits = real["split"].iloc[[j for _, j in equal]].replace("", "no split").value_counts()
         named = ", ".join(f"{name}: {n}" for name, n in splits.items())
-        reason = f"{len(equal)} of the {len(synthetic)} synthetic images are files of the real set ({named})"
+        which = f"of the {counted(len(synthetic), 'synthetic image')}"
+        files = counted(len(equal), f"{which} is a file", f"{which} are files")
+        reason = f"{files} of the real set ({named})"
         faults.append(Fault(reason, f"{synthetic['image_id'].iloc[i]}, which is {real['image_id'].iloc[j]}"))
     drawn_over = set(held_out["image_id"]) & set(synthetic.get("source_image_id", [])) - {""}
     if drawn_over:
-        reason = f"some of the synthetic images were drawn over {len(drawn_over)} held-out images"
+        reason = f"some of the synthetic images were drawn over {counted(len(drawn_over), 'held-out image')}"
         faults.append(Fault(reason, min(drawn_over)))
     trained_on = Generated.read(folder, set(synthetic.get("model_sha256", []))).trained_on.sha256
     if trained_on is None:
@@ -58,7 +61,7 @@ def check(
         return faults, notes
     seen = {i for i, digest in zip(real["image_id"], real["sha256"], strict=True) if digest in trained_on}
     if known := sorted(seen & set(held_out["image_id"])):
-        faults.append(Fault(f"the model was trained on {len(known)} held-out images", known[0]))
+        faults.append(Fault(f"the model was trained on {counted(len(known), 'held-out image')}", known[0]))
     elif not seen:
         notes.append(
             "none of the images that the model was trained on is a file of the real set: if both were prepared from "

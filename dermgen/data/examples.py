@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.image_files import folder_images
@@ -69,7 +70,9 @@ def manifest_examples(
         manifest.select(table, dx=code, where=str(folder))
     table = manifest.select(table[~table["dx"].isin(list(exclude))], dx=dx, split=split, where=str(folder))
     if limit is not None and len(table) < limit:
-        raise InputError(f"{limit} images asked for, {folder} has {len(table)} of {dx or 'all classes'} in {split!r}")
+        raise InputError(
+            f"{counted(limit, 'image')} asked for, {folder} has {len(table)} of {dx or 'all classes'} in {split!r}"
+        )
     if limit_per_class is not None:
         table = subset(table, limit_per_class, seed, "each")
     if number := limit or at_most:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dermgen.blocks import Picture, Text, for_terminal
+from dermgen.blocks import Picture, Text, counted, for_terminal
 from dermgen.config import InputError
 from dermgen.data import balance, captions, duplicates, manifest, preprocess, preview, sources, splits
 from dermgen.data.groups import any_known, find_groups, require_groups
@@ -135,8 +135,9 @@ def _reject(source: sources.RawTable, results: Sequence[dict], folder: Path) -> 
     bad = rejected["reason"][~rejected["reason"].str.startswith(sources.NOT_BAD)]
     total = len(source.table) + len(source.rejected) - len(rejected) + len(bad)
     if len(bad) > MAX_REJECTED * total:
+        which = f"of {counted(total, 'file')}"
         raise InputError(
-            f"{len(bad)} of {total} files are bad (more than {MAX_REJECTED:.0%}), most often: "
+            f"{counted(len(bad), f'{which} is', f'{which} are')} bad (more than {MAX_REJECTED:.0%}), most often: "
             f"{bad.value_counts().index[0]}; see {folder / 'rejected.csv'}, fix the data and run again"
         )
     return rejected
@@ -180,8 +181,9 @@ def _check_whole(source: sources.RawTable, config: PrepareConfig, folder: Path) 
     total = len(source.table) + len(missing)
     if len(missing) > MAX_REJECTED * total and not config.partial:
         manifest.write_csv(source.rejected, folder / "rejected.csv")
+        which = f"of the {counted(total, 'image')} in the table"
         raise InputError(
-            f"{len(missing)} of the {total} images in the table are missing from {config.data_dir or config.source} "
+            f"{counted(len(missing), f'{which} is', f'{which} are')} missing from {config.data_dir or config.source} "
             f"(such as {missing['image_id'].iloc[0]}; all in {folder / 'rejected.csv'}): complete the download, or "
             "give --partial if a part is meant"
         )
@@ -200,8 +202,9 @@ def _check_kept_split(table: pd.DataFrame, known: np.ndarray, config: PrepareCon
     crossing = splits.crossing_groups(table["split"], known)
     if crossing and not config.allow_leaky_split:
         raise InputError(
-            f"--keep_split: {crossing} lesions or patients are in more than one split, which makes every score "
-            "worthless: leave out --keep_split, or give --allow_leaky_split to mark the results as LEAKY"
+            f"--keep_split: {counted(crossing, 'lesion or patient is', 'lesions or patients are')} in more than one "
+            "split, which makes every score worthless: leave out --keep_split, or give --allow_leaky_split to mark the "
+            "results as LEAKY"
         )
 
 

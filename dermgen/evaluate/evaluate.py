@@ -161,8 +161,8 @@ def _scopes(real: pd.DataFrame, synthetic: pd.DataFrame) -> list[tuple[str, str]
     both = [
         (scope, value)
         for scope in real.columns
-        for value in sorted(set(real[scope]) & set(synthetic[scope]))
-        if value and (scope != "class" or real[scope].nunique() > 1)
+        for value in images.in_order(scope, set(real[scope]) & set(synthetic[scope]))
+        if (scope != "class" or real[scope].nunique() > 1)
     ]
     return [("all", ""), *both]
 

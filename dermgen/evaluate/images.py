@@ -1,5 +1,6 @@
 """The images to compare, from a manifest or a plain folder, with their classes, lesions and subgroups."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from dermgen.config import InputError
 from dermgen.data import manifest, preprocess, splits
 from dermgen.data.image_files import check_readable, folder_images
 from dermgen.data.set_facts import SetFacts
-from dermgen.data.skin_tone import tone, typology_angle
+from dermgen.data.skin_tone import TONES, tone, typology_angle
 
 AGE_BANDS = ((0, 30, "under 30"), (30, 50, "30 to 49"), (50, 70, "50 to 69"), (70, 200, "70 and over"))
 
@@ -90,6 +91,15 @@ def subgroups(table: pd.DataFrame) -> pd.DataFrame:
         },
         index=table.index,
     )
+
+
+def in_order(scope: str, values: Iterable[str]) -> list[str]:
+    """The distinct known values of a column of `subgroups`: ages and skin tones by value, others by name."""
+    known = set(values) - {""}
+    order = {"age": [name for *_, name in AGE_BANDS], "skin tone": [name for _, name in TONES]}.get(
+        scope, sorted(known)
+    )
+    return [value for value in order if value in known]
 
 
 def _angle(path: str) -> float:

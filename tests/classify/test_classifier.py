@@ -221,7 +221,7 @@ def test_synthetic_images_made_from_held_out_ones_are_refused(manifest_dir, synt
     synthetic = manifest.read(synthetic_dir)
     synthetic["source_image_id"] = [source, *[""] * (len(synthetic) - 1)]
     manifest.write_view(synthetic, synthetic_dir, tmp_path / "s")
-    with pytest.raises(InputError, match="drawn over 1 held-out images"):
+    with pytest.raises(InputError, match="drawn over 1 held-out image"):
         classifier.train(config(tmp_path / "r", manifest_dir, synthetic_dir=str(tmp_path / "s")))
 
 

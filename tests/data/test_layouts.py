@@ -94,7 +94,7 @@ def test_images_without_a_row_never_stop_a_run_and_rows_without_an_image_need_th
     folder = run(raw, tmp_path / "whole")
     assert facts(folder)["rejected"] == {"missing from the table": 20}
     (raw / "HAM10000_images_part_1" / "B.png").unlink()
-    with pytest.raises(InputError, match="1 of the 8 images in the table are missing .*such as B.*--partial"):
+    with pytest.raises(InputError, match="1 of the 8 images in the table is missing .*such as B.*--partial"):
         run(raw, tmp_path / "part")
     assert "B," in (tmp_path / "part" / "rejected.csv").read_text()
     assert len(manifest.read(run(raw, tmp_path / "part", partial=True))) == 7

@@ -143,6 +143,19 @@ def test_a_subgroup_with_a_single_lesion_is_not_scored(tested_dir, synthetic_dir
     assert "mel" not in {g.group for g in result.groups}
 
 
+def test_ages_and_skin_tones_are_ordered_by_value_and_other_subgroups_by_name():
+    assert images.in_order("age", ["70 and over", "", "30 to 49", "under 30", "30 to 49"]) == [
+        "under 30", "30 to 49", "70 and over",
+    ]  # fmt: skip
+    assert images.in_order("skin tone", ["tan", "dark", "very light", "light"]) == [
+        "very light",
+        "light",
+        "tan",
+        "dark",
+    ]
+    assert images.in_order("sex", ["male", "female", ""]) == ["female", "male"]
+
+
 def test_subgroups_that_are_too_small_are_listed_and_not_scored(evaluated):
     scored = {(g.scope, g.group) for g in evaluated[1].groups}
     listed = {(g.scope, g.group) for g in evaluated[1].too_few}

@@ -389,7 +389,7 @@ def test_changed_settings_on_resume_are_refused(train):
         ({"data_dir": None, "instance_data_dir": "/nowhere", "instance_prompt": "x"}, "no such folder: /nowhere"),
         ({"data_dir": None}, "give either --instance_data_dir"),
         ({"instance_class": "wart"}, "unknown class 'wart': .* has akiec, bcc"),
-        ({"num_instance_images": 10_000}, "10000 images asked for"),
+        ({"num_instance_images": 10_000}, "10,000 images asked for"),
         ({"resolution": 33}, "resolution must be a positive multiple of 8, got 33"),
         ({"pretrained_model_name_or_path": "/nowhere"}, "no such model folder"),
         ({"with_prior_preservation": True}, "needs --class_data_dir and --class_prompt"),
