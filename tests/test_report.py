@@ -128,6 +128,19 @@ def test_the_summary_counts_the_warnings_of_a_section_and_notes_are_none(stages,
     assert '<p class="note">Note: of few images.</p>' in page.read_text()
 
 
+@pytest.mark.parametrize("base", [True, False])
+def test_a_sample_grid_names_its_prompts_and_says_whether_rows_are_the_base_models(base, tmp_path):
+    run = tmp_path / "run"
+    (run / "samples").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(run / "samples" / "step-3.png")
+    (run / "metrics.jsonl").write_text('{"step": 3, "loss": 0.5}\n')
+    (run / "config.yaml").write_text(yaml.safe_dump({"validation_prompt": ["a nevus"], "validation_base_rows": base}))
+    text = html.unescape(report(ReportConfig(folders=[str(run)], output_dir=str(tmp_path / "r"))).read_text())
+    rows = " of the base model above one of the trained model" if base else ""
+    assert f"<figcaption>Samples at step 3; for each prompt a row{rows}: a nevus</figcaption>" in text
+    assert "A model was trained, not recorded as finished, on images that are not recorded." in text
+
+
 def test_the_page_loads_nothing_from_elsewhere(page):
     text = page.read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', text)
