@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dermgen.plots import BLUE
-from dermgen.results.common import label
+from dermgen.results.common import in_unit, with_unit
 
 MOST_POINTS = 400  # of a line; more cannot be told apart
 MANY = 60  # points from which on a noisy line gets its running mean
@@ -31,7 +31,8 @@ def curves(lines: Sequence[dict]) -> list[Curve]:
     names = {name for line in lines for name in line} - {"step", "learning_rate"}
     shown = []
     for name in sorted(names, key=_rank):
-        points = pd.DataFrame([(line["step"], line[name]) for line in lines if name in line], columns=["step", "value"])
+        values = [(line["step"], in_unit(score_of(name), line[name])) for line in lines if name in line]
+        points = pd.DataFrame(values, columns=["step", "value"])
         if len(points) > 1:
             shown.append(_curve(title_of(name), points, noisy=not _is_held_out(name)))
     return shown
@@ -60,10 +61,13 @@ def picture(curve: Curve) -> str:
 
 
 def title_of(name: str) -> str:
-    """`validation KID` of `val_kid`, `held-out loss` of `held_out_loss`."""
-    if name.startswith("val_"):
-        return f"validation {label(name.removeprefix('val_'))}"
-    return label(name).replace("held out", "held-out")
+    """A name in the log as a reader knows it: `held-out KID x 1000` of `val_kid`."""
+    return f"{'held-out ' if name.startswith('val_') else ''}{with_unit(score_of(name))}"
+
+
+def score_of(name: str) -> str:
+    """The score that a name in the log is of."""
+    return name.removeprefix("val_")
 
 
 def _rank(name: str) -> tuple[int, str]:

@@ -4,13 +4,13 @@ import html
 import shlex
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
-from dermgen.app.curves import title_of
+from dermgen.app.curves import score_of, title_of
 from dermgen.app.progress import Progress
 from dermgen.app.watched import SETS, WatchedRun
 from dermgen.blocks import counted, number
-from dermgen.data.set_facts import SetFacts
+from dermgen.results.common import shown
 from dermgen.training.run_record import RunRecord
 
 STATES = {
@@ -26,13 +26,15 @@ def heading(name: str, run: WatchedRun) -> str:
     """Name, state, progress and facts of a run as HTML."""
     progress, record = run.progress, run.record
     state = progress.state
+    so_far = record if state == "finished" else replace(record, finished_step=progress.step)
     facts = "".join(f"<dt>{key}</dt><dd>{html.escape(value)}</dd>" for key, value in _facts(record))
     bar = ""
     if progress.share is not None:
         bar = f'<div class="bar"><div class="{state}" style="width: {progress.share:.1%}"></div></div>'
     return (
         f'<h2>{html.escape(name)} <span class="state {state}">{STATES[state]}</span></h2>{bar}'
-        f'<p id="progress">{_sentence(progress)}</p>{_resume(run)}<dl>{facts}</dl>'
+        f'<p id="progress">{_sentence(progress)}</p>{_resume(run)}'
+        f"<p>{html.escape(so_far.headline())}</p><dl>{facts}</dl>"
     )
 
 
@@ -51,13 +53,16 @@ def short_state(progress: Progress) -> str:
 
 def about_grid(record: RunRecord, step: int) -> str:
     """What the rows of the sample grid of a step show, as HTML."""
-    prompts = record.settings.get("validation_prompt")
-    if record.base_model is not None and prompts:
+    about, prompts = "", record.settings.get("validation_prompt")
+    if prompts:
         quoted = html.escape("; ".join(f"“{prompt}”" for prompt in prompts))
-        pairs = "Base model above, tuned model below" if len(prompts) == 1 else "Pairs of rows, base above tuned model"
-        about = f"{pairs}, from the same noise: {quoted}."
-    else:
-        about = "The same seeds and classes at every step." if record.method else ""
+        base = "the base model above the trained one, from the same noise"
+        rows = (
+            f"For each prompt {base}" if record.settings.get("validation_base_rows", True) else "A row for each prompt"
+        )
+        about = f"{rows}: {quoted}."
+    elif record.method is not None:
+        about = "The same seeds and classes at every step."
     return f"<p><b>Step {step:,}.</b> {about}</p>"
 
 
@@ -110,33 +115,11 @@ def resume_command(record: RunRecord) -> str | None:
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
-    """What the model is and what it was trained on, as far as it is recorded."""
-    model = ""
-    if record.method is not None:
-        size = f", {_millions(record.parameters)} parameters" if record.parameters else ""
-        model = f"{record.method}{size}, {record.resolution} px"
-    elif record.base_model is not None:
-        base = record.base_model if record.base_on_hub else Path(record.base_model).name
-        model = f"{base}, {_millions(record.trained_parameters or 0)} trained weights"
-    data = [_of_images(entry) for entry in record.trained_on.data]
-    best, seconds = record.best(), record.training_seconds
-    took = f"{length(seconds)} on {record.device}" if seconds is not None else ""
-    facts = [
-        ("Model", model),
-        ("Trained on", "; ".join(data)),
-        ("Best", f"{title_of(record.best_by)} {number(best[1])} at step {best[0]:,}" if best else ""),
-        ("Training took", took),
-    ]
-    return [(key, value) for key, value in facts if value]
-
-
-def _millions(weights: int) -> str:
-    return f"{weights / 1e6:.1f} M" if weights >= 50_000 else f"{weights:,}"
-
-
-def _of_images(entry: SetFacts) -> str:
-    """Number, classes and licences of the images of a manifest."""
-    classes = ", ".join(f"{code} {n:,}" for code, n in entry.images_per_class.items())
-    licences = ", ".join(filter(None, entry.licenses)) or "unknown licence"
-    count = "images" if entry.images is None else counted(entry.images, "image")
-    return f"{count}{f' ({classes})' if classes else ''}, {licences}"
+    """Its best validation and what the training took, as far as they are recorded."""
+    best, seconds, facts = record.best(), record.training_seconds, []
+    if best is not None:
+        value = shown(score_of(record.best_by), best[1])
+        facts.append(("Best", f"{title_of(record.best_by)} {value} at step {best[0]:,}"))
+    if seconds is not None:
+        facts.append(("Training took", f"{length(seconds)} on {record.device}"))
+    return facts

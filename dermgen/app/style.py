@@ -25,8 +25,10 @@ STYLE = """
 #report {max-width: 62em}
 #report h3 {margin: 1.2em 0 .4em}
 #report .verdict {font-weight: 600}
+#report .note {opacity: .7; font-size: .9em}
 #report .warning {border-left: 4px solid #b4531f; padding: .3em .8em}
 #report div {overflow-x: auto; margin: .6em 0}
+#report :is(thead, tbody, tr) {border: none}
 #report table {border: none; border-collapse: collapse; font-variant-numeric: tabular-nums}
 #report :is(th, td) {border: none; border-bottom: 1px solid var(--border-color-primary); padding: .3em .8em;
   text-align: right; white-space: nowrap}
