@@ -15,7 +15,8 @@ from dermgen.classify.classifier import ClassifierConfig
 from dermgen.classify.comparison import compare, read_predictions
 from dermgen.classify.history import validations
 from dermgen.config import InputError, parse
-from dermgen.data import comparable, manifest, preprocess, splits
+from dermgen.data import comparable, manifest, splits
+from dermgen.data.image_files import read_pixels
 from dermgen.results.classifier import ClassifierResult
 from dermgen.results.common import Estimate, ImageSet, write
 from dermgen.results.study import Study, arm_of
@@ -77,7 +78,7 @@ def watermark_notes(rows: Mapping[str, pd.DataFrame], synthetic: pd.DataFrame) -
     if not uneven:
         return []
     chosen = synthetic["path"].sample(min(len(synthetic), 15), random_state=0)
-    marked = [watermark.detect(preprocess.read_image(Path(path))) > watermark.THRESHOLD for path in chosen]
+    marked = [watermark.detect(read_pixels(path)) > watermark.THRESHOLD for path in chosen]
     if np.mean(marked) < 0.5:
         return []
     return [

@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dermgen.blocks import counted
 from dermgen.config import InputError
 from dermgen.data import preprocess
@@ -66,6 +68,18 @@ def check_readable(paths: Sequence[str]) -> None:
         raise InputError(
             f"{len(bad)} of {counted(len(paths), 'image')} cannot be read: {', '.join(bad[:3])}; replace or remove them"
         )
+
+
+def read_pixels(path: str | Path) -> np.ndarray:
+    """The pixels of an image file, uint8 (H, W, 3) RGB.
+
+    Raises:
+        InputError: naming the file, if it is missing or not a whole image.
+    """
+    try:
+        return preprocess.read_image(Path(path))
+    except (preprocess.BadImage, OSError) as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def read_each(read: Callable[[str], Any], paths: Sequence[str]) -> list:

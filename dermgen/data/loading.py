@@ -14,8 +14,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from dermgen.config import InputError
-from dermgen.data import preprocess
 from dermgen.data.cache import cached_array, key_of
+from dermgen.data.image_files import read_pixels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,15 +61,8 @@ def resizing(resolution: int, interpolation: str, crop: bool = True) -> Callable
 
 
 def decode(path: str, transform: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
-    """The pixels of a transformed image, uint8 (3, H, W).
-
-    Raises:
-        InputError: if the file is missing or not an image.
-    """
-    try:
-        return TF.pil_to_tensor(transform(Image.fromarray(preprocess.read_image(Path(path)))))
-    except (preprocess.BadImage, OSError) as error:
-        raise InputError(f"{path}: {error}") from error
+    """The pixels of a transformed image, uint8 (3, H, W); errors as of `read_pixels`."""
+    return TF.pil_to_tensor(transform(Image.fromarray(read_pixels(path))))
 
 
 class LesionSet(Dataset):

@@ -218,7 +218,11 @@ def _read_mask(path: Path, shape: tuple) -> tuple[np.ndarray | None, str]:
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
-    """Write an image, without any of the source's metadata."""
+    """Write an image, without any of the source's metadata.
+
+    It is flushed to the disk, 1 ms beside 50 ms of work on it: the manifest, written last, then names no image that a
+    power cut could still take.
+    """
     data = cv2.imencode(".png", image[..., ::-1] if image.ndim == 3 else image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
     with whole_file(path) as unfinished:
         unfinished.write_bytes(data)

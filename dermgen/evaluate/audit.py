@@ -11,8 +11,9 @@ from PIL import Image
 from dermgen import plots, statistics
 from dermgen.blocks import for_terminal
 from dermgen.config import InputError
-from dermgen.data import comparable, manifest, preprocess
+from dermgen.data import comparable, manifest
 from dermgen.data.duplicates import orient
+from dermgen.data.image_files import read_pixels
 from dermgen.data.prepared import Split
 from dermgen.data.sheets import contact_sheet
 from dermgen.evaluate import features, images
@@ -230,7 +231,7 @@ def _sheet(table: pd.DataFrame, compared: Comparison, path: Path) -> None:
             (synthetic["path"][i], compared.orientation[i], f"{table['distance'][i]:.2f}{mark}"),
             (train["path"][nearest[i]], 0, train["image_id"][nearest[i]]),
         ):
-            picture = Image.fromarray(orient(preprocess.read_image(Path(name)), k))
+            picture = Image.fromarray(orient(read_pixels(name), k))
             picture.thumbnail((128, 128))
             pictures.append(picture.resize((128, round(128 * picture.height / picture.width))))
             captions.append(text)

@@ -9,8 +9,8 @@ import pandas as pd
 from PIL import Image
 
 from dermgen.config import InputError
-from dermgen.data import manifest, preprocess, splits
-from dermgen.data.image_files import check_readable, folder_images
+from dermgen.data import manifest, splits
+from dermgen.data.image_files import check_readable, folder_images, read_pixels
 from dermgen.data.set_facts import SetFacts
 from dermgen.data.skin_tone import TONES, tone, typology_angle
 
@@ -103,6 +103,6 @@ def in_order(scope: str, values: Iterable[str]) -> list[str]:
 
 
 def _angle(path: str) -> float:
-    image = Image.fromarray(preprocess.read_image(Path(path)))
+    image = Image.fromarray(read_pixels(path))
     image.thumbnail((128, 128))
     return typology_angle(np.asarray(image))

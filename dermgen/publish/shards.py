@@ -54,6 +54,9 @@ def write(rows: pd.DataFrame, folder: Path, tar: bool, max_bytes: int) -> None:
 def write_parquet(rows: pd.DataFrame, classes: Sequence[str], folder: Path, split: str, max_bytes: int) -> None:
     """Shards `split-00000-of-N.parquet` that hold the files' bytes, which `datasets` reads as images.
 
+    pyarrow writes a group of rows at a time, so memory does not grow with the set. `datasets` has no such writer:
+    `IterableDataset.to_parquet` collects the whole set in memory, and `Dataset.to_parquet` a second copy on disk.
+
     Args:
         rows: of a manifest, with `path`; the columns of `COLUMNS` among theirs are written.
         classes: codes in the order of the label's numbers.
