@@ -56,7 +56,7 @@ class Recipe:
     def needs(self) -> str:
         """What it needs, by the comment `# Needs: …` at its top; "" without one."""
         text = self.path.read_text(encoding="utf-8-sig")
-        match = re.search(r"^# Needs: (.*(?:\n# \S.*)*)", text, re.MULTILINE)
+        match = re.search(r"^# Needs: (.*(?:\n# (?!\w+:)\S.*)*)", text, re.MULTILINE)
         return match[1].replace("\n# ", " ") if match else ""
 
     @property

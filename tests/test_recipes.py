@@ -172,3 +172,28 @@ def test_a_wheel_holds_what_ships_with_the_code(name):
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
     (pattern,) = data[f"share/dermgen/{name}"]
     assert {path for path in (ROOT / name).iterdir() if path.is_file()} == set(ROOT.glob(pattern))
+
+
+@pytest.mark.parametrize(
+    ("header", "needs", "memory"),
+    [
+        (
+            "# Needs: a GPU with 12 GB, and\n# the Hub.\n# Memory: 6 GiB on a GPU.\n#   launch\n",
+            "a GPU with 12 GB, and the Hub.",
+            12,
+        ),
+        ("# Needs: a GPU.\n", "a GPU.", 0),
+        (
+            "# Needs: a manifest; a CPU does, a GPU makes it minutes.\n",
+            "a manifest; a CPU does, a GPU makes it minutes.",
+            None,
+        ),
+        ("# Needs: a manifest.\n# Memory: little of a GPU.\n", "a manifest.", None),
+        ("# Mine.\n", "", None),
+    ],
+)
+def test_what_a_recipe_needs_is_read_from_its_comment(header, needs, memory, tmp_path):
+    path = tmp_path / "ddpm_x.yaml"
+    path.write_text(f"# About.\n{header}data_dir: x\n")
+    recipe = recipes.read(str(path))
+    assert (recipe.needs, recipe.gpu_memory) == (needs, memory)
