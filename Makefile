@@ -2,6 +2,7 @@
 # make test   the test suite, on all cores
 # make quick  the part of it that takes under 3 minutes on 2 cores
 # make check  lint and format
+# make base   train the built-in base model `phantom` anew; about an hour on 2 cores
 # make test-newest   the test suite with the newest releases of everything, in an environment of its own
 # make lock   write the versions of that environment to requirements/tested.txt, once its tests have passed
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 DERMGEN := $(BIN)/dermgen
 LAUNCH := $(BIN)/accelerate launch --quiet --config_file accelerate_configs/cpu.yaml
 
-.PHONY: demo test quick check clean-demo test-newest lock
+.PHONY: demo test quick check base clean-demo test-newest lock
 
 demo: .venv/installed
 	$(DERMGEN) phantom --output_dir demo/phantoms --num_lesions 350
@@ -46,6 +47,15 @@ quick: .venv/installed
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+base: .venv/installed
+	$(DERMGEN) phantom --output_dir base/phantoms --num_lesions 3000 --seed 1 --classes akiec bcc bkl df mel nv
+	$(DERMGEN) prepare ham10000 --data_dir base/phantoms --output_dir base/manifest --resolution 64 --crop lesion \
+		--caption_synonyms --caption_template "dermoscopic image of {dx}" --split 0.9 0.05 0.05
+	$(LAUNCH) -m dermgen.cli tiny --data_dir base/manifest --output_dir base/pipeline --resolution 64 \
+		--autoencoder_channels 32 --latent_channels 8 --autoencoder_steps 1500 --autoencoder_batch_size 16 \
+		--unet_channels 64 128 --text_width 128 --unet_steps 3000 --unet_batch_size 32
+	$(BIN)/python benchmarks/base_model.py base/pipeline dermgen/models/phantom
 
 test-newest:
 	rm -rf .venv-newest

@@ -47,7 +47,7 @@ METHODS = {
     "stylegan2": ("stylegan2", "stylegan2_tiny", True, "--channel_base 2048 --latent_dim 128"),
     "ddpm": ("ddpm", "ddpm_tiny", True, "--channels 32 64 96 128 --attention_resolutions 8"),
     "cyclegan": ("cyclegan", "cyclegan_tiny", False, "--class_a nv --class_b mel --residual_blocks 6 --decay_start 1"),
-    "stable_diffusion": (None, None, True, "--autoencoder_channels 32 64 96 --max_images_per_class 1000"),
+    "stable_diffusion": (None, None, True, "--autoencoder_channels 48 --max_images_per_class 1000"),
 }
 SCORES = ("fid", "kid", "precision", "recall", "density", "coverage", "inception_score")
 SHARED = (

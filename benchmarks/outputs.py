@@ -47,7 +47,7 @@ COMMANDS = {
     "phantoms": "phantom --output_dir {out} --num_lesions 140 --height 64",
     "manifest": "prepare ham10000 --data_dir phantoms --output_dir {out} --resolution 32 --num_workers 1 "
     "--split 0.4 0.1 0.5 --caption_synonyms",
-    "tiny": "tiny --data_dir manifest --output_dir {out} --resolution 32 --autoencoder_channels 8 16 "
+    "tiny": "tiny --data_dir manifest --output_dir {out} --resolution 32 --autoencoder_channels 8 "
     "--unet_channels 32 64 --text_width 32 --autoencoder_steps 3 --unet_steps 3 --exclude_classes vasc "
     "--report_to none",
     "dreambooth": f"dreambooth {TEXT} --train_text_encoder --snr_gamma 5 --random_flip",

@@ -4,11 +4,23 @@ A mistake in the flags is reported before torch is imported, which takes seconds
 """
 
 import argparse
+import os
 import sys
 
 from dermgen import __version__
 from dermgen.config import parse
 from dermgen.job import user_errors
+
+
+def demo(argv):
+    """see the whole way: fine-tune the built-in base model, generate, score, compare, report"""
+    from dermgen.settings.demo import DemoConfig
+
+    config = parse(DemoConfig, argv, recipes=False)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would stall beside another busy process
+    from dermgen.demo import demo
+
+    demo(config, COMMANDS)
 
 
 def phantom(argv):
@@ -206,6 +218,7 @@ def app(argv):
 COMMANDS = {
     f.__name__: f
     for f in (
+        demo,
         phantom,
         prepare,
         tiny,

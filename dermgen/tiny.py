@@ -7,9 +7,10 @@ for researchers who may not start from pictures of the internet.
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 
 from dermgen.data import captions, manifest, trained_on
+from dermgen.data.phantom import SITES
 from dermgen.job import claim_folder
 from dermgen.labels import TAXONOMIES, Taxonomy, from_labels
 from dermgen.methods import autoencoder, dreambooth
@@ -55,21 +56,20 @@ def _autoencoder_settings(config: TinyConfig, folder: Path, shared: dict[str, An
     return AutoencoderConfig(
         output_dir=str(folder),
         channels=config.autoencoder_channels,
+        downsampling=config.downsampling,
         latent_channels=config.latent_channels,
         train_batch_size=config.autoencoder_batch_size,
         max_train_steps=config.autoencoder_steps,
         learning_rate=1e-3,
-        kl_weight=3e-3,  # far above 1e-6, which leaves the latents of a short training unbounded
         **shared,
     )
 
 
 def _initial_pipeline(config: TinyConfig, vae_folder: Path) -> StableDiffusionPipeline:
-    vae = AutoencoderKL.from_pretrained(vae_folder)
     return build_pipeline(
-        vae,
+        AutoencoderTiny.from_pretrained(vae_folder),
         _vocabulary(config),
-        sample_size=config.resolution // 2 ** (len(vae.config.block_out_channels) - 1),
+        sample_size=config.resolution // config.downsampling,
         channels=tuple(config.unet_channels or (64, 128, 192)),
         text_width=config.text_width,
         seed=config.seed,
@@ -99,9 +99,15 @@ def _text_to_image_settings(config: TinyConfig, stages: Path, shared: dict[str, 
 
 
 def _vocabulary(config: TinyConfig) -> list[str]:
-    """Texts whose words the tokenizer should know whole: the captions, and all class names, seen in training or not."""
+    """Texts whose words the tokenizer should know whole: the captions, and all that a caption can say of a lesion."""
     names = [name for t in TAXONOMIES.values() for lesion in t.classes for name in captions.class_names(lesion)]
-    return [*manifest.read(config.data_dir)["caption"], *names * 5]
+    attributes = [
+        captions.fill(captions.DEFAULT_TEMPLATE, {"localization": site, "age": age, "sex": sex})
+        for site in SITES
+        for sex in ("female", "male")
+        for age in (10, 20, 30, 40, 50, 60, 70, 80, 90)
+    ]
+    return [*manifest.read(config.data_dir)["caption"], *names * 5, *attributes]
 
 
 def _short_caption(table, code: str, taxonomy: Taxonomy) -> str:

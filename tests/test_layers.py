@@ -13,7 +13,7 @@ from dermgen.settings.training import TrainConfig
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"config", "job", "installation", "labels", "statistics", "plots", "blocks", "findings", "typed", "watermark"}
-    | {"shipped"},
+    | {"shipped", "builtin"},
     {"data", "settings", "recipes"},
     {"results"},
     {"stages"},
@@ -27,7 +27,7 @@ LAYERS = [
     {"app"},
     {"publish"},
     {"trial"},
-    {"doctor"},
+    {"doctor", "demo"},
     {"launching", "init"},
     {"cli"},
 ]

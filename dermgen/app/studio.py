@@ -12,6 +12,7 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 
+from dermgen.builtin import located
 from dermgen.config import InputError
 from dermgen.data import manifest, preprocess
 from dermgen.data.image_files import check_readable
@@ -50,7 +51,7 @@ class Studio:
         folder.mkdir(parents=True, exist_ok=True)
         self.lock = threading.Lock()  # one device, one set at a time
         self._loaded: tuple[Any, ImageGenerator] | None = None
-        self.record = RunRecord.read(config.model)
+        self.record = RunRecord.read(located(config.model))
         method = FROM_SCRATCH.get(self.record.method or "")
         self.takes_prompts = self.record.method is None
         self.takes_steps = self.takes_prompts or (method is not None and "num_inference_steps" in method.options)

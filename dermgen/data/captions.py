@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dermgen.builtin import located
 from dermgen.config import InputError
 from dermgen.labels import LesionClass, Taxonomy, from_labels
 
@@ -136,6 +137,7 @@ def load_tokenizer(name_or_path: str, subfolder: str | None = "tokenizer"):
     """The CLIP tokenizer of a pipeline, or a tokenizer folder or id by itself (`subfolder=None`)."""
     from transformers import CLIPTokenizer
 
+    name_or_path = located(name_or_path)
     if os.path.isdir(name_or_path) and not os.path.isdir(os.path.join(name_or_path, "tokenizer")):
         subfolder = None
     try:

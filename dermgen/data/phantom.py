@@ -4,6 +4,8 @@ They model no disease: seven kinds of pictures, each with the landmarks by which
 every stage can be tried, and tested, without a patient's photograph.
 """
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -41,15 +43,20 @@ def write_phantoms(config: PhantomConfig) -> Path:
     for path in (images, masks):
         path.mkdir(exist_ok=True)
     codes = config.classes or list(HAM10000.codes)
-    rows = []
-    for lesion in tqdm(range(config.num_lesions), desc="phantoms", unit="lesion", dynamic_ncols=True):
-        code = codes[lesion % len(codes)]
+
+    def write(lesion: int) -> list[dict]:
+        code, rows = codes[lesion % len(codes)], []
         for view, (image, mask, attributes) in enumerate(draw_lesion(code, config.seed, lesion, config.height)):
             image_id = f"PHANTOM_{lesion:05d}_{view}"
             Image.fromarray(image).save(images / f"{image_id}.jpg", quality=95)
             Image.fromarray(mask).save(masks / f"{image_id}_segmentation.png")
             rows.append({"lesion_id": f"PHL_{lesion:05d}", "image_id": image_id, "dx": code, **attributes})
-    table = pd.DataFrame(rows)
+        return rows
+
+    with ThreadPoolExecutor() as pool:  # NumPy, OpenCV and Pillow work outside Python's lock
+        written = pool.map(write, range(config.num_lesions))
+        progress = tqdm(written, desc="phantoms", unit="lesion", total=config.num_lesions, dynamic_ncols=True)
+        table = pd.DataFrame(itertools.chain.from_iterable(progress))
     ham = ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"]
     manifest.write_csv(table.drop(columns=ham[:1] + ham[2:]), folder / "phantom_attributes.csv")
     # The metadata comes last: a folder with it is whole.

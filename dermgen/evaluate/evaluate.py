@@ -23,11 +23,12 @@ from dermgen.results.filtered import Filtered
 from dermgen.settings.evaluate import EvaluateConfig
 from dermgen.training.processes import claim_together
 
-OF_ONE_SET = ("vendi", "mean_cosine", "inception_score")
+OF_ONE_SET = ("vendi", "mean_cosine", "inception_score", "recognised")
 METHODS = {
     "kid": "unbiased estimate over all images, the mean over all subsets",
     "precision and recall": f"{scores.PRECISION_K} nearest neighbours",
     "density and coverage": f"{scores.DENSITY_K} nearest neighbours",
+    "recognised": "share of images that the classifier, whose features are compared, assigns to their class",
     "intervals": "from each image's influence, on both sides, real images by lesion; those of precision, "
     "recall, density and coverage are cautious: wider than needed rather than narrower",
 }
@@ -237,6 +238,9 @@ def _all_scores(reference: features.FeatureSet, judged: features.FeatureSet, dev
     by_name |= {"vendi": scores.vendi(judged.features), "mean_cosine": scores.mean_cosine(judged.features)}
     if judged.logits.shape[1]:
         by_name["inception_score"] = scores.inception_score(judged.logits)
+    if set(judged.table["dx"]) <= set(judged.classes):
+        requested = np.array([judged.classes.index(dx) for dx in judged.table["dx"]])
+        by_name["recognised"] = scores.recognised(judged.logits, requested)
     return by_name
 
 

@@ -43,14 +43,18 @@ class Extractor:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Images with their features (N, D) and logits (N, C), float32, rows in the same order."""
+    """Images with their features (N, D) and logits (N, C), float32, rows in the same order.
+
+    `classes` are those of the logits, if they are lesion classes.
+    """
 
     table: pd.DataFrame
     features: np.ndarray
     logits: np.ndarray
+    classes: tuple[str, ...] = ()
 
     def take(self, rows: np.ndarray) -> "FeatureSet":
-        return FeatureSet(self.table.iloc[rows], self.features[rows], self.logits[rows])
+        return FeatureSet(self.table.iloc[rows], self.features[rows], self.logits[rows], self.classes)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -106,7 +110,7 @@ def features(
     path = Path(cache_dir or default_cache_dir()) / "features" / f"{key}.npy"
     array = cached_array(path, len(table), compute, accelerator, batch_size, f"features ({extractor.name})")
     split = extractor.width - extractor.num_classes
-    return FeatureSet(table, array[:, :split], array[:, split:])
+    return FeatureSet(table, array[:, :split], array[:, split:], extractor.classes)
 
 
 def of_same_mix(source: FeatureSet, like: FeatureSet, seed: int, at_most: int | None = None) -> FeatureSet:

@@ -122,6 +122,12 @@ def inception_score(logits: np.ndarray) -> Score:
     return Score(value, synthetic=value * divergence)
 
 
+def recognised(logits: np.ndarray, classes: np.ndarray) -> Score:
+    """Share of images, by (N, C) logits of a classifier, that it assigns to their class, an index (N,)."""
+    hits = (logits.argmax(1) == classes).astype(np.float64)
+    return Score(float(hits.mean()), synthetic=hits, is_share=True)
+
+
 def vendi(features: np.ndarray) -> Score:
     """Vendi score: the effective number of different images, exp of the entropy of the cosine similarities' spectrum
     (Friedman & Dieng 2023, arXiv:2210.02410), of features (N, D)."""

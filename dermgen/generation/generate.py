@@ -72,7 +72,7 @@ def find_model(config: GenerateConfig) -> Model:
     Raises:
         InputError: if there is none, or it cannot do what is requested.
     """
-    run = runs.find(config.model, config.weights)
+    run = runs.find(config.model_path, config.weights)
     return FromScratchModel(config, run) if run else StableDiffusionModel(config)
 
 
@@ -95,7 +95,7 @@ def generate(config: GenerateConfig, generator: ImageGenerator | None = None) ->
 
     generator = generator or model.load(rows, accelerator.device)
     sha256 = broadcast_object_list([model.sha256() if accelerator.is_main_process else None])[0]
-    trained_on = TrainedOn.read(config.model)
+    trained_on = TrainedOn.read(config.model_path)
     table = _table(rows, config, model.settings(), sha256, trained_on, [image.license for image in model.init_images])
     _claim_plan(folder, table, [image.path for image in model.init_images], accelerator)
     table = _with_cut_texts(table, model.cut_texts(rows, generator), accelerator)

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from dermgen import runs
+from dermgen.builtin import NAMES
 from dermgen.config import InputError, require_seeds
 from dermgen.data import preprocess
 from dermgen.data.cache import key_of
@@ -45,8 +46,8 @@ class StableDiffusionModel:
     """
 
     def __init__(self, config: GenerateConfig):
-        self.config, self.record = config, RunRecord.read(config.model)
-        self.adapter = _adapter(Path(config.model))
+        self.config, self.record = config, RunRecord.read(config.model_path)
+        self.adapter = _adapter(Path(config.model_path))
         self.options = OPTIONS - OF_OTHERS - (OF_ADAPTERS if self.adapter is None else set())
         self.base = self._base()
         self.base.check()
@@ -91,7 +92,7 @@ class StableDiffusionModel:
 
     def sha256(self) -> str:
         """Hash of the generating weights; "" for a model on the Hub. Adapters differ by strength and base."""
-        sha256, config = runs.weights_sha256(self.config.model), self.config
+        sha256, config = runs.weights_sha256(self.config.model_path), self.config
         known = self.record.base_sha256
         own_base = config.base_model is None or (known and self.base_sha256 == known)
         if self.adapter is None or (config.adapter_weight == 1 and own_base):
@@ -149,6 +150,8 @@ class StableDiffusionModel:
             raise InputError(
                 f"{self.adapter} holds LoRA weights without a record of their base model: give --base_model"
             )
+        if name in NAMES:
+            return name
         if folder and Path(folder).is_dir():
             return folder
         if folder and not Path(name).is_dir():

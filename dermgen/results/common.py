@@ -18,11 +18,12 @@ LABELS = {
     "sensitivity_at_95_specificity": "Sensitivity at 95 % specificity", "calibration_error": "Calibration error",
     "held_out_loss": "held-out loss", "d_loss": "discriminator loss", "g_loss": "generator loss",
     "real_logit": "mean logit of real images", "fake_logit": "mean logit of generated images",
+    "recognised": "Recognised",
 }  # fmt: skip
 # Which values of a score of synthetic images are better.
 BETTER = {
     "kid": "↓", "fid": "↓", "precision": "↑", "recall": "↑", "density": "↑", "coverage": "↑", "inception_score": "↑",
-    "vendi": "≈", "mean_cosine": "≈",
+    "vendi": "≈", "mean_cosine": "≈", "recognised": "↑",
 }  # fmt: skip
 NEGATIVE_KID = "KID is an unbiased estimate and may be slightly negative where the sets hardly differ"
 ARROWS = "↓: lower is better; ↑: higher is better; ≈: closer to the real reference is better."

@@ -18,7 +18,7 @@ from dermgen.results.common import (
 )
 from dermgen.settings.evaluate import MIN_IMAGES
 
-OF_GROUPS = ("kid", "precision", "recall", "coverage")
+OF_GROUPS = ("kid", "precision", "recall", "coverage", "recognised")  # the last where a classifier judges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,16 +221,17 @@ class Evaluation:
         """Scores of classes and subgroups."""
         blocks: list[Block] = []
         if self.groups[1:]:
+            names = [name for name in OF_GROUPS if any(name in group.scores for group in self.groups)]
             rows = [
                 [
                     group.name,
                     f"{group.n_real:,}",
                     f"{group.n_synthetic:,}",
-                    *(_with_floor(name, group.scores.get(name)) for name in OF_GROUPS),
+                    *(_with_floor(name, group.scores.get(name)) for name in names),
                 ]
                 for group in self.groups[1:]
             ]
-            head = ["group", "real", "synthetic", *map(heading, OF_GROUPS)]
+            head = ["group", "real", "synthetic", *map(heading, names)]
             blocks += [Text("By class and subgroup, in brackets the real reference", "heading"), Table(head, rows)]
         if self.too_few:
             names = ", ".join(few.described() for few in self.too_few)

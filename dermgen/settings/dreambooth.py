@@ -22,7 +22,7 @@ class DreamboothConfig(TrainConfig):
     }
 
     pretrained_model_name_or_path: str = option(
-        None, "Stable Diffusion to start from: a Hub id or a folder", required=True
+        None, "Stable Diffusion to start from: a Hub id, a folder, or phantom (ships with dermgen)", required=True
     )
     revision: str | None = option(None, "revision of the base model on the Hub")
     variant: str | None = option(None, "variant of the base model's weight files, e.g. fp16")

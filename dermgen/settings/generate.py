@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dermgen import watermark
+from dermgen.builtin import located
 from dermgen.config import SEEDS, InputError, check, option
 from dermgen.data import captions
 
@@ -20,7 +21,7 @@ class GenerateConfig:
 
     model: str = option(
         None,
-        "run folder, pipeline folder or Hub id; a LoRA run records its base model",
+        "run folder, pipeline folder, Hub id, or phantom (the built-in model); a LoRA run records its base model",
         required=True,
     )
     base_model: str | None = option(
@@ -85,3 +86,8 @@ class GenerateConfig:
                 f"--negative_prompt does nothing at --guidance_scale {self.guidance_scale}: set it above 1"
             )
         captions.check_template(self.caption_template, GRID_FIELDS)
+
+    @property
+    def model_path(self) -> str:
+        """The folder or Hub id."""
+        return located(self.model)

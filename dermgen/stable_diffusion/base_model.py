@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
+from dermgen.builtin import NAMES, located
 from dermgen.config import InputError
 from dermgen.stable_diffusion.files import base_sha256, check_model, local_folder
 from dermgen.stable_diffusion.pipeline import load_pipeline
@@ -18,16 +19,21 @@ class BaseModel:
     """A folder or Hub id of a Stable Diffusion, and which of its files are taken.
 
     Attributes:
-        name_or_path: a folder or Hub id.
+        name: a folder, Hub id, or shipped model.
         revision: of a Hub id.
         variant: of the weight files, such as fp16.
         tokenizer_name: a tokenizer in place of the model's own.
     """
 
-    name_or_path: str
+    name: str
     revision: str | None = None
     variant: str | None = None
     tokenizer_name: str | None = None
+
+    @property
+    def name_or_path(self) -> str:
+        """The folder or Hub id."""
+        return located(self.name)
 
     def check(self) -> None:
         """Raise `InputError`, by small files alone, if it is something else or does not load."""
@@ -45,11 +51,11 @@ class BaseModel:
     def facts(self) -> dict[str, Any]:
         """What is recorded of it: its name, the hash of its weights and its folder, where it is on this machine."""
         on_hub, folder = not Path(self.name_or_path).exists(), self._folder()
-        facts = {"base_model": self.name_or_path, "base_on_hub": on_hub}
+        facts = {"base_model": self.name, "base_on_hub": on_hub}
         if folder is not None:
             facts |= {
                 "base_sha256": base_sha256(folder, self.variant),
-                "base_path": None if on_hub else str(folder.resolve()),
+                "base_path": None if on_hub or self.name in NAMES else str(folder.resolve()),
             }
         return facts | {"revision": self.revision}
 

@@ -57,8 +57,8 @@ def check_model(name_or_path: str, variant: str | None = None, revision: str | N
         raise InputError(f"{path} has no weights of the variant {variant}: leave --variant out")
     for part in WEIGHTED:
         names = part_shapes(path, part, variant)
-        if MARKS[part] not in map(plain_name, names):
-            raise InputError(f"the weights of {path / part} are those of another model: it has no {MARKS[part]}")
+        if set(MARKS[part]).isdisjoint(map(plain_name, names)):
+            raise InputError(f"the weights of {path / part} are those of another model: it has no {MARKS[part][0]}")
     return path
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -22,6 +22,8 @@ from dermgen.data.cache import cached_array, hash_file, hash_weights, key_of
 from dermgen.data.examples import PromptedSet
 from dermgen.data.loading import collate, to_unit_range
 from dermgen.training.draws import Draws
+
+Autoencoder = AutoencoderKL | AutoencoderTiny
 
 
 class CachedLatents(Dataset):
@@ -46,7 +48,7 @@ class CachedLatents(Dataset):
 
 
 def cache_latents(
-    pixels: PromptedSet, vae: AutoencoderKL, flip: bool, cache_dir: Path, accelerator: Accelerator, batch_size: int = 8
+    pixels: PromptedSet, vae: Autoencoder, flip: bool, cache_dir: Path, accelerator: Accelerator, batch_size: int = 8
 ) -> CachedLatents:
     """Encode a whole set once, or load it from the cache. `pixels` must have a fixed crop.
 
@@ -88,15 +90,18 @@ def cache_latents(
 
 
 def latent_moments(
-    vae: AutoencoderKL, pixels: torch.Tensor, image_ids: Sequence[str]
+    vae: Autoencoder, pixels: torch.Tensor, image_ids: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of the latents, float32 (N, C, h, w) each, of uint8 (N, 3, H, W) pixels.
 
     Raises:
         InputError: if a latent is not finite.
     """
-    distribution = vae.encode(to_unit_range(pixels).to(vae.dtype)).latent_dist
-    mean, std = distribution.mean.float(), distribution.std.float()
+    encoded = vae.encode(to_unit_range(pixels).to(vae.dtype))
+    if isinstance(vae, AutoencoderTiny):  # has no distribution
+        mean, std = encoded.latents.float(), torch.zeros_like(encoded.latents, dtype=torch.float32)
+    else:
+        mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
     bad = ~(torch.isfinite(mean) & torch.isfinite(std)).flatten(1).all(dim=1)
     if bad.any():
         names = [name for name, b in zip(image_ids, bad.tolist(), strict=True) if b]
@@ -120,7 +125,7 @@ class LatentSource:
         flip: mirror each image with probability 1/2.
     """
 
-    def __init__(self, vae: AutoencoderKL, resolution: int, flip: bool):
+    def __init__(self, vae: Autoencoder, resolution: int, flip: bool):
         self.vae, self.resolution, self.flip = vae, resolution, flip
 
     @torch.no_grad()

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
-from diffusers import AutoencoderKL
 from torch.utils.data import Dataset
 
 from dermgen.config import InputError
 from dermgen.data.examples import Example, PromptedSet, always_square
-from dermgen.stable_diffusion.inputs import cache_latents
+from dermgen.stable_diffusion.inputs import Autoencoder, cache_latents
 
 # Memory for the decoded images of each set: decoding takes a sixth of a small model's step, and a few images fit.
 KEPT_BYTES = 32 * 2**20
@@ -32,7 +31,7 @@ class DataSets:
         accelerator: its processes encode together.
     """
 
-    vae: AutoencoderKL
+    vae: Autoencoder
     prompt_numbers: Mapping[str, int]
     resolution: int
     center_crop: bool

@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterable
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
 def build_pipeline(
-    vae: AutoencoderKL,
+    vae: AutoencoderKL | AutoencoderTiny,
     captions: Iterable[str],
     sample_size: int,
     channels: tuple[int, ...] = (64, 128, 192),

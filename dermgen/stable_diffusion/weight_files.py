@@ -11,8 +11,12 @@ from dermgen.config import InputError
 
 TAKEN = "dermgen takes a Stable Diffusion 1.x or 2.x for text to image, as a diffusers folder or Hub id"
 PICKLED = (".ckpt", ".bin", ".pt", ".pth")
-# A tensor that each part has, whatever its size, so that a file of another model is recognised.
-MARKS = {"unet": "conv_in.weight", "vae": "encoder.conv_in.weight", "text_encoder": "embeddings.token_embedding.weight"}
+# Tensors that each part has, whatever its size, so that a file of another model is recognised.
+MARKS = {
+    "unet": ("conv_in.weight",),
+    "vae": ("encoder.conv_in.weight", "encoder.layers.0.weight"),  # of an AutoencoderKL, an AutoencoderTiny
+    "text_encoder": ("embeddings.token_embedding.weight",),
+}
 # Files that dermgen does not read, by names of their tensors; the first match counts.
 FOREIGN = (
     ("hada_w1_a", "a LoHa adapter (LyCORIS)"),
@@ -92,8 +96,8 @@ def describe(path: Path) -> str:
     if _pairs(header):
         family = _family(header)
         return f"a LoRA adapter{f' of {family}' if family else ''}, which dermgen generate takes with --base_model"
-    for part, mark in MARKS.items():
-        if mark in map(plain_name, header):
+    for part, marks in MARKS.items():
+        if not set(marks).isdisjoint(map(plain_name, header)):
             return f"the weights of a single part ({part}) of a model"
     if header and all(len(tensor.shape) <= 2 for tensor in header.values()) and len(header) <= 2:
         return "a textual inversion (the embedding of a word)"

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from dermgen.blocks import for_terminal
-from dermgen.classify import classifier
+from dermgen.classify import classifier, networks
 from dermgen.classify.classifier import ClassifierConfig
 from dermgen.config import InputError
 from dermgen.data import manifest
@@ -390,6 +390,16 @@ def test_the_floor_is_not_of_images_that_the_extractor_was_trained_on(tested_dir
     assert 7 <= result.overall.n_floor <= (table["split"] == "val").sum()
     assert any("trained on the training split" in w for w in result.notes)
     assert "inception_score" in result.overall.scores
+    network, classes, resolution = networks.load_run(run)
+    assert resolution == 32
+    hits = {}
+    for row in images.read(synthetic_dir, True).to_dict("records"):
+        pixels = torch.from_numpy(np.array(Image.open(row["path"]))).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            hits.setdefault(row["dx"], []).append(classes[int(network(pixels).argmax())] == row["dx"])
+    by_class = {g.group: g.scores["recognised"].value for g in result.groups if g.scope == "class"}
+    assert by_class
+    assert by_class == pytest.approx({dx: np.mean(hits[dx]) for dx in by_class})
 
 
 @pytest.mark.slow

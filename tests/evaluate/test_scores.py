@@ -193,6 +193,13 @@ def test_the_interval_of_a_share_is_at_least_that_of_as_many_coins_as_the_smalle
     assert all_inside.interval() == pytest.approx(statistics.wilson(60, 60))
 
 
+def test_recognised_is_the_share_of_images_with_the_highest_logit_at_their_class():
+    logits = np.array([[2.0, 1, 0], [0, 1, 2], [0, 3, 2], [5, 1, 2]])
+    score = scores.recognised(logits, np.array([0, 2, 2, 1]))
+    assert score.value == 0.5
+    assert score.interval() == pytest.approx(statistics.wilson(1.5, 3))  # with the unbiased standard error
+
+
 def test_inception_score_agrees_with_torch_fidelity():
     logits = np.random.default_rng(0).normal(size=(60, 10)) * 2
     theirs = isc_features_to_metric(torch.from_numpy(logits), splits=1, shuffle=False)["inception_score_mean"]
