@@ -22,13 +22,16 @@ LIMITS = {
         train_batch_size gradient_accumulation_steps max_train_steps num_train_epochs checkpointing_steps
         checkpoints_total_limit logging_steps lr_num_cycles ClassifierConfig.resolution validation_steps
         max_images_per_class patch_size width layers early_stopping_patience eval_batch_size validation_images
-        num_sample_images generator_channels residual_blocks discriminator_channels latent_dim latent_channels
+        num_sample_images generator_channels residual_blocks discriminator_channels latent_dim
         layers_per_block validation_inference_steps num_instance_images num_class_images sample_batch_size
         tokenizer_max_length num_validation_images validation_epochs held_out_images rank max_pairs batch_size
         candidates num_images num_inference_steps num_lesions num_workers max_shard_size num_validations
         mapping_layers channel_base channel_max n_critic r1_interval path_length_interval ada_kimg autoencoder_steps
         unet_steps autoencoder_batch_size unet_batch_size text_width hidden_width preview num_processes num_machines
         main_process_port""",
+    "at least 3": "latent_channels",
+    "at least 4": "AutoencoderConfig.channels autoencoder_channels",
+    "at least 2 and a power of 2": "downsampling",
     "at least 7": "min_images",
     "at least 8": """
         FromScratchConfig.resolution AdversarialConfig.resolution DdpmConfig.resolution VaeConfig.resolution
@@ -58,6 +61,9 @@ LIMITS = {
 VALUES = {
     "at least 0": ([-1, -1e-9, float("nan")], [0]),
     "at least 1": ([0, 1 - 1e-9], [1]),
+    "at least 3": ([2], [3]),
+    "at least 4": ([3], [4]),
+    "at least 2 and a power of 2": ([0, 1, 3, 6], [2, 4, 8]),
     "at least 7": ([6], [7]),
     "at least 8": ([7], [8]),
     "at least 21": ([20], [21]),
@@ -94,9 +100,10 @@ REQUIRED = {
     "folders output_dir": "ReportConfig",
     "files": "InspectConfig",
     "recipe": "LaunchConfig",
-    "": "TrainConfig DoctorConfig InitConfig",
+    "": "TrainConfig DoctorConfig InitConfig DemoConfig",
 }
 POSITIONAL = {
+    "DemoConfig": "output_dir",
     "PrepareConfig": "source",
     "ReportConfig": "folders",
     "InspectConfig": "files",
@@ -125,6 +132,7 @@ FREE = {
     **dict.fromkeys("FromScratchConfig AdversarialConfig DdpmConfig VaeConfig DcganConfig".split(), FROM_SCRATCH),
     **dict.fromkeys("Stylegan2Config CycleganConfig".split(), FROM_SCRATCH),
     "TinyConfig": "output_dir autoencoder_steps unet_steps mixed_precision report_to",
+    "DemoConfig": "output_dir",
     "PhantomConfig": "output_dir",
     "PrepareConfig": "num_workers data_dir output_dir tokenizer partial preview",
     "GenerateConfig": "output_dir batch_size",

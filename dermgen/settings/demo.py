@@ -13,6 +13,6 @@ class DemoConfig:
     resumes.
     """
 
-    output_dir: str = option("demo", "folder of everything that the demo makes", positional=True)
+    output_dir: str = option("demo", "folder of everything that the demo makes", positional=True, free=True)
 
     __post_init__ = check
