@@ -14,7 +14,7 @@ from dermgen.settings.training import FromScratchConfig
 # By what a value must be: the options, each in all classes that have it, or `Class.option` where classes differ.
 LIMITS = {
     "at least 0": """
-        port learning_rate unet_learning_rate discriminator_learning_rate lr_warmup_steps dataloader_num_workers
+        latent_noise port learning_rate unet_learning_rate discriminator_learning_rate lr_warmup_steps dataloader_num_workers
         VaeConfig.kl_weight kl_warmup_steps synthetic_ratio freeze_stages mixup_alpha rotation
         reduce_on_plateau_patience cycle_weight identity_weight pool_size r1_gamma path_length_weight
         gradient_penalty_weight mask_loss_weight truncation crop_margin gpu_memory machine_rank""",
