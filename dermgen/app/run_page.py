@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from dermgen.app.curves import score_of, title_of
 from dermgen.app.progress import Progress
@@ -110,6 +111,9 @@ def resume_command(record: RunRecord) -> str | None:
     if not record.argv:
         return None
     program, *arguments = record.argv
+    if Path(program).name == "after_training.py":  # the module that `dermgen train` launches
+        _, method, _, recipe, *flags = arguments
+        return shlex.join(["dermgen", "train", recipe, "--method", method, *flags])
     launcher = "accelerate launch " if program.endswith(".py") else ""
     return f"{launcher}{program} {shlex.join(arguments)}"
 

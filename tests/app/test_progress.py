@@ -136,6 +136,10 @@ def test_the_command_that_resumes_can_be_pasted_into_a_shell(begun):
         run_page.resume_command(RunRecord.read(begun))
         == "accelerate launch train_scripts/ddpm.py --config 'my recipe.yaml'"
     )
+    launched = ["/lib/dermgen/publish/after_training.py", "--method", "ddpm", "--config", "my recipe.yaml"]
+    record(begun, argv=[*launched, "--seed", "1"])
+    command = run_page.resume_command(RunRecord.read(begun))
+    assert command == "dermgen train 'my recipe.yaml' --method ddpm --seed 1"
     record(begun, argv=["dermgen tiny", "--data_dir", "m"])
     assert run_page.resume_command(RunRecord.read(begun)) == "dermgen tiny --data_dir m"
     record(begun, argv=[])
