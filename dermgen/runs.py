@@ -56,7 +56,7 @@ def weights_sha256(folder: str | Path) -> str:
 
 
 def find(folder: str | Path, weights: Literal["last", "best"] = "last") -> TrainedRun | None:
-    """The finished run in that folder; None where there is none of a method trained from scratch.
+    """The finished run in that folder; None if it holds no run of a method trained from scratch.
 
     Raises:
         InputError: if the run has no final weights yet, or best ones are requested and it has none.

@@ -1,4 +1,4 @@
-"""One interface to every trained generator and discriminator, and the loop that saves what a generator gives."""
+"""The interface of every trained generator and discriminator, and the loop that saves the images of a generator."""
 
 import os
 import time
@@ -22,7 +22,7 @@ PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 class ImageGenerator(Protocol):
-    """What every trained method can do."""
+    """A trained generator, whatever its method."""
 
     def sample(self, labels: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
         """Generate one image per label (a class code, or a prompt) as uint8 (N, 3, H, W).
@@ -33,7 +33,7 @@ class ImageGenerator(Protocol):
 
 
 class ImageCritic(Protocol):
-    """What a trained discriminator can do."""
+    """A trained discriminator, whatever its method."""
 
     def score(self, images: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
         """How real uint8 images (N, 3, H, W) of these classes look, (N,) float32; more is more real."""
@@ -42,7 +42,7 @@ class ImageCritic(Protocol):
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Within the block the models are in evaluation mode and nothing is differentiated."""
+    """Within the block the models are in evaluation mode and no gradients are computed."""
     modes = [model.training for model in models]
     for model in models:
         model.eval()
@@ -55,10 +55,10 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def class_indices(labels: Sequence[str], classes: Sequence[str], conditional: bool) -> list[int]:
-    """Indices of the requested classes; of an unconditional model 0 for its only class or none.
+    """Indices of the requested classes; all 0 for an unconditional model.
 
     Raises:
-        InputError: for a class that the model does not know, or any class where it cannot choose.
+        InputError: for a class that the model does not know, or any of several that it cannot choose between.
     """
     if not conditional:
         requested = sorted(set(labels) - {"", *(classes if len(classes) == 1 else ())})
@@ -82,7 +82,7 @@ class Critic:
         network: takes images (N, 3, H, H) in [-1, 1] and class indices (N,); gives logits (N, …).
         resolution: H, in pixels.
         classes: codes in the order of the indices.
-        conditional: whether the network looks at the class.
+        conditional: whether the network uses the class.
     """
 
     def __init__(self, network: nn.Module, resolution: int, classes: Sequence[str], conditional: bool):
@@ -114,7 +114,7 @@ class GeneratorOptions:
         guidance_scale: weight of the class; 1 is none.
         scheduler: name of the sampler.
         truncation: psi of a style network.
-        direction: which way images are translated.
+        direction: in which images are translated.
         sources: the images that are translated, uint8 (N, 3, H, W).
     """
 
@@ -150,7 +150,7 @@ def generate_missing(
         generator: of the images.
         requests: the whole list, the same on all processes.
         save: writes one uint8 (3, H, W) image, whole or not at all.
-        batch_size: images at a time to begin with.
+        batch_size: images at a time at the start.
         process_index: of this process.
         num_processes: that share the work.
         desc: of the progress bar.
@@ -158,13 +158,13 @@ def generate_missing(
     Raises:
         InputError: if not even one image fits into memory.
     """
-    mine = [r for r in requests[process_index::num_processes] if not is_whole(r.path)]
+    missing = [r for r in requests[process_index::num_processes] if not is_whole(r.path)]
     start = time.monotonic()
-    hidden = process_index > 0 or len(mine) <= batch_size
-    with tqdm(total=len(mine), desc=desc, unit="image", disable=hidden, dynamic_ncols=True) as progress:
+    hidden = process_index > 0 or len(missing) <= batch_size
+    with tqdm(total=len(missing), desc=desc, unit="image", disable=hidden, dynamic_ncols=True) as progress:
         done = 0
-        while done < len(mine):
-            batch = mine[done : done + batch_size]
+        while done < len(missing):
+            batch = missing[done : done + batch_size]
             try:
                 images = generator.sample([r.label for r in batch], [r.seed for r in batch])
             except RuntimeError as error:
@@ -196,7 +196,7 @@ def save_png(image: torch.Tensor, path: Path, text: Mapping[str, str]) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a PNG is there to its last byte; after a power cut it can be there and empty."""
+    """Whether a PNG exists and is complete; after a power cut it can be empty."""
     try:
         with open(path, "rb") as file:
             file.seek(-len(PNG_END), os.SEEK_END)
@@ -206,5 +206,5 @@ def is_whole(path: Path) -> bool:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    # On the CPU PyTorch has no exception type of its own for it.
+    # For the CPU PyTorch has no separate exception type.
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

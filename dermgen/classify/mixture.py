@@ -37,7 +37,7 @@ def training_rows(
             among those of a larger one.
 
     Raises:
-        InputError: if there are too few synthetic images, or a class has none at all.
+        InputError: if there are too few synthetic images, or a class has no images.
     """
     import pandas as pd
 

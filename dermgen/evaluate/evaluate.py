@@ -171,7 +171,7 @@ def _scopes(real: pd.DataFrame, synthetic: pd.DataFrame) -> list[tuple[str, str]
 def _parts(
     real: features.FeatureSet, synthetic: features.FeatureSet, extractor: features.Extractor
 ) -> dict[str, features.FeatureSet]:
-    """The sets that are compared: held-out, training and synthetic images, and real ones in place of the synthetic.
+    """The sets that are compared: held-out, training and synthetic images, and real ones instead of the synthetic.
 
     Stand-ins are real images outside the held-out set that the extractor was not trained on, since its features of
     training images differ from those of new images. Without any, the held-out images are halved by lesion.
@@ -196,7 +196,7 @@ def _of_large_classes(synthetic: features.FeatureSet, held_out: features.Feature
 
 
 def _compare(held_out: features.FeatureSet, inside: dict[str, features.FeatureSet], seed: int, device) -> dict:
-    """Scores against held-out images, against as many training images, and of real images in place of the synthetic.
+    """Scores against held-out images, against as many training images, and of real images instead of the synthetic.
 
     Most scores depend on the number of images, so each of these comparisons uses equal numbers.
     """

@@ -1,1 +1,1 @@
-"""Generating images: what is requested, which model makes it, and the folder in which it is kept."""
+"""Generating images: the request, the model, and the folder of the images."""

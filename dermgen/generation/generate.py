@@ -196,7 +196,7 @@ def _with_cut_texts(table: pd.DataFrame, cut: Mapping[str, str], accelerator: Ac
 
 
 def _contact_sheets(table: pd.DataFrame, folder: Path, seed: int) -> None:
-    """One sheet per class, or one of all images where there are no classes."""
+    """Write one sheet per class, or one of all images if there are no classes."""
     for dx, part in table.groupby("dx"):
         images = [Image.open(folder / name) for name in subset(part, 64, seed)["file_name"]]
         contact_sheet(images, folder / "sheets" / f"{file_stem(dx or 'all')}.png", 8)

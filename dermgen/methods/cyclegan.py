@@ -187,7 +187,7 @@ class Translations(NamedTuple):
     fake_b: torch.Tensor
     adversarial: torch.Tensor
     cycle: torch.Tensor
-    identity: torch.Tensor  # 0 where it has no weight
+    identity: torch.Tensor  # 0 if it has no weight
 
 
 def translate(
@@ -300,7 +300,7 @@ def load_critic(
 
 
 class ClassCritic:
-    """The two discriminators of a CycleGAN between two classes, each for the images of its own."""
+    """The two discriminators of a CycleGAN between two classes, each for the images of its class."""
 
     def __init__(self, class_a: str, critic_a: Critic, critic_b: Critic):
         self.class_a, self.critics = class_a, (critic_a, critic_b)

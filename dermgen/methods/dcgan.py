@@ -26,7 +26,7 @@ from dermgen.training.run import Run
 
 
 class DcganGenerator(ModelMixin, ConfigMixin):
-    """Latents to images by transposed convolutions with batch norm; a class is an embedding beside the latents."""
+    """Latents to images by transposed convolutions with batch norm; a class is an embedding appended to the latents."""
 
     @register_to_config
     def __init__(self, resolution: int, latent_dim: int = 100, channels: int = 128, num_classes: int = 0):

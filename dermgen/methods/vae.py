@@ -23,7 +23,7 @@ from dermgen.training.variational import kl_to_standard_normal
 
 
 class Vae(ModelMixin, ConfigMixin):
-    """Encoder and decoder; a class is an embedding beside the encoder's features and the decoder's latents.
+    """Encoder and decoder; a class is an embedding added to the encoder's features and the decoder's latents.
 
     Args:
         resolution: height and width in pixels.

@@ -12,7 +12,7 @@ class CycleganConfig(AdversarialConfig):
 
     data_dir_b: str | None = option(
         None,
-        "manifest of the second domain, with all its classes; in place of class_a and class_b",
+        "manifest of the second domain, with all its classes; instead of class_a and class_b",
         trial=FEW_ROWS,
     )
     class_a: str | None = option(None, "class of the first domain, e.g. nv")

@@ -46,7 +46,7 @@ class PublishModelConfig(PublishConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PublishDatasetConfig(PublishConfig):
-    """Publish a synthetic set, with real images beside it where their licence allows.
+    """Publish a synthetic set, with real images beside it if their licence allows.
 
     `dermgen publish dataset DIR --repo_id org/name`
     """

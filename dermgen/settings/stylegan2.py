@@ -41,7 +41,7 @@ class Stylegan2Config(AdversarialConfig):
     )
     gradient_penalty_weight: float = option(10.0, "weight of WGAN-GP's gradient penalty", at_least=0)
     spectral_norm: bool = option(
-        False, "spectral normalisation of the discriminator's convolutions, in place of equalised rates"
+        False, "spectral normalisation of the discriminator's convolutions, instead of equalised learning rates"
     )
 
     def __post_init__(self):

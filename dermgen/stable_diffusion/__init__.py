@@ -1,1 +1,1 @@
-"""Stable Diffusion as a material: loading, its inputs on disk, what is trained of it, drawing from it."""
+"""Stable Diffusion: loading, cached inputs, the weights that are trained, and sampling."""

@@ -23,7 +23,7 @@ from dermgen.training.draws import CLASS_IMAGES, derive_seed
 
 
 def own_images(folder: Path) -> list[Path]:
-    """The user's images in a folder of class images: those that dermgen did not generate, with whatever settings."""
+    """The user's images in a folder of class images: those that dermgen did not generate, whatever the settings."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"class_data_dir {folder} is a file: give a folder")
     return [p for p in image_files(folder) if not _is_generated(p)] if folder.exists() else []

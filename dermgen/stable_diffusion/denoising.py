@@ -19,7 +19,7 @@ class DenoisingLoss:
     Args:
         unet: as prepared for training.
         unet_dtype: what its inputs are cast to.
-        text_encoder: as prepared for training, or None where it is frozen.
+        text_encoder: as prepared for training, or None if it is frozen.
         latent_source: batch to latents.
         prompt_source: prompt numbers to embeddings.
         noise_scheduler: its `prediction_type` decides the target.

@@ -218,7 +218,7 @@ class LoraWeights:
 
 
 def _listed(settings: dict) -> dict:
-    """PEFT's settings with sorted lists in place of sets, whose order differs from process to process."""
+    """PEFT's settings with sorted lists instead of sets, whose order differs from process to process."""
     return {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
 
 

@@ -43,7 +43,7 @@ def gradient_penalty(
 ) -> torch.Tensor:
     """WGAN-GP's (|∇critic(x)| - 1)² at points x between real and fake (Gulrajani et al. 2017, arXiv:1704.00028).
 
-    Computed in float32 whatever the autocast: a squared norm of half-precision gradients is not exact.
+    Computed in float32 even under autocast: a squared norm of half-precision gradients is not exact.
 
     Args:
         critic: images to one number each.
@@ -62,7 +62,7 @@ def gradient_penalty(
 def r1_penalty(discriminator: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
     """|∇D(x)|² at real images (N, C, H, W), as (N,) (Mescheder et al. 2018, arXiv:1801.04406, eq. 9 without γ/2).
 
-    Computed in float32 whatever the autocast.
+    Computed in float32 even under autocast.
     """
     return _input_gradient(discriminator, images.detach().float()).square().flatten(1).sum(1)
 

@@ -1,4 +1,4 @@
-"""The weights of a run's best validation, kept in `best/step-N/` beside the last ones."""
+"""The weights of a run's best validation, kept in `best/step-N/` in addition to the last ones."""
 
 import math
 import shutil

@@ -37,7 +37,7 @@ def read_state(checkpoint: Path) -> dict:
 
 
 def to_resume(output_dir: Path, requested: str | None) -> Path | None:
-    """The checkpoint to resume from: the requested one, or the newest; None where there is none.
+    """The checkpoint to resume from: the requested one, or the newest; None if there is none.
 
     Args:
         output_dir: the run folder.
@@ -45,7 +45,7 @@ def to_resume(output_dir: Path, requested: str | None) -> Path | None:
             newest.
 
     Raises:
-        InputError: if the requested one is not a whole checkpoint.
+        InputError: if the requested one is not a complete checkpoint.
     """
     whole = checkpoints(output_dir)
     if requested in (None, "latest"):

@@ -33,7 +33,7 @@ class StepHealth:
         Args:
             step: the step in progress.
             output_dir: the run folder.
-            flags: the largest `flags` of all processes, where they have been gathered already.
+            flags: the largest `flags` of all processes, if they have been gathered already.
         """
         if flags is None:
             flags = self.accelerator.gather(self.flags()[None]).amax(0).tolist()

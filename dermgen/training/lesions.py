@@ -38,7 +38,7 @@ class Lesions:
         return self.val[self.val["dx"].isin(self.classes)] if self.classes else self.val
 
     def sample_labels(self, conditional: bool, count: int) -> list[str]:
-        """Labels of `count` sample images, class after class; "" where no class can be requested."""
+        """Labels of `count` sample images, class after class; "" if no class can be requested."""
         return [self.classes[i * len(self.classes) // count] for i in range(count)] if conditional else [""] * count
 
     def held_out_labels(self, conditional: bool, count: int) -> list[str]:

@@ -16,7 +16,7 @@ def adamw(
     optimizer_class: type[Optimizer] = torch.optim.AdamW,
     **changes: float,
 ) -> Optimizer:
-    """AdamW with the config's settings, or with a rate `lr` of its own; without weight decay it is plain Adam."""
+    """AdamW with the config's settings and `changes` to them; without weight decay it is plain Adam."""
     if config.use_8bit_adam:
         import bitsandbytes
 

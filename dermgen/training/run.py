@@ -105,7 +105,7 @@ class Run:
         return config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
 
     def prepare(self, *objects, average: nn.Module | Sequence[nn.Module] = (), wrap: bool = True) -> list:
-        """Place models and optimizers on their devices; keep an EMA of `average` if the config asks for one.
+        """Place models and optimizers on their devices; keep an EMA of `average` with `ema_decay`.
 
         Args:
             objects: models and optimizers.

@@ -38,7 +38,7 @@ class RunRecord:
         device: name of the GPU, or instruction set of the CPU.
         processes: number of them.
         method: of a model trained from scratch.
-        classes: its codes in order; of a classifier likewise.
+        classes: codes in order, of such a model or of a classifier.
         class_conditional: whether images of a class can be requested.
         resolution: of its images, in pixels.
         training_images: number of them; of each side of a CycleGAN.
@@ -49,7 +49,7 @@ class RunRecord:
         base_model: folder or name on the Hub of the model that was fine-tuned.
         base_on_hub: whether that is a name on the Hub.
         base_sha256: of its weights.
-        base_path: where it was on the machine of the training; None on the Hub.
+        base_path: its folder during the training; None on the Hub.
         revision: of it on the Hub.
         trained_parameters: number of its weights that were trained.
         data_fingerprint: hash of image ids and prompts.
@@ -92,7 +92,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, folder: str | Path) -> "RunRecord":
-        """The record in a folder; an empty one where there is none."""
+        """The record in a folder; an empty one if there is none."""
         path = Path(folder, FILE)
         facts = json.loads(path.read_text()) if path.exists() else {}
         known = {name: facts[name] for name in FACTS if name in facts}

@@ -1,4 +1,4 @@
-"""What a run sends to TensorBoard, Weights & Biases or Comet beside its own files."""
+"""What a run sends to TensorBoard, Weights & Biases or Comet in addition to its own files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
