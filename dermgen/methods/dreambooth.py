@@ -93,18 +93,27 @@ def examine(config: DreamboothConfig) -> Iterator[Finding]:
     """What can be said of a recipe before it is tried: its base model, the memory it takes, prompts that are cut."""
     base = _base(config)
     try:
-        weights = recipe.count_weights(base)
+        number, weights = recipe.count_weights(base), _weights(config)
     except InputError as error:
         yield Finding("FIX", "model", str(error))
         return
-    yield from of_base_model(base.name_or_path, weights)
-    yield from memory.findings(config, base)
+    yield from of_base_model(base.name_or_path, number)
+    yield from memory.findings(config, base, weights)
     try:
         prompts = _trained_prompts(config, _instances(config))
     except InputError as error:
         yield Finding("note", "captions", f"not looked at: {error}")
         return
     yield recipe.of_prompts(base, prompts, _all_prompts(config, prompts), config.tokenizer_max_length)
+
+
+def peak_memory(config: DreamboothConfig, precision: str, gpu: bool) -> memory.Estimate:
+    """The memory that a recipe takes; raises `InputError` if its base model must be downloaded first."""
+    base = _base(config)
+    networks = memory.architecture(base)
+    if networks is None:
+        raise InputError(f"{base.name_or_path} is not on this machine: hf download {base.name_or_path}")
+    return memory.estimate(networks, config, _weights(config), precision, gpu)
 
 
 def _base(config: DreamboothConfig) -> BaseModel:
