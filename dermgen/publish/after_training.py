@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dermgen.config import InputError, parse, whole_file
 from dermgen.job import user_errors
-from dermgen.settings.methods import METHODS
+from dermgen.settings.methods import METHODS, Method
 from dermgen.settings.publish import PublishModelConfig
 from dermgen.settings.training import TrainConfig
 
@@ -29,18 +29,18 @@ def train_and_finish(name: str) -> None:
             raise InputError(f"the recipe is for {config.method}, not for {name}: use `dermgen train RECIPE`")
         config = replace(config, method=name)  # so that the run's config.yaml is a recipe that says what it is for
         train = method.load().train
-        check_upload(config, method.generates)
+        check_upload(config, method)
         train(config)
         finish(config)
 
 
-def check_upload(config: TrainConfig, draws: bool = True) -> None:
+def check_upload(config: TrainConfig, method: Method) -> None:
     """Where the run is to be uploaded, find out before the training whether it can be, and make the repository.
 
     Args:
         config: of the run.
-        draws: whether its model draws images. Nobody can have audited those before it is trained, so `hub_force` must
-            say why it is uploaded all the same.
+        method: of it. Nobody can have audited the images of a model that generates before it is trained, so
+            `hub_force` must say why it is uploaded all the same.
 
     Raises:
         InputError: without a token, the right to write there, or a reason.
@@ -52,7 +52,7 @@ def check_upload(config: TrainConfig, draws: bool = True) -> None:
 
     target = hub.check(hub.named(_repo_id(config), "model"))
     how = "without --push_to_hub, then dermgen generate, dermgen audit and dermgen publish model RUN --evidence AUDIT"
-    stops = gates.of_model(*_will_be_trained_on(config), Evidence(), how if draws else None)
+    stops = gates.of_model(*_will_be_trained_on(config, method), Evidence(), how if method.generates else None)
     gates.pass_or_stop(stops, config.hub_force, f"the model {target.repo_id}", "--hub_force")
     hub.create(target)
 
@@ -86,7 +86,7 @@ def finish(config: TrainConfig) -> None:
         ) from error
 
 
-def _will_be_trained_on(config: TrainConfig) -> "tuple[TrainedOn, str | None]":
+def _will_be_trained_on(config: TrainConfig, method: Method) -> "tuple[TrainedOn, str | None]":
     """What the run will be trained on, and the base model on the Hub whose weights its own will contain."""
     from dermgen.data.set_facts import SetFacts
     from dermgen.data.trained_on import TrainedOn
@@ -94,11 +94,10 @@ def _will_be_trained_on(config: TrainConfig) -> "tuple[TrainedOn, str | None]":
     settings = vars(config)
     folders = [settings.get(name) for name in ("data_dir", "data_dir_b", "synthetic_dir")]
     data = [SetFacts.of(folder) for folder in folders if folder] or [SetFacts.of_plain_folder(0)]
-    base = None if settings.get("from_scratch") else settings.get("pretrained_model_name_or_path")
+    base = config.base_model
     base_data = TrainedOn.read(base).all_data if base else []
     leaky = any(entry.leaky for entry in (*data, *base_data))
-    adapters = "rank" in settings  # of LoRA, which leave the base where it is
-    sent = base if base and not adapters and not Path(base).exists() else None
+    sent = base if base and method.holds_base and not Path(base).exists() else None
     return TrainedOn(data=tuple(data), base_data=tuple(base_data), leaky=leaky), sent
 
 

@@ -17,6 +17,7 @@ from dermgen.blocks import counted, for_card, number, percent
 from dermgen.config import InputError
 from dermgen.data.origins import COLLECTIONS, License, Origin, origin, parse_license
 from dermgen.data.set_facts import SetFacts
+from dermgen.data.trained_on import TrainedOn
 from dermgen.labels import TAXONOMIES
 from dermgen.publish.evidence import Evidence, copies_among
 from dermgen.publish.gates import Stop
@@ -24,6 +25,7 @@ from dermgen.publish.privacy import without_paths_in
 from dermgen.results.audit import PASSED, Audit, Rate
 from dermgen.results.common import label
 from dermgen.results.evaluation import Evaluation
+from dermgen.settings.publish import PublishConfig
 from dermgen.statistics import wilson
 
 
@@ -81,30 +83,26 @@ def render(
 
 
 def shared_facts(
-    data: Sequence[SetFacts],
-    base_data: Sequence[SetFacts],
+    trained_on: TrainedOn,
     license: License | None,
     evidence: Evidence,
-    stops: Sequence[Stop],
-    force: str | None,
-    data_license: str | None,
+    stops: Sequence[Stop] = (),
+    config: PublishConfig | None = None,
     published: Collection[str] | None = None,
-    trained_on: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """The fields of every card, for a model or a data set.
 
     Args:
-        data: facts about the training images, one entry per manifest.
-        base_data: the same for the base model, if known.
+        trained_on: what the model was trained on; the data of a set are also what binds its images otherwise.
         license: of what is published.
         evidence: results about it.
         stops: checks that failed.
-        force: the reason for publishing despite them.
-        data_license: the publisher's statement for images whose manifest has no licence.
+        config: what the publisher says, of licences and of failed checks.
         published: SHA-256 of the images of a data set.
-        trained_on: SHA-256 of the real training images, if known.
     """
-    sources = sorted({source for entry in (*data, *base_data) for source in entry.sources} - {""})
+    data, base_data = trained_on.data, trained_on.base_data
+    force, data_license = (config.force, config.data_license) if config else (None, None)
+    sources = sorted({source for entry in trained_on.all_data for source in entry.sources} - {""})
     bibtex = dict.fromkeys(b for s in sources if s in COLLECTIONS for b in [COLLECTIONS[s].bibtex] if b)
     return {
         "version": __version__,
@@ -114,10 +112,10 @@ def shared_facts(
         "sources": sources,
         "citations": list(bibtex),
         "license": license,
-        "consent": consent([*data, *base_data]),
+        "consent": consent(trained_on.all_data),
         "forced": [stop.on_card() for stop in stops] if force else [],
         "force_reason": force,
-        "scores": [_scores(scores, trained_on) for scores in evidence.scores],
+        "scores": [_scores(scores, trained_on.sha256) for scores in evidence.scores],
         "memorization": _memorization(evidence, published),
         "studies": evidence.studies,
     }

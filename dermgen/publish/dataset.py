@@ -21,7 +21,7 @@ from dermgen.data.origins import License, parse_license
 from dermgen.data.set_facts import SetFacts, combined_license
 from dermgen.data.trained_on import TrainedOn
 from dermgen.labels import from_labels
-from dermgen.publish import cards, gates, hub, shards
+from dermgen.publish import cards, gates, shards
 from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.hiding import patient_ids, without_private
 from dermgen.publish.privacy import without_paths, without_paths_in
@@ -94,7 +94,7 @@ def publish_dataset(config: PublishDatasetConfig) -> str | None:
     shown = contents.synthetic[~contents.synthetic["sha256"].isin(evidence.copied)]
     picture = write_picture(shown, publication.files, SHOWN, 192)
     sha256 = key_of(*sorted(rows["sha256"]))
-    hub.write_marker(publication.files, {"dermgen": __version__, "images": len(rows), "sha256": sha256})
+    publication.mark(sha256, images=len(rows))
     repo_id, license = publication.target.repo_id, own_license(config, data_license)
     title = repo_id.split("/")[-1]
     of_set = {
@@ -137,17 +137,8 @@ def _card_facts(
     config: PublishDatasetConfig,
 ) -> dict[str, Any]:
     """What the card says but for the files themselves."""
-    shared = cards.shared_facts(
-        contents.data,
-        [],
-        license,
-        evidence,
-        stops,
-        config.force,
-        config.data_license,
-        contents.published,
-        contents.trained_on.sha256,
-    )
+    bound_by = replace(contents.trained_on, data=tuple(contents.data), base_data=())
+    shared = cards.shared_facts(bound_by, license, evidence, stops, config, contents.published)
     return shared | {
         "notice": "Its synthetic images are no photographs of patients, and no evidence of how a disease looks.",
         "it": "this set",

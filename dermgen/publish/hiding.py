@@ -26,9 +26,7 @@ def without_private(rows: pd.DataFrame, data: Sequence[SetFacts], evidence: Evid
     """
     public = _public(data)
     # The nearest image and the source are of the manifests that the audits were given.
-    audited = bool(evidence.audits) and _public(
-        SetFacts.from_json(audit.real) if audit.real else SetFacts.of_plain_folder(0) for audit in evidence.audits
-    )
+    audited = bool(evidence.audits) and _public(audit.real_set for audit in evidence.audits)
     hidden = [] if public else ["lesion_id"]
     hidden += [] if public and audited else ["nearest_train_id"]
     hidden += [] if public and audited and not evidence.unknown_sources else ["source_image_id"]

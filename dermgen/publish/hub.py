@@ -10,11 +10,10 @@ from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx, validate_repo_id
 
+from dermgen import __version__
 from dermgen.blocks import counted
-from dermgen.config import InputError, write_json
+from dermgen.config import InputError
 
-# Marks every repository that dermgen wrote, so that no other repository is ever overwritten.
-MARKER = "dermgen.json"
 NOT_CONTENT = frozenset({".gitattributes"})
 
 RepoType = Literal["model", "dataset"]
@@ -31,6 +30,25 @@ class Target:
     @property
     def url(self) -> str:
         return f"{constants.ENDPOINT}/{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo_id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marker:
+    """Marks every repository that dermgen wrote, so that no other one is ever overwritten.
+
+    Attributes:
+        dermgen: its version.
+        model: name of the card of a model.
+        images: number of them in a data set.
+        sha256: of the weights, or over the images.
+    """
+
+    FILE = "dermgen.json"
+
+    dermgen: str = __version__
+    model: str | None = None
+    images: int | None = None
+    sha256: str
 
 
 def named(repo_id: str, repo_type: RepoType, public: bool = False) -> Target:
@@ -73,7 +91,7 @@ def check(target: Target) -> Target:
             return target
         info = api.repo_info(target.repo_id, repo_type=target.repo_type)
         files = {file.rfilename for file in info.siblings or []} - NOT_CONTENT
-        if files and MARKER not in files:
+        if files and Marker.FILE not in files:
             raise InputError(
                 f"{target.repo_id} is on the Hub already, with {counted(len(files), 'file')} that dermgen did not "
                 "write: choose another --repo_id"
@@ -138,11 +156,6 @@ def _validate(card: Path, repo_type: RepoType) -> None:
         ModelCard.load(card, ignore_metadata_errors=False).validate(repo_type=repo_type)
     except ValueError as error:
         raise InputError(f"the Hub refuses the metadata of the card: {' '.join(str(error).split())[:300]}") from error
-
-
-def write_marker(folder: Path, facts: dict) -> None:
-    """Mark the repository as written by dermgen, with facts about its content."""
-    write_json(folder / MARKER, facts)
 
 
 @contextmanager

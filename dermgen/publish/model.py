@@ -8,12 +8,11 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from dermgen import __version__
 from dermgen.config import write_json
 from dermgen.data import manifest
 from dermgen.data.cache import hash_file
 from dermgen.data.origins import License
-from dermgen.publish import cards, gates, hub
+from dermgen.publish import cards, gates
 from dermgen.publish.described import Described, describe
 from dermgen.publish.evidence import Evidence, gather
 from dermgen.publish.hiding import patient_ids
@@ -87,15 +86,11 @@ def render_card(
         picture: file of samples.
     """
     evidence = evidence or Evidence()
-    said, force, template = (config.data_license, config.force, config.card_template) if config else (None, None, None)
-    base_license = config.base_license if config else None
+    said, base_license = (config.data_license, config.base_license) if config else (None, None)
     license = gates.required_license(described.trained_on, described.sent_base, said, base_license)
     license = own_license(config, license) if config else license
     title = repo_id.split("/")[-1]
-    trained_on = described.trained_on
-    facts = cards.shared_facts(
-        trained_on.data, trained_on.base_data, license, evidence, stops, force, said, trained_on=trained_on.sha256
-    )
+    facts = cards.shared_facts(described.trained_on, license, evidence, stops, config)
     facts |= {
         "repo_id": repo_id,
         "title": title,
@@ -113,7 +108,7 @@ def render_card(
     }
     metadata = _metadata(described, evidence, license)
     facts["card_data"] = ModelCardData(model_name=title, **metadata).to_yaml()
-    return cards.render(f"{described.template}.md", facts, "model", template)
+    return cards.render(f"{described.template}.md", facts, "model", config and config.card_template)
 
 
 def _put_files(publication: Publication, described: Described) -> None:
@@ -133,9 +128,7 @@ def _put_files(publication: Publication, described: Described) -> None:
     (publication.files / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     provenance = json.loads((described.folder / "provenance.json").read_text())
     write_json(publication.files / "provenance.json", without_paths(provenance))
-    hub.write_marker(
-        publication.files, {"dermgen": __version__, "model": described.template, "sha256": described.sha256}
-    )
+    publication.mark(described.sha256, model=described.template)
 
 
 def _picture(files: Path, evidence: Evidence) -> str | None:

@@ -16,6 +16,7 @@ from dermgen.data.sheets import contact_sheet
 from dermgen.data.subsets import subset
 from dermgen.job import claim_folder
 from dermgen.publish import gates, hub, privacy
+from dermgen.results.common import write
 from dermgen.settings.publish import PublishConfig
 
 
@@ -26,6 +27,10 @@ class Publication:
     config: PublishConfig
     target: hub.Target
     files: Path
+
+    def mark(self, sha256: str, model: str | None = None, images: int | None = None) -> None:
+        """Mark the repository as written by dermgen, see `hub.Marker`."""
+        write(hub.Marker(model=model, images=images, sha256=sha256), self.files)
 
     def keep(self, source: Path, name: str) -> None:
         """Add a file under a name; as a hard link where possible, since weights are large."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, number, percent
 from dermgen.data.prepared import OLD_SPLIT
+from dermgen.data.set_facts import SetFacts
 from dermgen.results.common import ImageSet, split_warnings
 
 PASSED, FAILED, CANNOT_TELL = "passed", "failed", "cannot tell"
@@ -109,6 +110,11 @@ class Audit(Rate):
             "--split`)."
         )
         return "Do not share this set as it is." + (more if self.cannot_tell else "")
+
+    @property
+    def real_set(self) -> SetFacts:
+        """Facts of the real images, of which a plain folder tells none."""
+        return SetFacts.of_plain_folder(0) if self.real is None else SetFacts.from_json(self.real)
 
     @property
     def cannot_tell(self) -> bool:

@@ -83,3 +83,7 @@ class ClassifierConfig(TrainConfig):
                 f"with from_scratch, resolution must be a multiple of patch_size, and width one of 32: got resolution "
                 f"{self.resolution}, patch_size {self.patch_size} and width {self.width}"
             )
+
+    @property
+    def base_model(self) -> str | None:
+        return None if self.from_scratch else self.pretrained_model_name_or_path

@@ -151,6 +151,10 @@ class DreamboothConfig(TrainConfig):
             raise InputError("give either --validation_steps or --validation_epochs")
 
     @property
+    def base_model(self) -> str:
+        return self.pretrained_model_name_or_path
+
+    @property
     def adapters(self) -> dict[str, Any] | None:
         """The arguments of `LoraWeights`; None if all weights are trained."""
         return None

@@ -33,6 +33,7 @@ class Method:
         judges: whether it trains a discriminator, with which `dermgen filter` can score images.
         translates: whether it makes images from given ones, so that classes cannot be requested.
         generates: whether it generates images, which may be copies.
+        holds_base: whether what it saves holds the weights of the base model that it started from.
         recipes: what else the name of a recipe may begin with.
     """
 
@@ -44,6 +45,7 @@ class Method:
     judges: bool = False
     translates: bool = False
     generates: bool = True
+    holds_base: bool = False
     recipes: tuple[str, ...] = ()
 
     def load(self) -> ModuleType:
@@ -53,12 +55,18 @@ class Method:
 
 # By the name of the script and of the card.
 METHODS = {
-    "dreambooth": Method(title="DreamBooth", settings=DreamboothConfig, module="dermgen.methods.dreambooth"),
+    "dreambooth": Method(
+        title="DreamBooth", settings=DreamboothConfig, module="dermgen.methods.dreambooth", holds_base=True
+    ),
     "dreambooth_lora": Method(
         title="DreamBooth-LoRA", settings=DreamboothLoraConfig, module="dermgen.methods.dreambooth"
     ),
     "classifier": Method(
-        title="Classifier", settings=ClassifierConfig, module="dermgen.classify.classifier", generates=False
+        title="Classifier",
+        settings=ClassifierConfig,
+        module="dermgen.classify.classifier",
+        generates=False,
+        holds_base=True,
     ),
     "ddpm": Method(
         title="DDPM",

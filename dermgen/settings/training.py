@@ -84,6 +84,11 @@ class TrainConfig:
     def __post_init__(self):
         check(self)
 
+    @property
+    def base_model(self) -> str | None:
+        """Folder or Hub id of the model that the training starts from; None where it starts from random weights."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class FromScratchConfig(TrainConfig):

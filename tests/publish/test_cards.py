@@ -11,6 +11,7 @@ from dermgen.blocks import for_card
 from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.data.set_facts import SetFacts
+from dermgen.data.trained_on import TrainedOn
 from dermgen.publish import cards
 from dermgen.publish.described import describe
 from dermgen.publish.evidence import Evidence, gather
@@ -56,7 +57,7 @@ def test_images_are_called_held_out_only_if_known_not_to_be_trained_on(world):
     assert scores.reference.splits == ["test"]
 
     def called_held_out(trained_on):
-        facts = cards.shared_facts([], [], None, Evidence(scores=[scores]), [], None, None, trained_on=trained_on)
+        facts = cards.shared_facts(TrainedOn(trained_on), None, Evidence(scores=[scores]))
         return facts["scores"][0]["held_out"]
 
     assert called_held_out(["other"])
@@ -79,7 +80,7 @@ def test_a_file_in_the_working_folder_is_not_a_template_unless_it_is_named(world
 def test_counts_on_a_card_agree_with_their_nouns(tmp_path):
     template = tmp_path / "card.md"
     template.write_text('---\nlicense: mit\n---\n{% include "_data.md" %}')
-    facts = cards.shared_facts([replace(entry("our clinic"), lesions=1)], [], None, Evidence(), [], None, None)
+    facts = cards.shared_facts(TrainedOn(data=(replace(entry("our clinic"), lesions=1),)), None, Evidence())
     text = cards.render("ddpm.md", facts | {"data_title": "Training data"}, "model", template)
     assert "1 image of 1 lesion, from our clinic." in text
 
@@ -101,7 +102,7 @@ def test_a_set_without_its_copies_has_passed_and_a_forced_one_says_that_it_faile
     )  # fmt: skip
 
     def reported(published):
-        facts = cards.shared_facts([], [], None, Evidence(audit=audit, audits=[audit]), [], None, None, published)
+        facts = cards.shared_facts(TrainedOn(), None, Evidence(audit=audit, audits=[audit]), published=published)
         return for_card(facts["memorization"].rate_blocks())
 
     assert "FAILED" not in reported(hashes[20:])
