@@ -88,7 +88,7 @@ def color_errors(model: Path, real: Path) -> dict[str, float]:
     pixels = images.stack(range(len(images)))
     with evaluating(vae):
         decoded = torch.cat(
-            [vae.decode(vae.encode(x).latent_dist.mean).sample for x in to_unit_range(pixels).split(64)]
+            [vae.decode(vae.encode(x).latents).sample for x in to_unit_range(pixels).split(64)]
         )
     difference = torch.nn.functional.avg_pool2d((to_unit_range(pixels) - decoded) * 127.5, BLOCK)
     distance = difference.norm(dim=1).mean((1, 2)).numpy()

@@ -86,7 +86,7 @@ def changes(config: InitConfig, recipe: Recipe) -> dict[str, Any]:
     changed: dict[str, Any] = {"data_dir": config.data_dir, "output_dir": f"runs/{Path(config.recipe).stem}"}
     if "instance_class" in vars(recipe.settings):
         name = from_labels(_classes(config.data_dir))[config.goal].name
-        prompt = recipe.settings.class_prompt.replace("skin lesion", name)
+        prompt = recipe.settings.class_prompt[0].replace("skin lesion", name)
         changed |= {"instance_class": config.goal, "instance_prompt": prompt, "validation_prompt": [prompt]}
     if config.time == "quick":
         given = read_yaml(recipe.path)

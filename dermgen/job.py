@@ -73,6 +73,8 @@ def claim_folder(folder: Path, config: Any, anew: bool = False) -> None:
         saved = {k: v for k, v in saved.items() if k not in foreign_options(type(config))}  # which were saved once
         # An option that is younger than the folder had what is its default now.
         saved = {f.name: f.default for f in dataclasses.fields(config) if f.default is not dataclasses.MISSING} | saved
+        # One that takes several words now took one.
+        saved |= {k: [v] for k, v in saved.items() if isinstance(now.get(k), list) and isinstance(v, str)}
         free = {k for k, rules in rules_of(type(config)).items() if "free" in rules or (anew and "fixed" not in rules)}
         changed = [k for k in sorted(saved.keys() | now.keys()) if saved.get(k) != now.get(k) and k not in free]
         if changed:

@@ -61,7 +61,7 @@ def test_a_lora_recipe_is_tried_with_its_model(base_dir, manifest_dir, capsys, t
     settings = {
         "pretrained_model_name_or_path": str(base_dir), "data_dir": str(manifest_dir), "instance_class": "mel",
         "instance_prompt": "photo of melanoma", "resolution": 32, "with_prior_preservation": True,
-        "class_data_dir": str(tmp_path / "class"), "class_prompt": "a lesion", "train_batch_size": 1,
+        "class_data_dir": str(tmp_path / "class"), "class_prompt": ["a lesion"], "train_batch_size": 1,
         "validation_prompt": ["a nevus"], "max_train_steps": 700, "num_class_images": 500,
     }  # fmt: skip
     good, lines = examine(capsys, tmp_path, "dreambooth_lora_x", **settings)

@@ -19,7 +19,7 @@ LIMITS = {
         reduce_on_plateau_patience cycle_weight identity_weight pool_size r1_gamma path_length_weight
         gradient_penalty_weight mask_loss_weight truncation crop_margin gpu_memory machine_rank""",
     "at least 1": """
-        train_batch_size gradient_accumulation_steps max_train_steps num_train_epochs checkpointing_steps
+        class_guidance_scale train_batch_size gradient_accumulation_steps max_train_steps num_train_epochs checkpointing_steps
         checkpoints_total_limit logging_steps lr_num_cycles ClassifierConfig.resolution validation_steps
         max_images_per_class patch_size width layers early_stopping_patience eval_batch_size validation_images
         num_sample_images generator_channels residual_blocks discriminator_channels latent_dim

@@ -18,7 +18,7 @@ def recipe(kind, manifest_dir, images):
         "lr_warmup_steps": 500, "checkpointing_steps": 500, "checkpoints_total_limit": 2, "report_to": "wandb",
         "resume_from_checkpoint": "/mine/checkpoint-1", "push_to_hub": True, "max_images_per_class": 900,
         "validation_steps": 500, "train_batch_size": 32, "pretrained_model_name_or_path": "org/model",
-        "num_instance_images": 900, "class_data_dir": "/mine/class", "class_prompt": "x", "num_class_images": 900,
+        "num_instance_images": 900, "class_data_dir": "/mine/class", "class_prompt": ["x"], "num_class_images": 900,
         "with_prior_preservation": True, "sample_batch_size": 16, "validation_prompt": ["x"], "held_out_steps": 100,
         "synthetic_dir": "/mine/synthetic", "synthetic_ratio": 1.0, "synthetic_classes": ["mel"], "only_kept": True,
         "no_real": True, "reduce_on_plateau_patience": 5, "early_stopping_patience": 5, "eval_batch_size": 512,

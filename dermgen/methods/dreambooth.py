@@ -121,7 +121,7 @@ def _base(config: DreamboothConfig) -> BaseModel:
 
 
 def _trained_prompts(config: DreamboothConfig, instances: Sequence[Example]) -> set[str]:
-    return {e.prompt for e in instances} | ({config.class_prompt} if config.with_prior_preservation else set())
+    return {e.prompt for e in instances} | (set(config.class_prompt) if config.with_prior_preservation else set())
 
 
 def _all_prompts(config: DreamboothConfig, trained: set[str]) -> list[str]:
@@ -151,7 +151,13 @@ def _read_images(config: DreamboothConfig, base: BaseModel) -> tuple[list[Exampl
     base.check()
     check_readable(files_of(instances + held_out))
     if config.with_prior_preservation:
-        check_readable([str(path) for path in own_images(Path(config.class_data_dir))])
+        own = own_images(Path(config.class_data_dir))
+        if own and len(config.class_prompt) > 1:
+            raise InputError(
+                f"{config.class_data_dir} holds images of your own, such as {own[0].name}, and nothing says which of the "
+                f"{len(config.class_prompt)} class prompts is theirs: give one --class_prompt, or another --class_data_dir"
+            )
+        check_readable([str(path) for path in own])
     return instances, held_out
 
 
@@ -252,6 +258,7 @@ def _class_images(
         run.accelerator,
         config.sample_batch_size,
         config.seed,
+        config.class_guidance_scale,
         config.prior_generation_precision,
         resumed=bool(checkpoints(run.output_dir)),
     )

@@ -46,7 +46,9 @@ class DreamboothConfig(TrainConfig):
     class_data_dir: str | None = option(
         None, "folder of class images; missing ones are generated there", trial=NEW_FOLDER
     )
-    class_prompt: str | None = option(None, "prompt of the class images")
+    class_prompt: list[str] | None = option(
+        None, "prompt of the class images; several prompts take turns, so that each of their classes is preserved"
+    )
     with_prior_preservation: bool = option(
         False, "also train on class images, to preserve what the base model generates for the class"
     )
@@ -60,6 +62,7 @@ class DreamboothConfig(TrainConfig):
     sample_batch_size: int = option(
         4, "class images and validation images to generate at a time", at_least=1, free=True, trial=1
     )
+    class_guidance_scale: float = option(7.5, "weight of the prompt of class images that are generated", at_least=1)
     prior_generation_precision: Literal["no", "fp32", "fp16", "bf16"] | None = option(
         None, "precision in which class images are generated; default fp16 on a GPU, else fp32", free=True
     )

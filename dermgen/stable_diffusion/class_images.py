@@ -4,6 +4,8 @@ A generated image is `<number>-<key>.png`; the key is a hash of the model's weig
 that images of another prompt in the same folder are neither used nor touched.
 """
 
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -31,13 +33,14 @@ def own_images(folder: Path) -> list[Path]:
 
 def class_images(
     folder: Path,
-    prompt: str,
+    prompts: Sequence[str],
     number: int,
     base: BaseModel,
     pipeline: StableDiffusionPipeline,
     accelerator: Accelerator,
     batch_size: int,
     seed: int,
+    guidance_scale: float = 7.5,
     precision: str | None = None,
     resumed: bool = False,
 ) -> list[Example]:
@@ -48,13 +51,14 @@ def class_images(
 
     Args:
         folder: of class images, made if it is missing.
-        prompt: of the class.
+        prompts: of the classes, which take turns; the user's own images have the first.
         number: of images.
         base: the base model.
         pipeline: of the base model in float32, before anything of it is trained; it is restored afterwards.
         accelerator: each process generates its share.
         batch_size: images generated at a time and process.
         seed: of the generated images.
+        guidance_scale: weight of their prompt.
         precision: in which they are generated, "no", "fp32", "fp16" or "bf16"; default fp16 on a GPU, else fp32.
         resumed: whether the run has trained on class images already.
 
@@ -67,15 +71,15 @@ def class_images(
     accelerator.wait_for_everyone()
     own = own_images(folder)
     own = [own[i] for i in choose([path.name for path in own], number, seed)]
-    generator = StableDiffusionGenerator(pipeline)
-    key = _key(generator, prompt, seed, dtype)
+    generator = StableDiffusionGenerator(pipeline, guidance_scale=guidance_scale)
+    keys = [_key(generator, prompt, seed, dtype) for prompt in prompts]
     requests = [
         Request(prompt, derive_seed(seed, CLASS_IMAGES, i) % 2**63, folder / f"{i}-{key}.png")
-        for i in range(number - len(own))
+        for i, prompt, key in zip(range(number - len(own)), cycle(prompts), cycle(keys), strict=False)
     ]
     missing = not all(is_whole(r.path) for r in requests)
     accelerator.wait_for_everyone()  # all have looked before one generates
-    if missing and resumed and any(_is_generated(p) and not p.stem.endswith(key) for p in image_files(folder)):
+    if missing and resumed and any(_is_generated(p) and not p.stem.endswith(tuple(keys)) for p in image_files(folder)):
         raise InputError(
             f"the class images in {folder} were generated with other settings, or by an earlier version that generated "
             "them at --resolution, and the run was started with those: choose a new output_dir"
@@ -88,7 +92,10 @@ def class_images(
         accelerator.wait_for_everyone()
         if dtype != torch.float32:
             base.restore(pipeline, "unet", "vae", "text_encoder")
-    return [Example(str(path), prompt, path.stem) for path in [*own, *(r.path for r in requests)]]
+    return [
+        *(Example(str(path), prompts[0], path.stem) for path in own),
+        *(Example(str(request.path), request.label, request.path.stem) for request in requests),
+    ]
 
 
 def _key(generator: StableDiffusionGenerator, prompt: str, seed: int, dtype: torch.dtype) -> str:

@@ -129,7 +129,7 @@ def test_prior_preservation_adds_the_weighted_loss_of_generated_class_images(tra
         "instance_class": "mel",
         "instance_prompt": "a melanoma",
         "with_prior_preservation": True,
-        "class_prompt": "a nevus",
+        "class_prompt": ["a nevus"],
         "class_data_dir": str(tmp_path / "class"),
         "num_class_images": 3,
     }
@@ -150,9 +150,9 @@ def test_class_images_are_reused_only_for_the_same_prompt_and_own_images_count(t
     folder.mkdir()
     Image.new("RGB", (40, 50), (200, 150, 120)).save(folder / "my own.jpg")
     options = {"with_prior_preservation": True, "class_data_dir": str(folder), "num_class_images": 3}
-    train("a", class_prompt="a nevus", **options)
+    train("a", class_prompt=["a nevus"], **options)
     assert len(list(folder.iterdir())) == 3
-    train("b", class_prompt="a mole", **options)
+    train("b", class_prompt=["a mole"], **options)
     assert len(list(folder.iterdir())) == 5
     assert (folder / "my own.jpg").exists()
 
@@ -279,7 +279,7 @@ def test_a_run_whose_older_version_averaged_the_unet_alone_is_resumed(train):
 
 
 def test_class_images_have_the_size_of_the_model_not_of_the_training(train, tmp_path):
-    options = {"with_prior_preservation": True, "class_prompt": "a nevus", "class_data_dir": str(tmp_path / "class")}
+    options = {"with_prior_preservation": True, "class_prompt": ["a nevus"], "class_data_dir": str(tmp_path / "class")}
     train(resolution=16, num_class_images=2, max_train_steps=1, **options)
     assert [Image.open(path).size for path in (tmp_path / "class").iterdir()] == [(32, 32)] * 2
 
@@ -352,7 +352,7 @@ def test_bf16_trains_with_class_images_and_grids_and_starts_at_the_loss_of_float
             mixed_precision=name,
             prior_generation_precision="bf16",
             with_prior_preservation=True,
-            class_prompt="a nevus",
+            class_prompt=["a nevus"],
             class_data_dir=str(tmp_path / "class"),
             num_class_images=2,
             validation_prompt=["a melanoma"],
@@ -426,14 +426,14 @@ def test_files_and_options_that_would_be_ignored_give_a_warning_or_an_error(
     given = {"data_dir": None, "instance_data_dir": str(folder), "instance_prompt": "a lesion", "max_train_steps": 1}
     (folder / "a.txt").write_text("a melanoma on the back")
     (folder / "licence.txt").write_text("of no image")
-    train(class_prompt="a mole", **given)
+    train(class_prompt=["a mole"], **given)
     output = capsys.readouterr().out
     assert (
         "1 caption file beside the images (such as a.txt) will not be read, because all images get --instance_prompt"
         in output
     )
     assert "--class_prompt and --class_data_dir are not used without --with_prior_preservation" in output
-    own = {"with_prior_preservation": True, "class_data_dir": f"{folder}/", "class_prompt": "a mole"}
+    own = {"with_prior_preservation": True, "class_data_dir": f"{folder}/", "class_prompt": ["a mole"]}
     with pytest.raises(InputError, match="is given as instance_data_dir and class_data_dir"):
         train("b", **given, **own)
     (folder / "more" / "deep").mkdir(parents=True)
