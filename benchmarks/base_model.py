@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from dermgen import recipes
+from dermgen.config import write_json
 from dermgen.data import manifest, trained_on
 from dermgen.data.loading import PixelSet, to_unit_range
 from dermgen.data.phantom import write_phantoms
@@ -30,6 +31,7 @@ from dermgen.settings.phantom import PhantomConfig
 from dermgen.settings.prepare import PrepareConfig
 from dermgen.stable_diffusion.pipeline import load_pipeline
 
+RECORDED = ("packages", "leaky", "data", "base_data", "data_fingerprint", "trained_parameters")
 BLOCK = 8  # pixels; colours are compared in means over squares of this side, which no detail changes
 PER_CLASS = 64
 
@@ -57,16 +59,25 @@ def main() -> None:
             "color_error": color_errors(args.model, work / "real"),
             **samples(args.model, work),
         }
-    (args.model / "scores.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_json(args.model / "scores.json", facts)
     print(json.dumps(facts, indent=1))
 
 
 def pack(pipeline: Path, model: Path) -> None:
-    """The pipeline in half precision, and what it was trained on; its autoencoder saw the same images."""
-    shutil.rmtree(model, ignore_errors=True)
+    """The pipeline in half precision, without paths, and what it was trained on; its autoencoder saw the same images.
+
+    The card, which is written by hand, stays.
+    """
+    for part in model.glob("*/"):
+        shutil.rmtree(part)
     load_pipeline(str(pipeline), dtype=torch.float16).save_pretrained(model)
-    trained_on.pass_on(pipeline, model)
-    (model / trained_on.BASE).unlink(missing_ok=True)
+    for path in model.rglob("*.json"):
+        facts = json.loads(path.read_text())
+        if isinstance(facts, dict) and facts.pop("_name_or_path", None):
+            write_json(path, facts)
+    shutil.copyfile(pipeline / trained_on.OWN, model / trained_on.OWN)
+    recorded = json.loads((pipeline / trained_on.FACTS).read_text())
+    write_json(model / trained_on.FACTS, {name: recorded[name] for name in RECORDED})
 
 
 def size(model: Path) -> dict:
@@ -87,9 +98,7 @@ def color_errors(model: Path, real: Path) -> dict[str, float]:
     images = PixelSet([str(real / name) for name in table["file_name"]], list(table["image_id"]), 64)
     pixels = images.stack(range(len(images)))
     with evaluating(vae):
-        decoded = torch.cat(
-            [vae.decode(vae.encode(x).latents).sample for x in to_unit_range(pixels).split(64)]
-        )
+        decoded = torch.cat([vae.decode(vae.encode(x).latents).sample for x in to_unit_range(pixels).split(64)])
     difference = torch.nn.functional.avg_pool2d((to_unit_range(pixels) - decoded) * 127.5, BLOCK)
     distance = difference.norm(dim=1).mean((1, 2)).numpy()
     return {dx: round(float(distance[(table["dx"] == dx).to_numpy()].mean()), 2) for dx in sorted(set(table["dx"]))}

@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # One thread each: the suite runs on all cores at once, and threads that wait for each other slow small networks down.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -160,3 +161,21 @@ def ham10000() -> Path | None:
 
 
 needs_ham10000 = pytest.mark.skipif(ham10000() is None, reason="no HAM10000 here; set DERMGEN_HAM10000 to its folder")
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture
+def browser_page():
+    """A page in headless Chromium, and every address that it asks."""
+    api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        yield page, asked
+        browser.close()

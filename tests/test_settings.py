@@ -86,7 +86,6 @@ VALUES = {
 REQUIRED = {
     "real synthetic output_dir": "EvaluateConfig AuditConfig FilterConfig",
     "real synthetic output_dir classifier": "StudyConfig",
-    "model": "AppConfig",
     "model output_dir": "GenerateConfig",
     "data_dir": """AutoencoderConfig ClassifierConfig FromScratchConfig AdversarialConfig DdpmConfig VaeConfig
         DcganConfig Stylegan2Config CycleganConfig""",
@@ -100,9 +99,10 @@ REQUIRED = {
     "folders output_dir": "ReportConfig",
     "files": "InspectConfig",
     "recipe": "LaunchConfig",
-    "": "TrainConfig DoctorConfig InitConfig DemoConfig",
+    "": "TrainConfig DoctorConfig InitConfig DemoConfig AppConfig",
 }
 POSITIONAL = {
+    "AppConfig": "runs",
     "DemoConfig": "output_dir",
     "PrepareConfig": "source",
     "ReportConfig": "folders",
@@ -168,6 +168,8 @@ def given(kind):
         values["output_dir"] = "y"
     if kind.__name__.startswith("Dreambooth"):
         values["data_dir"] = "x"
+    if kind.__name__ == "AppConfig":  # or a model
+        values["runs"] = ["x"]
     if kind.__name__ == "CycleganConfig":
         values |= {"class_a": "nv", "class_b": "mel"}
     return values

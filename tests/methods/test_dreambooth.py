@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,8 @@ from dermgen.config import InputError
 from dermgen.data import manifest
 from dermgen.methods import dreambooth
 from dermgen.settings.dreambooth import DreamboothConfig, DreamboothLoraConfig
+from dermgen.stable_diffusion.base_model import BaseModel
+from dermgen.stable_diffusion.class_images import class_images
 
 LORA = "pytorch_lora_weights.safetensors"
 
@@ -155,6 +158,21 @@ def test_class_images_are_reused_only_for_the_same_prompt_and_own_images_count(t
     train("b", class_prompt=["a mole"], **options)
     assert len(list(folder.iterdir())) == 5
     assert (folder / "my own.jpg").exists()
+    with pytest.raises(InputError, match="holds images of your own, such as my own.jpg, but 2 class prompts are given"):
+        train("c", class_prompt=["a nevus", "a mole"], **options)
+
+
+def test_class_prompts_take_turns_and_each_image_is_that_of_its_prompt_alone(base_dir, tmp_path):
+    def made(name, prompts, number):
+        base, accelerator = BaseModel(str(base_dir)), Accelerator()
+        return class_images(tmp_path / name, prompts, number, base, base.load(), accelerator, batch_size=2, seed=0)
+
+    both, second = made("both", ["a nevus", "a mole"], 4), made("one", ["a mole"], 4)
+    assert [e.prompt for e in both] == ["a nevus", "a mole"] * 2
+    assert [Path(e.path).name for e in both][1::2] == [Path(e.path).name for e in second][1::2]
+    for of_two, alone in zip(both[1::2], second[1::2], strict=True):
+        assert Path(of_two.path).read_bytes() == Path(alone.path).read_bytes()
+    assert len({Path(e.path).read_bytes() for e in both}) == 4
 
 
 @pytest.mark.slow
