@@ -9,12 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from dermgen import recipes, shipped
+from dermgen.data import manifest, preprocess
+from dermgen.data.sheets import contact_sheet
+from dermgen.data.subsets import subset
 from dermgen.publish.after_training import finish
 from dermgen.settings.demo import DemoConfig
 from dermgen.settings.methods import METHODS
 
-LOG = "log.txt"
+LOG, PICTURE = "log.txt", "demo.png"
+COLUMNS = 8  # of the picture
 AUDIT_STATUS = {2: "too many copies", 3: "too few held-out images to tell"}
 
 
@@ -58,7 +64,8 @@ STAGES = (
     ),
     Stage(
         "Generate the same two classes without the fine-tuning",
-        "generate --model phantom --output_dir {out}/before --classes mel:32,nv:32 --guidance_scale 1.5 --batch_size 32",
+        "generate --model phantom --output_dir {out}/before --classes mel:32,nv:32 --guidance_scale 1.5 "
+        "--batch_size 32",
         "{out}/before/sheets",
     ),
     Stage(
@@ -122,7 +129,20 @@ def demo(config: DemoConfig, commands: Mapping[str, Callable[[list[str]], None]]
         with _output_in(out / LOG):
             status = _status(commands[words[0]], words[1:])
         print(f"    {time.monotonic() - began:.0f} s{status}, see {stage.look.format(out=out)}", flush=True)
-    print(f"\nDone in {_minutes(time.monotonic() - start)}. Open {out / 'report' / 'report.html'}")
+    _picture(out)
+    print(f"\nDone in {_minutes(time.monotonic() - start)}. Open {out / 'report' / 'report.html'}, see {out / PICTURE}")
+
+
+def _picture(out: Path) -> None:
+    """Real lesions of the new class, then generated ones, then generated ones of classes that the base model knew."""
+    rows = [("manifest", "vasc", "real"), *(("synthetic", dx, "generated") for dx in ("vasc", "mel", "nv"))]
+    pictures, captions = [], []
+    for folder, dx, kind in rows:
+        table = manifest.read_images(out / folder, synthetic_set=folder == "synthetic").query("dx == @dx")
+        for path in subset(table, COLUMNS, 0)["path"]:
+            pictures.append(Image.fromarray(preprocess.read_image(Path(path))).resize((96, 96)))
+            captions.append(f"{dx}, {kind}")
+    contact_sheet(pictures, out / PICTURE, COLUMNS, captions)
 
 
 def _train(argv: Sequence[str]) -> None:
