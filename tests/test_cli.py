@@ -36,7 +36,7 @@ for command in eval(sys.argv[1]):
     pages = dict(zip((" ".join(c) for c in commands), result.stdout.split("=====")[:-1], strict=True))
     for command, page in pages.items():
         assert f"===== {command} 0" in result.stdout
-        assert command == "init" or "--config RECIPE" in page, command
+        assert command in ("init", "demo") or "--config RECIPE" in page, command
         assert "None" not in page, command
         assert "MISSING" not in page, command
         assert command in ("train", "init", "inspect", "doctor", "app") or "--output_dir" in page, command

@@ -1,6 +1,7 @@
 """`dermgen init` writes a recipe that fits the data, the goal and the machine; its questions are walked at a terminal."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,9 +100,22 @@ def test_a_wrong_or_missing_answer_is_refused_and_nothing_is_written(changes, me
     assert not (tmp_path / "mine.yaml").exists()
 
 
+def hears_ctrl_c():
+    """Also where the tests themselves were started in the background, which is deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def asked(folder, *flags):
     """The command at a terminal."""
-    return pexpect.spawn(CLI[0], [*CLI[1:], *map(str, flags)], cwd=str(folder), env=ENV, encoding="utf-8", timeout=120)
+    return pexpect.spawn(
+        CLI[0],
+        [*CLI[1:], *map(str, flags)],
+        cwd=str(folder),
+        env=ENV,
+        encoding="utf-8",
+        timeout=120,
+        preexec_fn=hears_ctrl_c,
+    )
 
 
 @pytest.mark.slow

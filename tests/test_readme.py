@@ -80,7 +80,12 @@ def test_the_two_first_commands_are_targets_of_the_makefile():
 def opens(command: str, place: Path, env: dict) -> None:
     """Start the page, load it, and end it as a person does."""
     process = subprocess.Popen(
-        [*shlex.split(command), "--port", "0"], cwd=place, env=env, stdout=subprocess.PIPE, text=True
+        [*shlex.split(command), "--port", "0"],
+        cwd=place,
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # also in the background
     )
     address = re.search(r"http://\S+", process.stdout.readline())[0]
     with urllib.request.urlopen(address) as answer:
