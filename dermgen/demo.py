@@ -59,13 +59,13 @@ STAGES = (
     Stage(
         "Generate that class, and two that the base model knew",
         "generate --model {out}/lora_vasc --output_dir {out}/synthetic --classes vasc:64,mel:32,nv:32 "
-        "--guidance_scale 1.5 --batch_size 32",
+        "--guidance_scale 2 --num_inference_steps 20 --batch_size 32",
         "{out}/synthetic/sheets",
     ),
     Stage(
         "Generate the same two classes without the fine-tuning",
-        "generate --model phantom --output_dir {out}/before --classes mel:32,nv:32 --guidance_scale 1.5 "
-        "--batch_size 32",
+        "generate --model phantom --output_dir {out}/before --classes mel:32,nv:32 "
+        "--guidance_scale 2 --num_inference_steps 20 --batch_size 32",
         "{out}/before/sheets",
     ),
     Stage(

@@ -1,6 +1,8 @@
 """The demo runs commands that are valid, says what each does and where to look, and ends at a mistake."""
 
 import shlex
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -17,7 +19,9 @@ FLAGS = {
 
 
 @pytest.mark.parametrize(("name", "argv"), [(words[0], words[1:]) for words in FLAGS.values()])
-def test_every_command_of_the_demo_is_one_whose_flags_are_right(name, argv, monkeypatch):
+def test_every_command_of_the_demo_is_one_whose_flags_are_right(name, argv, monkeypatch, tmp_path):
+    (tmp_path / "demo" / "phantoms").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     if name == "train":
         settings = recipes.read(argv[0], flags=argv[1:]).settings
         assert settings.data_dir == "demo/manifest"
@@ -38,23 +42,35 @@ def test_every_command_of_the_demo_is_one_whose_flags_are_right(name, argv, monk
     assert any(str(value).startswith("demo/") for value in vars(parsed[0]).values())
 
 
-def test_what_a_stage_prints_is_in_the_log_and_a_line_says_what_it_does_and_where_to_look(tmp_path, monkeypatch, capfd):
-    def audit(argv):
-        print("much to read", *argv)
-        raise SystemExit(3)
+TWO_STAGES = """
+import sys
+from dermgen import cli, demo
+from dermgen.demo import Stage
+from dermgen.settings.demo import DemoConfig
 
-    stages = (Stage("Draw lesions", "phantom --output_dir {out}/p --num_lesions 7 --height 48", "{out}/p"),)
-    stages += (Stage("Look for copies", "audit --real {out}/p", "{out}/audit"),)
-    monkeypatch.setattr(demo, "STAGES", stages)
-    monkeypatch.setattr(demo, "_picture", lambda out: None)
-    demo.demo(DemoConfig(output_dir=str(tmp_path / "d")), {**cli.COMMANDS, "audit": audit})
-    output = capfd.readouterr()
-    assert f" 1. Draw lesions\n    dermgen phantom --output_dir {tmp_path / 'd'}/p --num_lesions 7" in output.out
-    assert f"s, too few held-out images to tell, see {tmp_path / 'd'}/audit" in output.out
-    assert "lesion/s" not in output.err
-    assert "much to read" not in output.out
+def audit(argv):
+    print("much to read", *argv)
+    raise SystemExit(3)
+
+demo.STAGES = (
+    Stage("Draw lesions", "phantom --output_dir {out}/p --num_lesions 7 --height 48", "{out}/p"),
+    Stage("Look for copies", "audit --real {out}/p", "{out}/audit"),
+)
+demo._picture = lambda out: None
+demo.demo(DemoConfig(output_dir="d"), {**cli.COMMANDS, "audit": audit})
+"""
+
+
+def test_what_a_stage_prints_is_in_the_log_and_a_line_says_what_it_does_and_where_to_look(tmp_path):
+    done = subprocess.run([sys.executable, "-c", TWO_STAGES], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert " 1. Draw lesions\n    dermgen phantom --output_dir d/p --num_lesions 7" in done.stdout
+    assert "s, too few held-out images to tell, see d/audit" in done.stdout
+    assert "lesion/s" not in done.stderr
+    assert "much to read" not in done.stdout
     log = (tmp_path / "d" / "log.txt").read_text()
-    assert f"much to read --real {tmp_path / 'd'}/p" in log
+    assert "much to read --real d/p" in log
+    assert "lesion/s" in log
     assert (tmp_path / "d" / "p" / "HAM10000_metadata.csv").exists()
 
 
