@@ -1,5 +1,6 @@
 """The result of `dermgen evaluate`: scores of a synthetic set, `evaluation.json`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dermgen.results.common import (
 )
 from dermgen.settings.evaluate import MIN_IMAGES
 
+HEADLINE = ("precision", "recall", "recognised")  # after KID
 OF_GROUPS = ("kid", "precision", "recall", "coverage", "recognised")  # the last where a classifier judges
 
 
@@ -159,13 +161,14 @@ class Evaluation:
         verdict = f"{images} compared with held-out real ones"
         if kid.floor is not None and kid.low is not None:
             are = "is" if about.n_synthetic == 1 else "are"
-            distance = "further from" if kid.low > kid.floor else "no further from"
-            verdict = f"{images} {are} {distance} held-out real ones than other real images are"
+            verdict = f"{images} {are} further from held-out real ones than other real images are"
+            if kid.low <= kid.floor:
+                verdict = f"KID shows no difference between {images} and held-out real ones"
         of_kid = f"{with_unit('kid')} is {shown('kid', kid.value)} (95 % CI {shown('kid', kid.low)} to"
         against = "" if kid.floor is None else f" against {shown('kid', kid.floor)} for real images"
         return (
             f"{verdict}: {of_kid} {shown('kid', kid.high)}){against} (lower is better), "
-            f"{_against_real('precision', about)} and {_against_real('recall', about)} "
+            f"{_in_words([_against_real(name, about) for name in HEADLINE if name in about.scores])} "
             f"(features: {self.extractor.name})."
         )
 
@@ -258,6 +261,10 @@ class Evaluation:
 def _is_negative(score: Score | None) -> bool:
     """Whether the score is below 0, with new images or real ones."""
     return score is not None and any(v is not None and v < 0 for v in (score.value, score.floor, score.train))
+
+
+def _in_words(parts: Sequence[str]) -> str:
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _against_real(name: str, group: Group) -> str:
