@@ -18,7 +18,6 @@ import yaml
 
 Config = TypeVar("Config")
 
-
 # What a trial of a recipe gives an option instead of a folder: a new one, or one with a few rows of its manifest or a
 # few of its images.
 NEW_FOLDER, FEW_ROWS, FEW_IMAGES = object(), object(), object()

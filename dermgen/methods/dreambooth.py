@@ -151,12 +151,7 @@ def _read_images(config: DreamboothConfig, base: BaseModel) -> tuple[list[Exampl
     base.check()
     check_readable(files_of(instances + held_out))
     if config.with_prior_preservation:
-        own = own_images(Path(config.class_data_dir))
-        if own and (number := len(config.class_prompt)) > 1:
-            raise InputError(
-                f"{config.class_data_dir} holds images of your own, such as {own[0].name}, but {number} class prompts "
-                "are given: give the prompt of these images only, or another --class_data_dir"
-            )
+        own = own_images(Path(config.class_data_dir), config.class_prompt)
         check_readable([str(path) for path in own])
     return instances, held_out
 

@@ -24,11 +24,21 @@ from dermgen.stable_diffusion.pipeline import dtype_of
 from dermgen.training.draws import CLASS_IMAGES, derive_seed
 
 
-def own_images(folder: Path) -> list[Path]:
-    """The user's images in a folder of class images: those that dermgen did not generate, whatever the settings."""
+def own_images(folder: Path, prompts: Sequence[str] = ("",)) -> list[Path]:
+    """The user's images in a folder of class images: those that dermgen did not generate, whatever the settings.
+
+    Raises:
+        InputError: if the folder is a file, or there are such images and several class prompts.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"class_data_dir {folder} is a file: give a folder")
-    return [p for p in image_files(folder) if not _is_generated(p)] if folder.exists() else []
+    own = [p for p in image_files(folder) if not _is_generated(p)] if folder.exists() else []
+    if own and len(prompts) > 1:
+        raise InputError(
+            f"{folder} holds images of your own, such as {own[0].name}, but {len(prompts)} class prompts are given: "
+            "give the prompt of these images only, or another --class_data_dir"
+        )
+    return own
 
 
 def class_images(
