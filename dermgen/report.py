@@ -108,7 +108,7 @@ def _for_page(blocks: Sequence[Block]) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for kind, group in groupby(shown, type):
         if kind is Picture:
-            pictures = [{"src": _data_uri(p), "caption": p.caption, "photographs": p.photographs} for p in group]
+            pictures = [{"src": data_uri(p), "caption": p.caption, "photographs": p.photographs} for p in group]
             parts.append({"kind": "pictures", "pictures": pictures})
         elif kind is Table:
             parts += [{"kind": "table", "head": t.head, "rows": t.rows, "main": t.main} for t in group]
@@ -236,7 +236,7 @@ def _unbroken(text: str) -> str:
     return text.replace("95 % CI", "95\u00a0%\u00a0CI").replace(" x 1000", "\u00a0x\u00a01000")
 
 
-def _data_uri(picture: Picture) -> str:
+def data_uri(picture: Picture) -> str:
     """The picture as a data URI; photographs as JPEG, which is a tenth of the size."""
     if not picture.photographs:
         return "data:image/png;base64," + base64.b64encode(picture.path.read_bytes()).decode()

@@ -1,12 +1,8 @@
 """What the page of a set or a result says: what its stage reports, and its pictures."""
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
-
-from PIL import Image
 
 from dermgen import plots, stages
 from dermgen.blocks import Block, Picture, Table, Text, Warning, counted, sentence
@@ -14,6 +10,7 @@ from dermgen.classify.comparison import intervals
 from dermgen.config import InputError
 from dermgen.data import manifest, preparation_report
 from dermgen.data.prepared import Prepared, Split
+from dermgen.report import data_uri
 from dermgen.results.classifier import ClassifierResult
 from dermgen.results.common import read
 
@@ -44,7 +41,7 @@ def as_html(blocks: Sequence[Block]) -> str:
             if block.path.exists():
                 caption = html.escape(block.caption)
                 kind = "photographs" if block.photographs else "plot"
-                picture = f'<div><img class="{kind}" src="{_data_uri(block)}" alt="{caption}"></div>'
+                picture = f'<div><img class="{kind}" src="{data_uri(block)}" alt="{caption}"></div>'
                 parts.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
         elif isinstance(block, Warning):
             example = f" (for example {html.escape(block.example)})" if block.example else ""
@@ -62,16 +59,6 @@ def _table(table: Table) -> str:
 
     rows = "".join(row(cells, "td") for cells in table.rows)
     return f"<div><table><thead>{row(table.head, 'th')}</thead><tbody>{rows}</tbody></table></div>"
-
-
-def _data_uri(picture: Picture) -> str:
-    """Photographs as JPEG, which is a tenth of the size."""
-    if not picture.photographs:
-        return "data:image/png;base64," + base64.b64encode(picture.path.read_bytes()).decode()
-    file = io.BytesIO()
-    with Image.open(picture.path) as image:
-        image.convert("RGB").save(file, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _of_stage(stage: str, folder: Path, place: Path) -> list[Block]:

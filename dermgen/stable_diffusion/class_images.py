@@ -82,7 +82,7 @@ def class_images(
     own = own_images(folder)
     own = [own[i] for i in choose([path.name for path in own], number, seed)]
     generator = StableDiffusionGenerator(pipeline, guidance_scale=guidance_scale)
-    keys = [_key(generator, prompt, seed, dtype) for prompt in prompts]
+    keys = _keys(generator, prompts, seed, dtype)
     requests = [
         Request(prompt, derive_seed(seed, CLASS_IMAGES, i) % 2**63, folder / f"{i}-{key}.png")
         for i, prompt, key in zip(range(number - len(own)), cycle(prompts), cycle(keys), strict=False)
@@ -108,12 +108,12 @@ def class_images(
     ]
 
 
-def _key(generator: StableDiffusionGenerator, prompt: str, seed: int, dtype: torch.dtype) -> str:
-    """A hash of everything that the generated images depend on."""
+def _keys(generator: StableDiffusionGenerator, prompts: Sequence[str], seed: int, dtype: torch.dtype) -> list[str]:
+    """For each prompt a hash of everything that its images depend on; the weights are hashed once."""
     pipeline = generator.pipeline
     weights = [hash_weights(part) for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae)]
     settings = (generator.num_inference_steps, generator.guidance_scale, generator.resolution, seed, dtype)
-    return key_of("class images 1", *weights, prompt, settings)
+    return [key_of("class images 1", *weights, prompt, settings) for prompt in prompts]
 
 
 def _is_generated(path: Path) -> bool:
